@@ -1,0 +1,124 @@
+# The servers of scripts/demo. Sourced by it; uses $demo, $pg_bin, $forebay.
+#
+# Everything lives in $demo and is found again by its files there, so that no other server is ever touched.
+
+# Where the servers' files go. PostgreSQL does not run as root, so its own user must be able to enter the folder.
+demo_folder() {
+    local folder=${FOREBAY_DEMO_DIR:-$root/.demo}
+    if (( EUID == 0 )) && id postgres >/dev/null 2>&1 && ! as_postgres test -x "$(dirname "$folder")"; then
+        folder=/var/tmp/forebay-demo
+    fi
+    echo "$folder"
+}
+
+# Runs a command as the user of the servers.
+as_postgres() {
+    if (( EUID == 0 )); then setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"; else "$@"; fi
+}
+
+# Refuses to go on if a demo is running in $demo; otherwise makes the folder anew.
+no_demo_runs() {
+    demo=$(demo_folder)
+    local node
+    for node in pg1 pg2 pg3; do
+        ! server_runs "$node" || die "a demo is running in $demo: end it with scripts/demo --stop"
+    done
+    [[ ! -e $demo || -e $demo/.forebay-demo ]] || die "$demo exists and was not made by scripts/demo"
+    rm -rf "$demo"
+    mkdir -p "$demo"
+    touch "$demo/.forebay-demo"
+    chmod 755 "$demo"
+    (( EUID != 0 )) || chown postgres:postgres "$demo"
+    superuser_password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+}
+
+server_runs() { [[ -f $demo/$1/postmaster.pid ]] && as_postgres "$pg_bin/pg_ctl" -D "$demo/$1" status >/dev/null; }
+
+# make_primary PORT
+make_primary() {
+    local password_file=$demo/password
+    (umask 077 && echo "$superuser_password" >"$password_file")
+    (( EUID != 0 )) || chown postgres "$password_file"
+    as_postgres "$pg_bin/initdb" -D "$demo/pg1" -U postgres -A scram-sha-256 --pwfile="$password_file" \
+        -E UTF8 --locale=C.UTF-8 --no-instructions --no-sync >/dev/null
+    rm "$password_file"
+    as_postgres tee -a "$demo/pg1/postgresql.conf" >/dev/null <<CONF
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_wal_senders = 10
+shared_buffers = '32MB'
+wal_retrieve_retry_interval = '500ms'
+logging_collector = off
+CONF
+    as_postgres tee -a "$demo/pg1/pg_hba.conf" >/dev/null <<<'host replication replicator 127.0.0.1/32 scram-sha-256'
+    echo "$1" >"$demo/pg1.port"
+    start_server pg1
+    server_sql pg1 "create role app login password 'app'; create role crowd login password 'crowd';
+        create role monitor login password 'monitor'; create role replicator login replication password '$superuser_password';
+        grant create on schema public to app" >/dev/null
+}
+
+# make_replica NAME PORT
+make_replica() {
+    as_postgres "$pg_bin/pg_basebackup" -D "$demo/$1" -R --no-sync -c fast -C -S "$1" \
+        -d "host=127.0.0.1 port=$(<"$demo/pg1.port") user=replicator password=$superuser_password application_name=$1"
+    echo "$2" >"$demo/$1.port"
+    start_server "$1"
+}
+
+start_server() {
+    as_postgres "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null ||
+        { tail -n 20 "$demo/$1/server.log" >&2; die "$1 did not start"; }
+}
+
+stop_server() { as_postgres "$pg_bin/pg_ctl" -D "$demo/$1" -m fast -w stop >/dev/null; }
+
+# server_sql NAME STATEMENT: as superuser, straight to one server.
+server_sql() {
+    PGPASSWORD=$superuser_password "$pg_bin/psql" -X -q -At -h 127.0.0.1 -p "$(<"$demo/$1.port")" -U postgres -c "$2" postgres
+}
+
+reads_on_both() {
+    local node
+    for node in pg2 pg3; do
+        [[ $(cell POOL_NODES select_cnt "port=$(<"$demo/$node.port")|") -gt 0 ]] || return 1
+    done
+}
+
+start_forebay() {
+    "$forebay" run -c "$demo/forebay.toml" </dev/null >"$demo/forebay.log" 2>&1 &
+    echo $! >"$demo/forebay.pid"
+}
+
+# Our own Forebay: the process of the pid file, if it still is what was started with this configuration.
+forebay_pid() {
+    local pid
+    [[ -f $demo/forebay.pid ]] || return 1
+    pid=$(<"$demo/forebay.pid")
+    tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$demo/forebay.toml" && echo "$pid"
+}
+
+# Returns when Forebay has ended.
+wait_for_forebay() {
+    local pid
+    pid=$(forebay_pid) || die "Forebay is not running: see $demo/forebay.log"
+    wait "$pid"
+    die "Forebay ended by itself: see $demo/forebay.log"
+}
+
+# Ends Forebay and the three servers, whatever state they are in. Logs stay, data go.
+end_servers() {
+    local pid node
+    if pid=$(forebay_pid); then
+        kill -TERM "$pid" 2>/dev/null || true
+        wait_for 5 "Forebay to end" eval "! kill -0 $pid" || kill -KILL "$pid" 2>/dev/null || true
+    fi
+    pg_bin=${pg_bin:-${FOREBAY_PG_BIN:-$(newest_postgresql)}}
+    for node in pg3 pg2 pg1; do
+        if [[ -n $pg_bin && -f $demo/$node/postmaster.pid ]]; then
+            as_postgres "$pg_bin/pg_ctl" -D "$demo/$node" -m immediate -w stop >/dev/null 2>&1 || true
+        fi
+        [[ ! -e $demo/.forebay-demo ]] || rm -rf "${demo:?}/$node"
+    done
+    rm -f "$demo/forebay.pid"
+}

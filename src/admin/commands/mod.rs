@@ -1,0 +1,158 @@
+//! What changes something. Every change leaves an event and a log line with the admin's name.
+
+use std::sync::Arc;
+
+use super::errors::Refusal;
+use super::run::{Answer, Caller, Notice};
+use super::servers;
+use super::statement::Command;
+use crate::config::{self, Change};
+use crate::ops::Instance;
+use crate::ops::instance::Stop;
+use crate::pg::registry::Order;
+use crate::topology::State;
+use crate::wire::pg::sqlstate;
+
+mod hold;
+mod shutdown;
+
+pub(super) use hold::GOODBYE;
+
+/// Runs a command of an admin.
+pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Command) -> Result<Answer, Refusal> {
+    let by = Admin { instance, name: &caller.name };
+    match command {
+        Command::Reload => by.reload(),
+        Command::SetKey { key, value } => by.set_key(key, value),
+        Command::Pause(database) => by.pause(database.as_deref()).await,
+        Command::Resume(database) => by.resume(database.as_deref()).await,
+        Command::Disable(database) => by.set_disabled(database, true).await,
+        Command::Enable(database) => by.set_disabled(database, false).await,
+        Command::Reconnect(database) => by.reconnect(database.as_deref()).await,
+        Command::Kill(database) => by.kill(database.as_deref()).await,
+        Command::KillClient(id) => by.kill_client(*id).await,
+        Command::Suspend => by.suspend().await,
+        Command::WaitClose(database) => by.wait_close(database.as_deref()).await,
+        Command::Shutdown(how) => Ok(by.shutdown(*how)),
+        Command::DetachNode(node) => by.node("DETACH NODE", instance.monitor.detach(node, by.name).await),
+        Command::DrainNode(node) => by.node("DRAIN NODE", instance.monitor.drain(node, by.name).await),
+        Command::AttachNode { node, force } => {
+            by.node("ATTACH NODE", instance.monitor.attach(node, *force, by.name).await)
+        }
+        Command::SetWeight { node, weight } => {
+            by.node("SET WEIGHT", instance.monitor.set_weight(node, *weight, by.name).await)
+        }
+    }
+}
+
+/// Who gives an order to what.
+struct Admin<'a> {
+    instance: &'a Arc<Instance>,
+    name: &'a str,
+}
+
+impl Admin<'_> {
+    /// Leaves a row in `SHOW EVENTS` and a log line.
+    fn record(&self, event: &str, what: &str) {
+        self.instance.events.record("", 0, event, "", &format!("{what}by {}", self.name));
+    }
+
+    fn reload(&self) -> Result<Answer, Refusal> {
+        // Recorded by the instance, with the name.
+        let changes = self.instance.reload(self.name).map_err(Refusal::BadConfig)?;
+        Ok(told_of(&changes, Answer::done("RELOAD")))
+    }
+
+    fn set_key(&self, key: &str, value: &str) -> Result<Answer, Refusal> {
+        let config = self.instance.config.load_full();
+        let new = config::set(&config, key, value).map_err(Refusal::BadValue)?;
+        let changes = self.instance.apply(new, self.name);
+        self.record("setting_changed", &format!("{key} = {value}, "));
+        Ok(told_of(&changes, Answer::done(format!("SET {key}={value}"))))
+    }
+
+    fn node(&self, tag: &'static str, told: Result<String, String>) -> Result<Answer, Refusal> {
+        // Recorded by the monitor, with the name.
+        told.map(|told| Answer::done(tag).with(Notice::info(told))).map_err(Refusal::Node)
+    }
+
+    async fn kill_client(&self, id: u64) -> Result<Answer, Refusal> {
+        let answers = self
+            .instance
+            .ask_all(move |core| {
+                let client = core.clients.borrow().get(&id).cloned();
+                client.map(|client| {
+                    client.tell(Order::End(GOODBYE));
+                    format!("client {id}, user {} of database {}, ", client.user, client.database)
+                })
+            })
+            .await;
+        let known = answers.into_iter().flatten().next();
+        let known =
+            known.or_else(|| self.instance.shared.consoles.end(id).then(|| format!("session {id} of the console, ")));
+        let known = known.ok_or(Refusal::NoClient(id))?;
+        self.record("client_killed", &known);
+        Ok(Answer::done("KILL_CLIENT"))
+    }
+
+    /// Whether there is a database of this name: configured, used before, or, where any name is passed on, on a server.
+    async fn know(&self, what: &'static str, name: &str) -> Result<(), Refusal> {
+        let config = self.instance.config.load_full();
+        if name == config.admin.database || name == "pgbouncer" {
+            return Err(Refusal::OwnDatabase(what));
+        }
+        let pg = &config.postgres;
+        let unknown = || Refusal::NoDatabase(name.to_owned());
+        let found = pg.database(name).ok_or_else(unknown)?;
+        let is_fixed = found.entry.is_some_and(|e| e.name == name || e.dbname.is_some());
+        let is_used = || self.instance.shared.pools().iter().any(|p| *p.key.database == *name);
+        if is_fixed || is_used() || self.instance.orders().paused.contains(name) {
+            return Ok(());
+        }
+        let Some(cluster) = pg.clusters.get(found.cluster) else { return Ok(()) };
+        let snapshot = self.instance.monitor.snapshot();
+        let view = snapshot.clusters.get(found.cluster);
+        let up: Vec<usize> = view.map_or(Vec::new(), |view| {
+            let up = view.nodes.iter().enumerate().filter(|(_, n)| n.state == State::Up).map(|(n, _)| n);
+            let mut up: Vec<usize> = up.collect();
+            up.sort_by_key(|n| view.primary != Some(*n));
+            up
+        });
+        match servers::has_database(cluster, &up, name).await {
+            Some(false) => Err(unknown()),
+            // A server that cannot be asked is a reason to pause a database, not one to refuse it.
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    async fn know_if_named(&self, what: &'static str, name: Option<&str>) -> Result<(), Refusal> {
+        match name {
+            Some(name) => self.know(what, name).await,
+            None => Ok(()),
+        }
+    }
+
+    fn is_ending(&self) -> Result<(), Refusal> {
+        match self.instance.stopping() {
+            Stop::Run => Ok(()),
+            _ => Err(Refusal::WrongState("the process is shutting down".to_owned())),
+        }
+    }
+}
+
+/// `database app, ` or `all databases, `.
+fn named(database: Option<&str>) -> String {
+    database.map_or_else(|| "all databases, ".to_owned(), |name| format!("database {name}, "))
+}
+
+/// A notice for each change, a warning for those that wait for a restart.
+fn told_of(changes: &[Change], mut answer: Answer) -> Answer {
+    for change in changes {
+        let what = format!("{}: {} -> {}", change.key, change.from, change.to);
+        answer = answer.with(match change.needs_restart {
+            true => Notice::warning(sqlstate::WARNING, format!("{what} takes effect at the next start")),
+            false => Notice::info(what),
+        });
+    }
+    answer
+}

@@ -1,0 +1,131 @@
+//! What the views are made of: gathered once for a statement, from all threads, so that the rows of one answer belong
+//! together as well as they can.
+
+use std::sync::{Arc, PoisonError};
+
+use bitflags::bitflags;
+
+use super::views::checks::{self, Check};
+use crate::config::model::Config;
+use crate::ops::Instance;
+use crate::ops::instance::Stop;
+use crate::pg::orders::Orders;
+use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerReport, merged};
+use crate::pg::stats::Totals;
+use crate::topology::{ClusterView, Event, NodeView, Snapshot};
+use crate::worker::clock::now_ns;
+
+bitflags! {
+    /// What a view has to have gathered.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Needs: u8 {
+        /// Pools and their counters.
+        const POOLS = 1;
+        /// Clients.
+        const CLIENTS = 2;
+        /// Server connections.
+        const SERVERS = 4;
+        /// Events.
+        const EVENTS = 8;
+        /// Answers of the servers themselves.
+        const CHECKS = 16;
+        /// Memory in use.
+        const MEMORY = 32;
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub(super) config: Arc<Config>,
+    pub(super) snapshot: Arc<Snapshot>,
+    /// ns
+    pub(super) now: u64,
+    pub(super) stopping: Stop,
+    pub(super) orders: Orders,
+    pub(super) pools: Vec<PoolReport>,
+    pub(super) clients: Vec<ClientReport>,
+    pub(super) servers: Vec<ServerReport>,
+    /// Sessions of the console, and what all of them did.
+    pub(super) consoles: Vec<ClientReport>,
+    pub(super) console_totals: Totals,
+    /// Client connections, logged in or not, without the console's.
+    pub(super) connections: usize,
+    /// Statement texts that are kept.
+    pub(super) statements: usize,
+    pub(super) history: History,
+    pub(super) events: Vec<Event>,
+    pub(super) checks: Vec<Check>,
+}
+
+impl Facts {
+    /// Asks whoever knows.
+    pub(super) async fn gather(instance: &Arc<Instance>, needs: Needs) -> Self {
+        let mut pools = Vec::new();
+        let mut clients = Vec::new();
+        let mut servers = Vec::new();
+        if needs.intersects(Needs::POOLS | Needs::CLIENTS | Needs::SERVERS) {
+            let answers = instance
+                .ask_all(move |core| {
+                    let pools = needs.contains(Needs::POOLS).then(|| core.report_pools());
+                    let clients = needs.contains(Needs::CLIENTS).then(|| core.report_clients());
+                    let servers = needs.contains(Needs::SERVERS).then(|| core.report_servers());
+                    (pools.unwrap_or_default(), clients.unwrap_or_default(), servers.unwrap_or_default())
+                })
+                .await;
+            let mut by_thread = Vec::new();
+            for (p, c, s) in answers {
+                by_thread.push(p);
+                clients.extend(c);
+                servers.extend(s);
+            }
+            pools = merged(by_thread);
+            pools.retain(PoolReport::is_there);
+            clients.sort_by_key(|c| c.id);
+            servers.sort_by_key(|s| s.id);
+        }
+        let checks = if needs.contains(Needs::CHECKS) { checks::run(instance, &pools).await } else { Vec::new() };
+        let (consoles, console_totals) = instance.shared.consoles.report();
+        let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Facts {
+            config: instance.config.load_full(),
+            snapshot: instance.monitor.snapshot(),
+            now: now_ns(),
+            stopping: instance.stopping(),
+            orders: instance.orders(),
+            pools,
+            clients,
+            servers,
+            consoles,
+            console_totals,
+            connections: instance.shared.clients.load(std::sync::atomic::Ordering::Relaxed),
+            statements: if needs.contains(Needs::MEMORY) { instance.shared.statements.sweep() } else { 0 },
+            history,
+            events: if needs.contains(Needs::EVENTS) { instance.events.rows() } else { Vec::new() },
+            checks,
+        }
+    }
+
+    /// Every node with its cluster and its number over all clusters, as Pgpool-II counts backends.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, usize, &Arc<ClusterView>, usize, &NodeView)> {
+        let nodes = self
+            .snapshot
+            .clusters
+            .iter()
+            .enumerate()
+            .flat_map(|(c, cluster)| cluster.nodes.iter().enumerate().map(move |(n, node)| (c, cluster, n, node)));
+        nodes.enumerate().map(|(id, (c, cluster, n, node))| (id, c, cluster, n, node))
+    }
+
+    /// The counters of some pools together, and their averages.
+    pub(super) fn totals<'p>(&self, pools: impl Iterator<Item = &'p PoolReport>) -> (Totals, Averages) {
+        let mut sum = Totals::default();
+        let mut keys = Vec::new();
+        for pool in pools {
+            sum.add(&pool.totals);
+            keys.push(&pool.key);
+        }
+        let averages = self.history.averages(self.now, keys, &sum);
+        (sum, averages)
+    }
+}

@@ -1,0 +1,142 @@
+//! The commands: what each is called, and what it takes.
+
+use super::Parser;
+use crate::admin::errors::Refusal;
+use crate::sql::lex::Token;
+
+/// What changes something. Databases are called as clients call them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/console.md; one variant a command")]
+pub enum Command {
+    Reload,
+    Pause(Option<String>),
+    Resume(Option<String>),
+    Disable(String),
+    Enable(String),
+    Reconnect(Option<String>),
+    Kill(Option<String>),
+    KillClient(u64),
+    Suspend,
+    Shutdown(Shutdown),
+    WaitClose(Option<String>),
+    SetKey { key: String, value: String },
+    DetachNode(String),
+    AttachNode { node: String, force: bool },
+    DrainNode(String),
+    SetWeight { node: String, weight: u32 },
+}
+
+/// What `SHUTDOWN` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Nothing.
+    Now,
+    /// Running transactions.
+    WaitForServers,
+    /// Clients.
+    WaitForClients,
+}
+
+impl Command {
+    /// The words that name it, which are also its command tag where PgBouncer has one.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Reload => "RELOAD",
+            Command::Pause(_) => "PAUSE",
+            Command::Resume(_) => "RESUME",
+            Command::Disable(_) => "DISABLE",
+            Command::Enable(_) => "ENABLE",
+            Command::Reconnect(_) => "RECONNECT",
+            Command::Kill(_) => "KILL",
+            Command::KillClient(_) => "KILL_CLIENT",
+            Command::Suspend => "SUSPEND",
+            Command::Shutdown(_) => "SHUTDOWN",
+            Command::WaitClose(_) => "WAIT_CLOSE",
+            Command::SetKey { .. } => "SET",
+            Command::DetachNode(_) => "DETACH NODE",
+            Command::AttachNode { .. } => "ATTACH NODE",
+            Command::DrainNode(_) => "DRAIN NODE",
+            Command::SetWeight { .. } => "SET WEIGHT",
+        }
+    }
+}
+
+const DATABASE: &str =
+    "the name of a database (in double quotes if it has other characters than letters, digits and _)";
+const NODE: &str = "the name of a node, such as pg1 or main.pg1";
+
+impl Parser<'_> {
+    /// The command that begins with `word`; `None` if none does.
+    pub(super) fn command(&mut self, word: &str) -> Result<Option<Command>, Refusal> {
+        let later = |what| Err(Refusal::NotAvailable { what, why: "is not available in this version" });
+        Ok(Some(match word {
+            "reload" => Command::Reload,
+            "pause" if self.peek().is("failover") => return later("PAUSE FAILOVER"),
+            "pause" => Command::Pause(self.optional_name(DATABASE)?),
+            "resume" if self.peek().is("failover") => return later("RESUME FAILOVER"),
+            "resume" => Command::Resume(self.optional_name(DATABASE)?),
+            "disable" => Command::Disable(self.name(DATABASE)?),
+            "enable" => Command::Enable(self.name(DATABASE)?),
+            "reconnect" => Command::Reconnect(self.optional_name(DATABASE)?),
+            "kill" => Command::Kill(self.optional_name(DATABASE)?),
+            "kill_client" => Command::KillClient(self.number("the id of a client, see SHOW CLIENTS")?),
+            "suspend" => Command::Suspend,
+            "shutdown" => Command::Shutdown(self.shutdown()?),
+            "wait_close" => Command::WaitClose(self.optional_name(DATABASE)?),
+            "detach" => Command::DetachNode(self.node()?),
+            "drain" => Command::DrainNode(self.node()?),
+            "attach" => Command::AttachNode { node: self.node()?, force: self.take("force") },
+            "switchover" => return later("SWITCHOVER"),
+            "failover" => return later("FAILOVER"),
+            "promote" => return later("PROMOTE"),
+            "ban" => return later("BAN"),
+            "unban" => return later("UNBAN"),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn shutdown(&mut self) -> Result<Shutdown, Refusal> {
+        if self.is_over() {
+            Ok(Shutdown::Now)
+        } else if self.take("wait_for_servers") {
+            Ok(Shutdown::WaitForServers)
+        } else if self.take("wait_for_clients") {
+            Ok(Shutdown::WaitForClients)
+        } else {
+            Err(self.mistake("WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS"))
+        }
+    }
+
+    fn node(&mut self) -> Result<String, Refusal> {
+        if !self.take("node") {
+            return Err(self.mistake("NODE"));
+        }
+        self.dotted(NODE)
+    }
+
+    /// `SET WEIGHT node = n`, from after WEIGHT.
+    pub(super) fn weight(&mut self) -> Result<Command, Refusal> {
+        let node = self.dotted(NODE)?;
+        if !self.take("to") {
+            if self.peek().text != b"=" {
+                return Err(self.mistake("="));
+            }
+            self.next();
+        }
+        let weight = self.number("a number, 0 for no reads")?;
+        Ok(Command::SetWeight { node, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
+    }
+
+    fn number(&mut self, expected: &'static str) -> Result<u64, Refusal> {
+        let lexeme = self.peek();
+        let digits = match lexeme.token {
+            Token::Number => lexeme.text,
+            Token::String | Token::Quoted => lexeme.unquoted(),
+            _ => return Err(self.mistake(expected)),
+        };
+        let number = std::str::from_utf8(digits).ok().and_then(|d| d.parse().ok());
+        let number = number.ok_or_else(|| self.mistake(expected))?;
+        self.next();
+        Ok(number)
+    }
+}

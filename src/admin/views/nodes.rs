@@ -1,0 +1,135 @@
+//! Our own views of nodes, events, queues and availability.
+
+use std::time::SystemTime;
+
+use crate::admin::facts::Facts;
+use crate::admin::table::{Row, row};
+use crate::admin::time;
+use crate::config::model::{Durability, FailoverMode, ListenAddr};
+use crate::ops::instance::Stop;
+use crate::topology::{ClusterView, Event, NodeView, Role, State};
+
+pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
+    let row = |(_, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+        let of_cluster = facts.pools.iter().filter(|p| p.cluster == c);
+        let connections: usize = of_cluster.filter_map(|p| p.by_node.get(n)).sum();
+        row![
+            &cluster.name,
+            "postgres",
+            &node.name,
+            &node.host,
+            node.port,
+            node.role.to_string(),
+            node.state.to_string(),
+            node.weight,
+            node.lag_bytes,
+            node.lag_ms,
+            node.position.map(|p| p.to_string()),
+            node.timeline,
+            connections,
+            time::precise(node.last_change),
+            &node.reason,
+        ]
+    };
+    facts.nodes().map(row).collect()
+}
+
+pub(super) fn events(facts: &Facts) -> Vec<Row> {
+    let row = |e: &Event| row![time::precise(e.time), &e.service, e.epoch, &e.event, &e.node, &e.detail];
+    facts.events.iter().map(row).collect()
+}
+
+pub(super) fn queue(facts: &Facts) -> Vec<Row> {
+    let row = |pool: &crate::pg::report::PoolReport| {
+        let service = facts.config.postgres.clusters.get(pool.cluster).map(|c| c.name.clone());
+        row![
+            service,
+            &pool.key.database,
+            &pool.key.user,
+            pool.clients.waiting,
+            pool.oldest.map_or(0, |since| facts.now.saturating_sub(since) / 1_000_000),
+            pool.totals.served,
+            pool.totals.timed_out,
+            pool.totals.refused,
+        ]
+    };
+    facts.pools.iter().map(row).collect()
+}
+
+pub(super) fn ha(facts: &Facts) -> Vec<Row> {
+    let failover = &facts.config.postgres.failover;
+    let row = |cluster: &std::sync::Arc<ClusterView>| {
+        let primary = cluster.primary.and_then(|p| cluster.nodes.get(p));
+        row![
+            &cluster.name,
+            match failover.mode {
+                FailoverMode::Follow => "follow",
+                FailoverMode::Promote => "promote",
+                FailoverMode::Off => "off",
+            },
+            match failover.durability {
+                Durability::Bounded => "bounded",
+                Durability::Strict => "strict",
+                Durability::BestEffort => "best_effort",
+            },
+            cluster.epoch,
+            primary.map(|p| p.name.clone()),
+            primary.and_then(|p| p.timeline),
+            phase(cluster),
+            guarantee(cluster, failover.mode),
+        ]
+    };
+    facts.snapshot.clusters.iter().map(row).collect()
+}
+
+fn phase(cluster: &ClusterView) -> &'static str {
+    match (cluster.primary, cluster.epoch) {
+        (Some(_), _) => "serving",
+        (None, 0) => "starting",
+        (None, _) => "no_primary",
+    }
+}
+
+/// What holds now, in words: nothing is promised that the configuration does not make sure of.
+fn guarantee(cluster: &ClusterView, mode: FailoverMode) -> String {
+    let replicas = cluster.nodes.iter().filter(|n| n.role == Role::Replica && n.state == State::Up).count();
+    let writes = match (cluster.primary, mode, replicas) {
+        (None, _, _) => "there is no primary: writes wait, for failover.hold at the longest",
+        (Some(_), FailoverMode::Off, _) => {
+            "the roles of the start are kept: after the loss of the primary writes wait until it is back"
+        }
+        (Some(_), _, 0) => "no replica is up: the loss of the primary loses the service",
+        (Some(_), _, _) => {
+            "the loss of the primary is survived when another node is promoted, which Forebay does not do itself: \
+             writes wait until then, and what a promotion loses is decided by whoever promotes"
+        }
+    };
+    let reads = match replicas {
+        0 => "; reads need the primary",
+        1 => "; reads survive the loss of one of the two nodes",
+        _ => "; reads survive the loss of any one node",
+    };
+    let fence = "; a former primary that still accepts writes gets no traffic from Forebay, but clients that connect to it directly are not fenced";
+    format!("{writes}{}{fence}", if cluster.primary.is_some() || replicas > 0 { reads } else { "" })
+}
+
+/// There is no coordination between instances yet: each is on its own, and its gate is open unless it ends.
+pub(super) fn instances(facts: &Facts) -> Vec<Row> {
+    let listen = facts.config.postgres.listen.first().map(|listen| match &listen.addr {
+        ListenAddr::Tcp(addr) => addr.to_string(),
+        ListenAddr::Unix(path) => path.display().to_string(),
+    });
+    let epoch = facts.snapshot.clusters.iter().map(|c| c.epoch).max();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let gate = if facts.stopping == Stop::Run { "open" } else { "closing" };
+    vec![row![
+        format!("{}:{}", host.trim(), std::process::id()),
+        listen,
+        env!("CARGO_PKG_VERSION"),
+        "yes",
+        epoch,
+        gate,
+        None::<u64>,
+        time::precise(SystemTime::now()),
+    ]]
+}

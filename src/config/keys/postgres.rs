@@ -1,0 +1,151 @@
+//! `[postgres]`, `[postgres.failover]`, and the clusters, databases and users.
+
+use std::time::Duration;
+
+use super::pool::{pool_keys, routing_keys};
+use super::section;
+use crate::config::model::{
+    AuthMethod, Cluster, Database, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute, Node, NodeRole,
+    PoolSettings, Postgres, RoutingSettings, Secret, User,
+};
+use crate::config::setting::words;
+
+words! {
+    AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust" }
+    ListenRoute { Auto = "auto", Primary = "primary", Replica = "replica" }
+    FailoverMode { Follow = "follow", Promote = "promote", Off = "off" }
+    Durability { Bounded = "bounded", Strict = "strict", BestEffort = "best_effort" }
+    NodeRole { Auto = "auto", Primary = "primary", Replica = "replica" }
+}
+
+section! {
+    One Postgres = "postgres" {
+        /// Where clients connect: "host:port", ":port" for every IPv4 address, the path of a Unix socket, or
+        /// `{ addr = "...", route = "primary" }` for a port that always goes to one side.
+        listen: Vec<Listen> = "[\"127.0.0.1:6432\"]" [restart()];
+        /// Client connections over all listeners; one more is refused with 53300. Each needs a file descriptor.
+        max_clients: usize = "10000" [at_least(1)];
+        /// How clients log in. md5 asks those with a SCRAM verifier for SCRAM all the same; trust asks nobody
+        /// for a password.
+        auth: AuthMethod = "\"scram-sha-256\"";
+    }
+    also {
+        pool: PoolSettings::blank(),
+        routing: RoutingSettings::blank(),
+        failover: Failover::blank(),
+        clusters: Vec::new(),
+        databases: Vec::new(),
+        users: Vec::new(),
+    }
+}
+
+section! {
+    Inline Listen = "postgres.listen" {
+        /// The address, written as in the list itself.
+        addr: ListenAddr [required()];
+        /// auto splits statement by statement, primary and replica send everything to that side.
+        route: ListenRoute = "\"auto\"";
+    }
+}
+
+section! {
+    One Failover = "postgres.failover" {
+        /// follow sends writes to whichever node became primary, promote also promotes one, off keeps the
+        /// roles found at the start.
+        mode: FailoverMode = "\"follow\"";
+        /// What a promotion may lose: bounded at most `max_lost_bytes`, strict nothing that was acknowledged,
+        /// best_effort whatever the best candidate lacks.
+        durability: Durability = "\"bounded\"";
+        /// Most write-ahead log that a bounded promotion may lose.
+        max_lost_bytes: u64 = "\"1MiB\"";
+        /// Time between two probes of a node. Shorter finds a failure sooner and costs every node a query.
+        check_interval: Duration = "\"500ms\"" [at_least(10)];
+        /// A probe that takes longer counts as failed. Raise it on slow networks.
+        check_timeout: Duration = "\"1s\"" [at_least(10)];
+        /// How long clients wait while there is no primary before they get an error (57P03).
+        hold: Duration = "\"15s\"";
+        /// How long a switchover waits for open transactions.
+        drain: Duration = "\"5s\"";
+        /// Whether a COMMIT whose outcome is not known is looked up on the new primary.
+        commit_resolution: bool = "\"off\"" [words("off", "on")];
+        /// What a client gets whose transaction was lost before its COMMIT: its connection closed (57P01), or
+        /// error 40001 and the session goes on.
+        txn_loss_close as "txn_loss": bool = "\"close\"" [words("error", "close")];
+        /// Run to keep a lost primary from writing, before another is promoted.
+        fence_command: Vec<String> = "[]" [command()];
+        /// Run to ask whether a candidate may be promoted.
+        validate_command: Vec<String> = "[]" [command()];
+        /// Run to turn a former primary into a replica.
+        rejoin_command: Vec<String> = "[]" [command()];
+        /// Run for every event.
+        event_command: Vec<String> = "[]" [command()];
+    }
+}
+
+section! {
+    Many Cluster = "postgres.cluster" {
+        /// Unique name, also shown in the console.
+        name: String [required()];
+        /// The servers, as "host:port", "host" (port 5432), "/socket/folder:port" or tables. Which one is the
+        /// primary is found, not declared.
+        nodes: Vec<Node> [required(), not_empty()];
+        /// Login that watches the nodes; the first `[[postgres.user]]` when absent. It needs no rights beyond
+        /// pg_monitor.
+        monitor_user: String;
+        /// Password of `monitor_user` in clear text.
+        monitor_password: Secret [file_only()];
+        /// Database that the watching login connects to.
+        monitor_database: String = "\"postgres\"";
+    }
+}
+
+section! {
+    Inline Node = "postgres.cluster.nodes" {
+        /// Name in the console; "pg1", "pg2", ... by the place in the list when absent.
+        name: String;
+        /// Host name, address, or folder of a Unix socket.
+        host: String [required()];
+        /// Port.
+        port: u16 = "5432";
+        /// Share of reads; 0 takes none.
+        weight: u32 = "1";
+        /// auto finds the role; primary or replica refuses a node that turns out otherwise.
+        role: NodeRole = "\"auto\"";
+        /// Whether a promotion may choose this node.
+        promote: bool = "true";
+    }
+}
+
+section! {
+    Many Database = "postgres.database" {
+        /// Name that clients ask for; "*" is for all that have no entry.
+        name: String [required()];
+        /// Name of the cluster that has it; may be left out when there is only one.
+        cluster_name as "cluster": String;
+        /// Name on the server; the client's when absent.
+        dbname: Option<String>;
+        /// Login on the server for all clients of this database; the client's own when absent.
+        user: Option<String>;
+    }
+    also {
+        cluster: 0,
+        pool: Default::default(),
+        routing: Default::default(),
+    }
+    plus { pool_keys(), routing_keys() }
+}
+
+section! {
+    Many User = "postgres.user" {
+        /// Login name.
+        name: String [required()];
+        /// Clear text, or a SCRAM-SHA-256$... or md5... verifier as pg_authid has it. May be absent only with
+        /// `auth = "trust"`.
+        password: Option<Secret> [file_only()];
+    }
+    also {
+        pool: Default::default(),
+        routing: Default::default(),
+    }
+    plus { pool_keys(), routing_keys() }
+}

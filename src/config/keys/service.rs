@@ -1,0 +1,91 @@
+//! `[general]`, `[admin]`, `[security]`, `[coordination]` and `[notify]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::section;
+use crate::config::model::{Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security};
+use crate::config::setting::words;
+
+words! {
+    LogFormat { Text = "text", Json = "json" }
+    AdminRole { Viewer = "viewer", Admin = "admin" }
+}
+
+section! {
+    One General = "general" {
+        /// Threads that move data; 0 is one per core that the process may use.
+        /// Lower it to leave cores to a database on the same machine.
+        threads: usize = "0" [restart()];
+        /// Folder for what must survive a restart: failover decisions and node states. It must be writable.
+        state_dir: PathBuf = "\"/var/lib/forebay\"" [restart()];
+        /// How long a stop by SIGTERM waits for clients to finish before it closes them.
+        /// Keep it below the service manager's own patience.
+        shutdown_grace: Duration = "\"30s\"";
+        /// off, error, warn, info, debug or trace, and per module: "info,forebay::pool=debug".
+        log_level as "log.level": String = "\"info\"";
+        /// text is one readable line an event, json one object an event for log collectors.
+        log_format as "log.format": LogFormat = "\"text\"" [restart()];
+    }
+}
+
+section! {
+    One Admin = "admin" {
+        /// Where the status page, metrics and the HTTP API answer; an empty list turns them off.
+        /// Anything but loopback needs an `[[admin.user]]`.
+        listen: Vec<SocketAddr> = "[\"127.0.0.1:8404\"]" [restart()];
+        /// The database name at which the SQL console answers; "pgbouncer" answers too.
+        database: String = "\"forebay\"";
+    }
+    also { users: Vec::new() }
+}
+
+section! {
+    Many AdminUser = "admin.user" {
+        /// Login name for the console and over HTTP.
+        name: String [required()];
+        /// Clear text or a verifier as in `[[postgres.user]]`.
+        password: Secret [required(), file_only()];
+        /// viewer may look at views only, admin may also run commands.
+        role: AdminRole = "\"viewer\"";
+    }
+}
+
+section! {
+    One Security = "security" {
+        /// Failed logins of one address within `ban_window` before it is refused for `ban_time`.
+        /// Raise it where many users share one address.
+        ban_after: u32 = "8" [at_least(1)];
+        /// The time in which failed logins are counted together.
+        ban_window: Duration = "\"30s\"" [at_least(1)];
+        /// How long an address stays refused.
+        ban_time: Duration = "\"10m\"" [at_least(1)];
+        /// CIDR blocks (or single addresses) that are never banned: load balancers, application servers.
+        ban_allow: Vec<String> = "[]";
+    }
+}
+
+section! {
+    One Coordination = "coordination" {
+        /// Endpoints of etcd through which several instances agree on decisions; empty means one instance.
+        etcd: Vec<String> = "[]" [urls(), restart()];
+        /// What all keys in etcd start with; one prefix for each group of instances.
+        prefix: String = "\"/forebay\"" [restart()];
+        /// An instance that cannot reach etcd for this long stops taking writes, and another may lead.
+        lease: Duration = "\"5s\"" [at_least(1000)];
+        /// Login at etcd.
+        user: Option<String>;
+        /// Password of `user`.
+        password: Option<Secret> [file_only()];
+    }
+}
+
+section! {
+    One Notify = "notify" {
+        /// URLs that get a POST with a JSON body for each event; chat services show it as text.
+        webhook: Vec<String> = "[]" [urls()];
+        /// Names of the events to send; empty means all.
+        events: Vec<String> = "[]";
+    }
+}

@@ -1,0 +1,263 @@
+//! Keys and values of the reference whose capability this version does not have yet.
+//!
+//! They are read under their names so that a file says the same thing to every version. What could not be left out
+//! without harm (a client believing in TLS) is refused; the rest is accepted, and warned of when something that was
+//! asked for will not happen. Whoever builds the capability deletes its lines here.
+
+use toml::de::DeValue;
+
+use super::reader::Reader;
+use super::setting::{At, Rules, Setting, Value};
+use super::suggest::one_of;
+
+/// A key that has no field in the model yet.
+#[derive(Debug)]
+pub(super) struct Placeholder {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub form: Form,
+    /// As TOML.
+    pub default: Option<&'static str>,
+    /// Values that ask for nothing, and so are accepted.
+    harmless: &'static [&'static str],
+    outcome: Outcome,
+    pub doc: &'static str,
+}
+
+/// The shape of a placeholder's value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    Text,
+    Texts,
+    Words(&'static [&'static str]),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    /// The text continues "KEY: ".
+    Refuse(&'static str),
+    Warn(&'static str),
+}
+use Outcome::{Refuse, Warn};
+
+const NO_CLIENT_TLS: &str = "TLS for clients is not available in this version; remove it, keep the listener on \
+     loopback or a Unix socket, or put a TLS proxy in front";
+const NO_SERVER_TLS: &str = "TLS to servers is not available in this version; remove it, and reach the servers over \
+     a network that you trust or a tunnel";
+const NO_HBA: &str =
+    "host-based rules are not available in this version; remove it and list the logins as [[postgres.user]]";
+const NO_AUTH_QUERY: &str =
+    "auth_query is not available in this version; remove it and list the logins as [[postgres.user]]";
+const NO_ETCD: &str =
+    "coordination through etcd is not available in this version; remove [coordination] and run one instance";
+const TLS_MODES: &[&str] = &["disable", "off", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// A mode whose first word, the default, asks for nothing.
+const fn mode(
+    section: &'static str,
+    key: &'static str,
+    words: &'static [&'static str],
+    default: &'static str,
+    why: &'static str,
+    doc: &'static str,
+) -> Placeholder {
+    let harmless = &["disable", "off"];
+    Placeholder { section, key, form: Form::Words(words), default: Some(default), harmless, outcome: Refuse(why), doc }
+}
+
+const fn text(section: &'static str, key: &'static str, outcome: Outcome, doc: &'static str) -> Placeholder {
+    Placeholder { section, key, form: Form::Text, default: None, harmless: &[], outcome, doc }
+}
+
+/// Keys without a field.
+static PLACEHOLDERS: &[Placeholder] = &[
+    text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n"),
+    text(
+        "postgres",
+        "auth_query",
+        Refuse(NO_AUTH_QUERY),
+        "A query that answers the verifier of a login that has no `[[postgres.user]]`.\n",
+    ),
+    text(
+        "postgres",
+        "auth_user",
+        Warn("has no effect without auth_query, which is not available in this version"),
+        "The login that runs `auth_query`.\n",
+    ),
+    mode("postgres", "tls.mode", TLS_MODES, "\"disable\"", NO_CLIENT_TLS, "Whether clients may or must use TLS.\n"),
+    text("postgres", "tls.cert", Refuse(NO_CLIENT_TLS), "Certificate chain shown to clients, PEM.\n"),
+    text("postgres", "tls.key", Refuse(NO_CLIENT_TLS), "Private key of `tls.cert`, PEM.\n"),
+    text(
+        "postgres",
+        "tls.ca",
+        Refuse(NO_CLIENT_TLS),
+        "Authorities that clients' certificates are checked against, PEM.\n",
+    ),
+    Placeholder {
+        section: "postgres",
+        key: "tls.min_version",
+        form: Form::Words(&["1.2", "1.3"]),
+        default: Some("\"1.2\""),
+        harmless: &[],
+        outcome: Refuse(NO_CLIENT_TLS),
+        doc: "Oldest version of TLS that is accepted.\n",
+    },
+    mode(
+        "postgres.cluster",
+        "tls.mode",
+        TLS_MODES,
+        "\"disable\"",
+        NO_SERVER_TLS,
+        "Whether connections to the nodes use TLS, as libpq's sslmode.\n",
+    ),
+    text(
+        "postgres.cluster",
+        "tls.ca",
+        Refuse(NO_SERVER_TLS),
+        "Authorities that the nodes' certificates are checked against, PEM.\n",
+    ),
+    text("postgres.cluster", "tls.cert", Refuse(NO_SERVER_TLS), "Certificate shown to the nodes, PEM.\n"),
+    text("postgres.cluster", "tls.key", Refuse(NO_SERVER_TLS), "Private key of `tls.cert`, PEM.\n"),
+    mode(
+        "redis.service",
+        "tls.mode",
+        TLS_MODES,
+        "\"disable\"",
+        NO_SERVER_TLS,
+        "Whether connections to Redis and Sentinel use TLS.\n",
+    ),
+    text(
+        "redis.service",
+        "tls.ca",
+        Refuse(NO_SERVER_TLS),
+        "Authorities that the servers' certificates are checked against, PEM.\n",
+    ),
+    text("redis.service", "tls.cert", Refuse(NO_SERVER_TLS), "Certificate shown to the servers, PEM.\n"),
+    text("redis.service", "tls.key", Refuse(NO_SERVER_TLS), "Private key of `tls.cert`, PEM.\n"),
+    mode(
+        "security",
+        "proxy_protocol",
+        &["off", "on"],
+        "\"off\"",
+        "the PROXY protocol is not available in this version; remove it, and send no PROXY header to Forebay",
+        "Whether a PROXY header with the client's address is expected on every connection.\n",
+    ),
+    Placeholder {
+        section: "security",
+        key: "allow",
+        form: Form::Texts,
+        default: Some("[]"),
+        harmless: &[],
+        outcome: Refuse("allow lists are not available in this version; remove it and use a firewall"),
+        doc: "CIDR blocks that may connect; empty means all.\n",
+    },
+    text("coordination", "tls.ca", Refuse(NO_ETCD), "Authorities that etcd's certificates are checked against, PEM.\n"),
+    text("coordination", "tls.cert", Refuse(NO_ETCD), "Certificate shown to etcd, PEM.\n"),
+    text("coordination", "tls.key", Refuse(NO_ETCD), "Private key of `tls.cert`, PEM.\n"),
+];
+
+/// Words of existing keys that are refused: section, key, word, the way out.
+static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
+    ("postgres", "auth", "cert", "certificates as logins are not available in this version; write \"scram-sha-256\""),
+    ("postgres", "auth", "hba", "host-based rules are not available in this version; write \"scram-sha-256\""),
+    (
+        "postgres.failover",
+        "mode",
+        "promote",
+        "promotion is not available in this version; remove it or write \"follow\"",
+    ),
+];
+
+/// Existing keys that have no effect: section, key, what will not happen.
+static WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    ("postgres.failover", "commit_resolution", "unknown COMMITs are not resolved in this version"),
+    ("postgres.failover", "txn_loss", "clients of lost transactions are always closed in this version"),
+    ("postgres.failover", "fence_command", "hooks are not called in this version"),
+    ("postgres.failover", "validate_command", "hooks are not called in this version"),
+    ("postgres.failover", "rejoin_command", "hooks are not called in this version"),
+    ("postgres.failover", "event_command", "hooks are not called in this version"),
+    ("security", "ban_after", "failed logins are not banned in this version"),
+    ("security", "ban_window", "failed logins are not banned in this version"),
+    ("security", "ban_time", "failed logins are not banned in this version"),
+    ("notify", "webhook", "webhooks are not called in this version"),
+];
+
+/// What is said of every `[[redis.service]]`; `None` once they are served.
+pub(super) const REDIS_NOT_SERVED: Option<&str> = Some("a redis.service is checked but not served in this version");
+
+/// What is said of etcd's endpoints; `None` once instances can agree.
+pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);
+
+/// Section and key of every row that speaks of a key with a field.
+#[cfg(test)]
+pub(super) fn rows_of_existing_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let refused = REFUSED_WORDS.iter().map(|row| (row.0, row.1));
+    refused.chain(WITHOUT_EFFECT.iter().map(|row| (row.0, row.1)))
+}
+
+pub(super) fn placeholders(section: &str) -> impl Iterator<Item = &'static Placeholder> {
+    PLACEHOLDERS.iter().filter(move |later| later.section == section)
+}
+
+pub(super) fn placeholder(section: &str, key: &str) -> Option<&'static Placeholder> {
+    placeholders(section).find(|later| later.key == key)
+}
+
+/// Why this word of an existing key is refused.
+pub(super) fn refused_word(section: &str, key: &str, word: &str) -> Option<&'static str> {
+    let row = REFUSED_WORDS.iter().find(|row| row.0 == section && row.1 == key && row.2 == word)?;
+    Some(row.3)
+}
+
+/// The words of an existing key that are refused.
+pub(super) fn refused_words(section: &str, key: &str) -> Vec<&'static str> {
+    REFUSED_WORDS.iter().filter(|row| row.0 == section && row.1 == key).map(|row| row.2).collect()
+}
+
+/// What a value of this key other than the default does not do.
+pub(super) fn without_effect(section: &str, key: &str) -> Option<&'static str> {
+    WITHOUT_EFFECT.iter().find(|row| row.0 == section && row.1 == key).map(|row| row.2)
+}
+
+impl Placeholder {
+    /// Checks the value, then refuses it or warns of it unless it asks for nothing.
+    pub(super) fn read(&self, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) {
+        let errors = reader.error_count();
+        self.form.check(value, at, reader);
+        let is_harmless = match value.get_ref() {
+            DeValue::String(text) => self.harmless.contains(&text.as_ref()),
+            DeValue::Array(values) => values.is_empty(),
+            _ => false,
+        };
+        if is_harmless || reader.error_count() > errors {
+            return;
+        }
+        match self.outcome {
+            Refuse(why) => reader.error(value, format!("{}: {why}", at.key)),
+            Warn(why) => reader.warning(value, format!("{} {why}", at.key)),
+        }
+    }
+}
+
+impl Form {
+    fn check(self, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) {
+        match self {
+            Form::Text => drop(String::parse(value, at, reader)),
+            Form::Texts => drop(Vec::<String>::parse(value, at, reader)),
+            Form::Words(words) => {
+                let is_known = value.get_ref().as_str().is_some_and(|text| words.contains(&text));
+                if !is_known {
+                    super::setting::wrong_word(value, at, &one_of(words), words, reader);
+                }
+            }
+        }
+    }
+
+    pub(super) fn text(self) -> String {
+        match self {
+            Form::Text => String::form(Rules::default()),
+            Form::Texts => Vec::<String>::form(Rules::default()),
+            Form::Words(words) => one_of(words),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The configuration: read from TOML, checked as a whole, and handed to the rest of the program as one value.
+//!
+//! [`load`] is the only way to a [`Config`]: what it returns has passed every check, so that nothing below asks
+//! again. All errors of a file are reported together, each with its position and a way out. The tables in `keys/`
+//! define every key once; see `keys.rs`.
+
+mod address;
+mod check;
+mod diagnostic;
+mod keys;
+mod later;
+pub mod model;
+mod numbers;
+mod reader;
+mod secret;
+mod setting;
+mod suggest;
+mod units;
+mod verifier;
+mod view;
+
+use std::net::ToSocketAddrs;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use keys::{KeyInfo, Shape, reference};
+pub use model::*;
+pub use view::{Change, ConfigRow, diff, rows, set, show};
+
+/// An accepted file.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// What its author should look at, in file order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads and checks a file. Secrets in files of their own are looked for from the file's folder. Host names of
+/// listeners are resolved, so this may wait for DNS; call it outside of data threads.
+///
+/// # Errors
+/// Every error of the file, in file order; only the first when it is not TOML.
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| Diagnostics {
+        errors: vec![Diagnostic {
+            file: file.clone(),
+            line: 0,
+            column: 0,
+            message: format!("cannot read it: {error}"),
+        }],
+        warnings: Vec::new(),
+    })?;
+    load_str(&text, &file, path.parent().unwrap_or(Path::new("")))
+}
+
+/// Reads and checks a text as if it stood in the file `file_name` in the folder `base_dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Loaded, Diagnostics> {
+    read(text, file_name, base_dir, |host, port| (host, port).to_socket_addrs().map(Vec::from_iter))
+}
+
+fn read(text: &str, file: &str, base_dir: &Path, resolve: reader::Resolve) -> Result<Loaded, Diagnostics> {
+    let mut reader = reader::Reader::new(base_dir, resolve);
+    let root = match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            let span = error.span().unwrap_or(0..0);
+            let message = match (error.message(), text.get(span.clone())) {
+                ("duplicate key", Some(key)) => format!("{key} is written twice; keep one"),
+                (message, _) => format!("this is not TOML: {message}"),
+            };
+            reader.error_at(span.start, message);
+            let (errors, warnings) = reader.finish(file, text);
+            return Err(Diagnostics { errors, warnings });
+        }
+    };
+    let config = config(root.get_ref(), &mut reader);
+    let (errors, warnings) = reader.finish(file, text);
+    if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Diagnostics { errors, warnings }) }
+}
+
+fn config(root: &DeTable<'_>, reader: &mut reader::Reader<'_>) -> Config {
+    reader.refuse_unknown_sections(root);
+    let mut config = Config {
+        general: reader.one(root),
+        admin: Admin { users: reader.many(root), ..reader.one(root) },
+        postgres: Postgres {
+            pool: reader.one(root),
+            routing: reader.one(root),
+            failover: reader.one(root),
+            clusters: reader.many(root),
+            databases: reader.many(root),
+            users: reader.many(root),
+            ..reader.one(root)
+        },
+        redis: reader.many(root),
+        security: reader.one(root),
+        notify: reader.one(root),
+        coordination: Some(reader.one::<Coordination>(root)).filter(|c| !c.etcd.is_empty()),
+    };
+    check::complete_and_check(&mut config, reader);
+    config
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,512 @@
+//! The validated configuration: what the rest of the program is given, resolved once and passed down.
+//!
+//! Nothing here knows TOML, files or the environment. Every value has its final type and default, and what is
+//! inherited (`[postgres.pool]` into a database into a user) is already merged by [`PoolSettings`] lookups.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole configuration of one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[general]`
+    pub general: General,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[postgres]`
+    pub postgres: Postgres,
+    /// `[[redis.service]]`, in file order.
+    pub redis: Vec<RedisService>,
+    /// `[security]`
+    pub security: Security,
+    /// `[notify]`
+    pub notify: Notify,
+    /// `[coordination]`, absent for a single instance.
+    pub coordination: Option<Coordination>,
+}
+
+/// A secret that shows as `***` in every `Debug` output.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `[general]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct General {
+    /// Data threads; 0 in the file means one per core and is resolved here.
+    pub threads: usize,
+    /// Where decisions and node states that must survive a restart are kept.
+    pub state_dir: PathBuf,
+    /// How long TERM waits for clients to finish.
+    pub shutdown_grace: Duration,
+    /// A `tracing` filter: `info`, `debug`, `forebay::pool=debug,info`.
+    pub log_level: String,
+    /// Shape of a log line.
+    pub log_format: LogFormat,
+}
+
+/// `general.log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// HTTP listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Name of the console's database; `pgbouncer` answers too.
+    pub database: String,
+    /// `[[admin.user]]`
+    pub users: Vec<AdminUser>,
+}
+
+/// `[[admin.user]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminUser {
+    /// Login name.
+    pub name: String,
+    /// Clear text or a verifier.
+    pub password: Secret,
+    /// What the user may do.
+    pub role: AdminRole,
+}
+
+/// `admin.user.role`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminRole {
+    /// Views only.
+    Viewer,
+    /// Views and commands.
+    Admin,
+}
+
+/// `[postgres]` and everything below it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Postgres {
+    /// Where clients connect.
+    pub listen: Vec<Listen>,
+    /// Client connections over all listeners; one more is refused with 53300.
+    pub max_clients: usize,
+    /// How clients log in.
+    pub auth: AuthMethod,
+    /// `[postgres.pool]`
+    pub pool: PoolSettings,
+    /// `[postgres.routing]`
+    pub routing: RoutingSettings,
+    /// `[postgres.failover]`
+    pub failover: Failover,
+    /// `[[postgres.cluster]]`, in file order, names unique.
+    pub clusters: Vec<Cluster>,
+    /// `[[postgres.database]]`, in file order, names unique; `*` matches any.
+    pub databases: Vec<Database>,
+    /// `[[postgres.user]]`, in file order, names unique.
+    pub users: Vec<User>,
+}
+
+/// One address of `postgres.listen`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// TCP address or path of a Unix socket.
+    pub addr: ListenAddr,
+    /// What clients of this listener get: `auto` splits, the others force a side.
+    pub route: ListenRoute,
+}
+
+/// A listener's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// Host names are resolved when the configuration is loaded.
+    Tcp(SocketAddr),
+    /// A path; PostgreSQL's clients look for `DIR/.s.PGSQL.PORT`.
+    Unix(PathBuf),
+}
+
+/// `route` of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListenRoute {
+    /// Statement by statement.
+    #[default]
+    Auto,
+    /// Always the primary.
+    Primary,
+    /// Always a replica (the primary only if no replica is fit).
+    Replica,
+}
+
+/// `postgres.auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// SASL with SCRAM-SHA-256.
+    ScramSha256,
+    /// MD5 challenge; a SCRAM verifier in the user's entry still makes it SCRAM, as in PostgreSQL.
+    Md5,
+    /// No password asked.
+    Trust,
+}
+
+/// Pool keys after inheritance: `[postgres.pool]`, then the database's, then the user's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSettings {
+    /// When a server connection goes back.
+    pub mode: PoolMode,
+    /// Server connections to one node for one (database, user).
+    pub size: usize,
+    /// Kept open to the primary even when idle.
+    pub min_size: usize,
+    /// Extra connections when a client has waited `reserve_after`.
+    pub reserve_size: usize,
+    /// See `reserve_size`.
+    pub reserve_after: Duration,
+    /// A waiting client is refused after this long; `None` waits for ever.
+    pub queue_timeout: Option<Duration>,
+    /// Waiting clients per pool; `None` is unlimited.
+    pub queue_length: Option<usize>,
+    /// A NOTICE is sent to a client that has waited this long; `None` never.
+    pub queue_notice: Option<Duration>,
+    /// TCP connect and login to a server.
+    pub connect_timeout: Duration,
+    /// An idle server connection is closed after this long; `None` never.
+    pub server_idle_timeout: Option<Duration>,
+    /// A server connection is closed when idle after this age (jittered by up to 10 %); `None` never.
+    pub server_lifetime: Option<Duration>,
+    /// From accept to the end of login.
+    pub client_login_timeout: Option<Duration>,
+    /// A client that sends nothing outside a transaction for this long is closed.
+    pub client_idle_timeout: Option<Duration>,
+    /// A statement that runs for longer is cancelled and its client closed.
+    pub query_timeout: Option<Duration>,
+    /// A transaction open for longer is ended and its client closed.
+    pub transaction_timeout: Option<Duration>,
+    /// A client idle inside a transaction for longer is closed.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// Protocol-level prepared statements kept on one server connection.
+    pub prepared_statements: usize,
+}
+
+/// `pool.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// Back to the pool at the end of each transaction.
+    Transaction,
+    /// Back to the pool when the client leaves.
+    Session,
+    /// Back after each statement; transaction blocks are refused.
+    Statement,
+}
+
+/// `[postgres.routing]` and its overrides in a database or user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutingSettings {
+    /// Reads may run on replicas.
+    pub split: bool,
+    /// What a read may miss.
+    pub consistency: Consistency,
+    /// A replica further behind gets no reads; `None` is unlimited.
+    pub max_lag: Option<Duration>,
+    /// The same in bytes of WAL.
+    pub max_lag_bytes: Option<u64>,
+    /// How one of several fit replicas is chosen.
+    pub balance: Balance,
+    /// Functions called by these names (`name` or `schema.name`) are reads whatever the catalog says.
+    pub read_functions: Vec<String>,
+    /// Functions called by these names are writes whatever the catalog says.
+    pub write_functions: Vec<String>,
+}
+
+/// `routing.consistency`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// A client sees its own writes.
+    Session,
+    /// A read may be as old as `max_lag`.
+    Eventual,
+    /// Every read on the primary.
+    Primary,
+}
+
+/// `routing.balance`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// Fewest busy connections in proportion to the weight.
+    LeastConnections,
+    /// In turn, in proportion to the weight.
+    RoundRobin,
+    /// By chance, in proportion to the weight.
+    Random,
+    /// By the client's address, so that one client stays on one node.
+    Source,
+}
+
+/// `[postgres.failover]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// Who promotes.
+    pub mode: FailoverMode,
+    /// What a promotion may lose.
+    pub durability: Durability,
+    /// For `bounded`.
+    pub max_lost_bytes: u64,
+    /// Between two probes of a node.
+    pub check_interval: Duration,
+    /// A probe that takes longer failed.
+    pub check_timeout: Duration,
+    /// How long clients wait without a primary before 57P03.
+    pub hold: Duration,
+    /// How long a switchover waits for open transactions.
+    pub drain: Duration,
+    /// Resolve unknown COMMITs on the frozen candidate.
+    pub commit_resolution: bool,
+    /// A client whose transaction was lost is closed (true) or gets 40001 (false).
+    pub txn_loss_close: bool,
+    /// argv of hooks; empty when absent.
+    pub fence_command: Vec<String>,
+    /// argv
+    pub validate_command: Vec<String>,
+    /// argv
+    pub rejoin_command: Vec<String>,
+    /// argv
+    pub event_command: Vec<String>,
+}
+
+/// `failover.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// Writes go to whichever node became primary.
+    Follow,
+    /// Forebay promotes.
+    Promote,
+    /// Roles are taken once and not followed.
+    Off,
+}
+
+/// `failover.durability`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// At most `max_lost_bytes`.
+    Bounded,
+    /// Nothing acknowledged.
+    Strict,
+    /// Whatever the best candidate has.
+    BestEffort,
+}
+
+/// `[[postgres.cluster]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Unique name; also the service's name in the console.
+    pub name: String,
+    /// At least one.
+    pub nodes: Vec<Node>,
+    /// Login of the probes; defaults to the first `[[postgres.user]]`.
+    pub monitor_user: String,
+    /// See `monitor_user`; empty where the servers ask for none.
+    pub monitor_password: Secret,
+    /// Database that the probes connect to.
+    pub monitor_database: String,
+}
+
+/// One node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// `pg1`, `pg2`, ... in file order unless named.
+    pub name: String,
+    /// Host name, address, or directory of a Unix socket (starts with `/`).
+    pub host: String,
+    /// TCP port, also part of a Unix socket's name.
+    pub port: u16,
+    /// Share of reads; 0 takes none.
+    pub weight: u32,
+    /// A role other than `Auto` refuses a node that turns out otherwise.
+    pub role: NodeRole,
+    /// May be chosen by a promotion.
+    pub promote: bool,
+}
+
+/// `role` of a node in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NodeRole {
+    /// Found by asking.
+    #[default]
+    Auto,
+    /// Only ever used as primary.
+    Primary,
+    /// Only ever used as replica.
+    Replica,
+}
+
+/// `[[postgres.database]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// Name that clients ask for; `*` for any.
+    pub name: String,
+    /// The name written as `cluster`, or the name of the only cluster.
+    pub cluster_name: String,
+    /// Index of `cluster_name` in [`Postgres::clusters`].
+    pub cluster: usize,
+    /// Name on the server; the client's when absent.
+    pub dbname: Option<String>,
+    /// Login on the server; the client's when absent.
+    pub user: Option<String>,
+    /// Pool keys written in this entry.
+    pub pool: PoolOverrides,
+    /// Routing keys written in this entry.
+    pub routing: RoutingOverrides,
+}
+
+/// `[[postgres.user]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"`.
+    pub password: Option<Secret>,
+    /// Pool keys written in this entry.
+    pub pool: PoolOverrides,
+    /// Routing keys written in this entry.
+    pub routing: RoutingOverrides,
+}
+
+/// Pool keys that one entry sets. The outer `Option` is "written here".
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs, reason = "the same keys as PoolSettings")]
+pub struct PoolOverrides {
+    pub mode: Option<PoolMode>,
+    pub size: Option<usize>,
+    pub min_size: Option<usize>,
+    pub reserve_size: Option<usize>,
+    pub reserve_after: Option<Duration>,
+    pub queue_timeout: Option<Option<Duration>>,
+    pub queue_length: Option<Option<usize>>,
+    pub queue_notice: Option<Option<Duration>>,
+    pub connect_timeout: Option<Duration>,
+    pub server_idle_timeout: Option<Option<Duration>>,
+    pub server_lifetime: Option<Option<Duration>>,
+    pub client_login_timeout: Option<Option<Duration>>,
+    pub client_idle_timeout: Option<Option<Duration>>,
+    pub query_timeout: Option<Option<Duration>>,
+    pub transaction_timeout: Option<Option<Duration>>,
+    pub idle_in_transaction_timeout: Option<Option<Duration>>,
+    pub prepared_statements: Option<usize>,
+}
+
+/// Routing keys that one entry sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs, reason = "the same keys as RoutingSettings")]
+pub struct RoutingOverrides {
+    pub split: Option<bool>,
+    pub consistency: Option<Consistency>,
+    pub max_lag: Option<Option<Duration>>,
+    pub max_lag_bytes: Option<Option<u64>>,
+    pub balance: Option<Balance>,
+    pub read_functions: Option<Vec<String>>,
+    pub write_functions: Option<Vec<String>>,
+}
+
+/// `[[redis.service]]`
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the keys of the contract, one to one")]
+pub struct RedisService {
+    pub name: String,
+    pub listen: Vec<ListenAddr>,
+    pub sentinels: Vec<String>,
+    pub master_name: Option<String>,
+    pub sentinel_password: Option<Secret>,
+    pub nodes: Vec<String>,
+    pub auth: Option<Secret>,
+    pub users: BTreeMap<String, Secret>,
+    pub max_clients: usize,
+    pub lanes: usize,
+    pub reads: RedisReads,
+    pub max_lag: Option<Duration>,
+    pub hold: Duration,
+    pub queue_length: Option<usize>,
+    pub idle_timeout: Option<Duration>,
+}
+
+/// `redis.service.reads`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the values of the contract, one to one")]
+pub enum RedisReads {
+    Primary,
+    Replica,
+    PreferReplica,
+    Nearest,
+}
+
+/// `[security]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Security {
+    /// Failed logins within `ban_window` before an address is refused.
+    pub ban_after: u32,
+    /// See `ban_after`.
+    pub ban_window: Duration,
+    /// For how long.
+    pub ban_time: Duration,
+    /// CIDR blocks that are never banned.
+    pub ban_allow: Vec<String>,
+}
+
+/// `[notify]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Notify {
+    /// URLs.
+    pub webhook: Vec<String>,
+    /// Names of events; empty means all.
+    pub events: Vec<String>,
+}
+
+/// `[coordination]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coordination {
+    /// Endpoints.
+    pub etcd: Vec<String>,
+    /// Key prefix.
+    pub prefix: String,
+    /// Lease time.
+    pub lease: Duration,
+    /// Login at etcd.
+    pub user: Option<String>,
+    /// See `user`.
+    pub password: Option<Secret>,
+}
+
+impl Postgres {
+    /// The entry for a database that a client asked for: by name, then `*`, then any name on the only cluster.
+    pub fn database(&self, name: &str) -> Option<DatabaseRef<'_>> {
+        let entry =
+            self.databases.iter().find(|d| d.name == name).or_else(|| self.databases.iter().find(|d| d.name == "*"));
+        match entry {
+            Some(entry) => Some(DatabaseRef { cluster: entry.cluster, entry: Some(entry) }),
+            None if self.databases.is_empty() && self.clusters.len() == 1 => {
+                Some(DatabaseRef { cluster: 0, entry: None })
+            }
+            None => None,
+        }
+    }
+
+    /// The login named `name`.
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.iter().find(|u| u.name == name)
+    }
+}
+
+/// What [`Postgres::database`] found.
+#[derive(Debug, Clone, Copy)]
+pub struct DatabaseRef<'a> {
+    /// Index into [`Postgres::clusters`].
+    pub cluster: usize,
+    /// The entry, absent when the file names no database at all.
+    pub entry: Option<&'a Database>,
+}

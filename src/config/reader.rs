@@ -1,0 +1,336 @@
+//! Walks a TOML document along the tables of keys and fills the model.
+//!
+//! Every value is looked at even after an error, so that a file's errors are reported in one go. What is
+//! remembered of each key's position lets the checks between keys (`check.rs`) point at the file too.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, position};
+use super::keys::{self, Key, Section, Shape};
+use super::later;
+use super::setting::{At, Secrets, Value, quote};
+use super::suggest;
+
+/// Answers the addresses of a host name.
+pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// The state of reading one file.
+pub(super) struct Reader<'a> {
+    base_dir: &'a Path,
+    resolve: Resolve,
+    errors: Vec<(usize, String)>,
+    warnings: Vec<(usize, String)>,
+    /// Byte offset of each value read, by place: `postgres.database[2].size`.
+    places: HashMap<String, usize>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(base_dir: &'a Path, resolve: Resolve) -> Self {
+        Self { base_dir, resolve, errors: Vec::new(), warnings: Vec::new(), places: HashMap::new() }
+    }
+
+    /// Reports at a value.
+    pub(super) fn error(&mut self, value: &Value<'_>, message: String) {
+        self.error_at(value.span().start, message);
+    }
+
+    /// Reports at a byte offset. What is found twice (a wrong parent of several sections) is kept once.
+    pub(super) fn error_at(&mut self, offset: usize, message: String) {
+        if !self.errors.iter().any(|(o, m)| *o == offset && *m == message) {
+            self.errors.push((offset, message));
+        }
+    }
+
+    /// Reports at a place or, if nothing is written there, at the nearest one around it.
+    pub(super) fn error_in(&mut self, place: &str, message: String) {
+        self.error_at(self.offset_of(place), message);
+    }
+
+    pub(super) fn warning(&mut self, value: &Value<'_>, message: String) {
+        self.warnings.push((value.span().start, message));
+    }
+
+    pub(super) fn warning_in(&mut self, place: &str, message: String) {
+        self.warnings.push((self.offset_of(place), message));
+    }
+
+    pub(super) fn remember<T>(&mut self, place: &str, value: &Spanned<T>) {
+        self.places.insert(place.to_owned(), value.span().start);
+    }
+
+    /// Reads the section of type `T`, or its defaults if it is absent.
+    pub(super) fn one<T: Section>(&mut self, root: &DeTable<'_>) -> T {
+        let keys = T::keys();
+        let mut section = self.defaults(&keys);
+        if let Some(value) = self.find(root, T::PATH) {
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    self.remember(T::PATH, value);
+                    self.fill(&mut section, &keys, table, T::PATH, "");
+                }
+                DeValue::Array(_) => {
+                    self.error(value, format!("write [{}] in single brackets: there is only one", T::PATH));
+                }
+                _ => self.error(value, format!("{0} must be a section: [{0}]", T::PATH)),
+            }
+        }
+        section
+    }
+
+    /// Reads all sections of type `T`; the i-th one's place is `PATH[i]`.
+    pub(super) fn many<T: Section>(&mut self, root: &DeTable<'_>) -> Vec<T> {
+        let Some(value) = self.find(root, T::PATH) else {
+            return Vec::new();
+        };
+        let DeValue::Array(tables) = value.get_ref() else {
+            self.error(value, format!("write [[{}]] in double brackets: there may be several", T::PATH));
+            return Vec::new();
+        };
+        let keys = T::keys();
+        let mut sections = Vec::with_capacity(tables.len());
+        for (i, value) in tables.iter().enumerate() {
+            let place = format!("{}[{i}]", T::PATH);
+            match value.get_ref() {
+                DeValue::Table(table) => sections.push(self.fill_required(&keys, table, value, &place)),
+                _ => self.error(value, format!("{0} must be a section: [[{0}]]", T::PATH)),
+            }
+        }
+        sections
+    }
+
+    /// Reads one inline table of a list.
+    pub(super) fn section<T: Section>(&mut self, table: &DeTable<'_>, value: &Value<'_>, place: &str) -> T {
+        self.fill_required(&T::keys(), table, value, place)
+    }
+
+    fn fill_required<T: Section>(&mut self, keys: &[Key<T>], table: &DeTable<'_>, value: &Value<'_>, place: &str) -> T {
+        let mut section = self.defaults(keys);
+        self.remember(place, value);
+        self.fill(&mut section, keys, table, place, "");
+        for key in keys.iter().filter(|key| key.is_required) {
+            if !self.places.contains_key(&format!("{place}.{}", key.name)) {
+                self.error(value, format!("{} has no {}; it must have one", header::<T>(), key.name));
+            }
+        }
+        section
+    }
+
+    fn defaults<T: Section>(&mut self, keys: &[Key<T>]) -> T {
+        let mut section = T::blank();
+        for key in keys {
+            let Some(default) = key.default else { continue };
+            // A test holds that every default can be read, so that nothing of this reaches a user.
+            let Ok(value) = DeValue::parse(default) else {
+                continue;
+            };
+            let at = At { key: key.name.to_owned(), place: String::new(), rules: key.rules };
+            let mut scratch = Reader::new(self.base_dir, self.resolve);
+            (key.load)(&mut section, &value, &at, &mut scratch);
+        }
+        section
+    }
+
+    /// Reads the keys of `table`, whose names start with `prefix` within the section at `place`.
+    fn fill<T: Section>(&mut self, section: &mut T, keys: &[Key<T>], table: &DeTable<'_>, place: &str, prefix: &str) {
+        for (written, value) in table.iter() {
+            let name = format!("{prefix}{}", written.get_ref());
+            let at_place = format!("{place}.{name}");
+            self.remember(&at_place, value);
+            let path = format!("{}.{name}", T::PATH);
+            if let Some(key) = keys.iter().find(|key| key.name == name) {
+                let at = At { key: path, place: at_place, rules: key.rules };
+                if self.is_allowed_now::<T>(key.name, value, &at) {
+                    (key.load)(section, value, &at, self);
+                    self.warn_if_later(section, key, value);
+                }
+            } else if let Some(placeholder) = later::placeholder(T::PATH, &name) {
+                let at = At { key: path, place: at_place, rules: Default::default() };
+                placeholder.read(value, &at, self);
+            } else if is_group::<T>(keys, &name) {
+                match value.get_ref() {
+                    DeValue::Table(table) => self.fill(section, keys, table, place, &format!("{name}.")),
+                    _ => {
+                        let names = keys::reference().iter().filter(|key| key.section == T::PATH);
+                        let start = format!("{name}.");
+                        let names: Vec<_> = names.filter_map(|key| key.name.strip_prefix(&start)).collect();
+                        self.error(value, format!("{path} must be a table with {}", names.join(", ")));
+                    }
+                }
+            } else if T::SHAPE != Shape::One || !is_section_or_parent(&path) {
+                let section = if is_section_like(value) { suggest::section_near(&path) } else { None };
+                let hint = match section {
+                    Some(section) => format!("; did you mean \"{section}\"?"),
+                    None => suggest::for_key(T::PATH, &name),
+                };
+                let header = header::<T>();
+                self.error_at(written.span().start, format!("unknown key {} in {header}{hint}", quote(&name)));
+            }
+        }
+    }
+
+    /// Refuses a value whose meaning this version does not have.
+    fn is_allowed_now<T: Section>(&mut self, name: &str, value: &Value<'_>, at: &At) -> bool {
+        match value.get_ref().as_str().and_then(|word| later::refused_word(T::PATH, name, word)) {
+            Some(why) => {
+                self.error(value, format!("{} = {}: {why}", at.key, quote(value.get_ref().as_str().unwrap_or(""))));
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Warns of a value other than the default whose effect this version does not have.
+    fn warn_if_later<T: Section>(&mut self, section: &T, key: &Key<T>, value: &Value<'_>) {
+        let Some(why) = later::without_effect(T::PATH, key.name) else {
+            return;
+        };
+        let literal = (key.literal)(section, key.rules, Secrets::Masked);
+        if literal.as_deref() != key.default {
+            self.warning(value, format!("{}.{}: {why}", T::PATH, key.name));
+        }
+    }
+
+    /// Reports top-level names, and names right under a section's parent, that are no section.
+    pub(super) fn refuse_unknown_sections(&mut self, root: &DeTable<'_>) {
+        for (written, value) in root.iter() {
+            let name = written.get_ref().as_ref();
+            if !is_section_or_parent(name) {
+                self.error_at(written.span().start, unknown_section(name, value));
+                continue;
+            }
+            // [redis] is no section of its own; the others report what they do not know themselves.
+            if let DeValue::Table(table) = value.get_ref()
+                && !keys::section_paths().any(|path| path == name)
+            {
+                for (written, value) in table.iter() {
+                    let path = format!("{name}.{}", written.get_ref());
+                    if !is_section_or_parent(&path) {
+                        self.error_at(written.span().start, unknown_section(&path, value));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The value at a dotted path. A parent that is no table is reported.
+    fn find<'v, 'i>(&mut self, root: &'v DeTable<'i>, path: &str) -> Option<&'v Value<'i>> {
+        let mut table = root;
+        let mut names = path.split('.').peekable();
+        let mut walked = String::new();
+        while let Some(name) = names.next() {
+            let value = table.get(name)?;
+            walked.push_str(name);
+            if names.peek().is_none() {
+                return Some(value);
+            }
+            match value.get_ref() {
+                DeValue::Table(inside) => table = inside,
+                DeValue::Array(_) => {
+                    let children: Vec<_> = keys::section_paths()
+                        .filter(|path| path.strip_prefix(&walked).is_some_and(|rest| rest.starts_with('.')))
+                        .map(|path| format!("[[{path}]]"))
+                        .collect();
+                    let instead = match children.as_slice() {
+                        [only] => only.clone(),
+                        _ => format!("[{walked}]"),
+                    };
+                    self.error(value, format!("{walked} cannot be a list of sections; write {instead}"));
+                    return None;
+                }
+                _ => {
+                    self.error(value, format!("{walked} must be a section: [{walked}]"));
+                    return None;
+                }
+            }
+            walked.push('.');
+        }
+        None
+    }
+
+    pub(super) fn base_dir(&self) -> &'a Path {
+        self.base_dir
+    }
+
+    pub(super) fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (self.resolve)(host, port)
+    }
+
+    pub(super) fn error_count(&self) -> usize {
+        self.errors.len()
+    }
+
+    pub(super) fn has(&self, place: &str) -> bool {
+        self.places.contains_key(place)
+    }
+
+    fn offset_of(&self, place: &str) -> usize {
+        let mut place = place;
+        loop {
+            if let Some(&offset) = self.places.get(place) {
+                return offset;
+            }
+            match place.rfind(['.', '[']) {
+                Some(end) => place = &place[..end],
+                None => return 0,
+            }
+        }
+    }
+
+    /// The errors and the warnings in file order.
+    pub(super) fn finish(self, file: &str, text: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+        let placed = |mut found: Vec<(usize, String)>| {
+            found.sort_by_key(|(offset, _)| *offset);
+            let diagnostics = found.into_iter().map(|(offset, message)| {
+                let (line, column) = position(text, offset);
+                Diagnostic { file: file.to_owned(), line, column, message }
+            });
+            diagnostics.collect()
+        };
+        (placed(self.errors), placed(self.warnings))
+    }
+}
+
+/// `[postgres.pool]`, `[[postgres.cluster]]` or, for an inline table, `postgres.cluster.nodes`.
+fn header<T: Section>() -> String {
+    match T::SHAPE {
+        Shape::One => format!("[{}]", T::PATH),
+        Shape::Many => format!("[[{}]]", T::PATH),
+        Shape::Inline => format!("a table of {}", T::PATH),
+    }
+}
+
+/// Whether `name` is the `log` of `log.level`.
+fn is_group<T>(keys: &[Key<T>], name: &str) -> bool
+where
+    T: Section,
+{
+    let starts = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    keys.iter().any(|key| starts(key.name)) || later::placeholders(T::PATH).any(|later| starts(later.key))
+}
+
+fn is_section_or_parent(path: &str) -> bool {
+    keys::section_paths()
+        .any(|section| section.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+fn is_section_like(value: &Value<'_>) -> bool {
+    match value.get_ref() {
+        DeValue::Table(_) => true,
+        DeValue::Array(values) => values.iter().any(|value| value.get_ref().is_table()),
+        _ => false,
+    }
+}
+
+fn unknown_section(name: &str, value: &Value<'_>) -> String {
+    if is_section_like(value) {
+        format!("unknown section {}{}", quote(name), suggest::for_section(name))
+    } else {
+        format!("unknown key {} outside of any section{}", quote(name), suggest::for_key("", name))
+    }
+}

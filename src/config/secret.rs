@@ -1,0 +1,187 @@
+//! Secrets: written in the file, in a file of their own, or in the environment.
+//!
+//! No message of this module repeats a secret, nor any part of one.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::model::Secret;
+use super::reader::Reader;
+use super::setting::{At, Rules, Secrets, Setting, Value, found_type, quote};
+
+/// A secret's file larger than this is some other file.
+const LARGEST_FILE: u64 = 64 * 1024;
+
+impl Setting for Secret {
+    fn form(_: Rules) -> String {
+        "secret".to_owned()
+    }
+    fn blank() -> Self {
+        Secret::default()
+    }
+    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.clone().into_owned(),
+            DeValue::Table(table) => from_table(value, table, at, reader)?,
+            other => {
+                reader.error(
+                    value,
+                    format!(
+                        "{} must be a string, {{ file = \"...\" }} or {{ env = \"...\" }} ({})",
+                        at.key,
+                        found_type(other)
+                    ),
+                );
+                return None;
+            }
+        };
+        if text.is_empty() {
+            reader.error(value, format!("{} must not be empty", at.key));
+            return None;
+        }
+        if text.contains('\0') {
+            reader.error(value, format!("{} must not hold a zero byte", at.key));
+            return None;
+        }
+        Some(Secret(text))
+    }
+    /// An empty secret stands for an absent one.
+    fn literal(&self, _: Rules, secrets: Secrets) -> Option<String> {
+        match secrets {
+            _ if self.0.is_empty() => None,
+            Secrets::Masked => Some(quote("***")),
+            Secrets::Plain => Some(quote(&self.0)),
+        }
+    }
+}
+
+impl Setting for Option<Secret> {
+    fn form(rules: Rules) -> String {
+        Secret::form(rules)
+    }
+    fn blank() -> Self {
+        None
+    }
+    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
+        Secret::parse(value, at, reader).map(Some)
+    }
+    fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
+        self.as_ref()?.literal(rules, secrets)
+    }
+}
+
+/// `users = { name = secret, ... }`
+impl Setting for BTreeMap<String, Secret> {
+    fn form(_: Rules) -> String {
+        "table of name = secret".to_owned()
+    }
+    fn blank() -> Self {
+        BTreeMap::new()
+    }
+    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let found = found_type(value.get_ref());
+            reader.error(value, format!("{} must be a table of names and secrets ({found})", at.key));
+            return None;
+        };
+        let mut users = BTreeMap::new();
+        for (name, value) in table.iter() {
+            let name = name.get_ref().as_ref();
+            let at = At { key: format!("{}.{name}", at.key), ..at.clone() };
+            if let Some(secret) = Secret::parse(value, &at, reader) {
+                users.insert(name.to_owned(), secret);
+            }
+        }
+        Some(users)
+    }
+    fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
+        let users = self
+            .iter()
+            .filter_map(|(name, secret)| Some(format!("{} = {}", quote(name), secret.literal(rules, secrets)?)));
+        let users = users.collect::<Vec<_>>().join(", ");
+        Some(if users.is_empty() { "{}".to_owned() } else { format!("{{ {users} }}") })
+    }
+}
+
+fn from_table(value: &Value<'_>, table: &DeTable<'_>, at: &At, reader: &mut Reader<'_>) -> Option<String> {
+    let mut entries = table.iter();
+    let (Some((source, name)), None) = (entries.next(), entries.next()) else {
+        reader.error(value, format!("{} must be either {{ file = \"...\" }} or {{ env = \"...\" }}", at.key));
+        return None;
+    };
+    let source_name = source.get_ref().as_ref();
+    if !matches!(source_name, "file" | "env") {
+        reader.error_at(
+            source.span().start,
+            format!("unknown key {} in {}; a secret comes from \"file\" or \"env\"", quote(source_name), at.key),
+        );
+        return None;
+    }
+    let DeValue::String(text) = name.get_ref() else {
+        reader.error(name, format!("{}.{source_name} must be a string", at.key));
+        return None;
+    };
+    let read = if source_name == "env" { from_env(text) } else { from_file(text, name, at, reader) };
+    match read {
+        Ok(secret) => Some(secret),
+        Err(why) => {
+            reader.error(name, format!("{}: {why}", at.key));
+            None
+        }
+    }
+}
+
+fn from_env(name: &str) -> Result<String, String> {
+    // `std::env::var` refuses these names with a panic on some systems.
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(format!("{} cannot be the name of an environment variable", quote(name)));
+    }
+    match std::env::var(name) {
+        Ok(secret) => Ok(secret),
+        Err(std::env::VarError::NotPresent) => Err(format!("the environment variable {name} is not set")),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("the environment variable {name} is not UTF-8")),
+    }
+}
+
+fn from_file(name: &str, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Result<String, String> {
+    let path = reader.base_dir().join(name);
+    let shown = path.display();
+    let failed = |error: std::io::Error| format!("cannot read {shown}: {error}");
+    let metadata = std::fs::metadata(&path).map_err(failed)?;
+    // Reading from a pipe would wait for a writer that may never come.
+    if !metadata.is_file() {
+        return Err(format!("{shown} is not a file"));
+    }
+    if is_readable_by_others(&metadata) {
+        reader.warning(
+            value,
+            format!("{}: {shown} can be read by other users of this machine; run chmod 600 {shown}", at.key),
+        );
+    }
+    let text = read_limited(&path).map_err(failed)?;
+    if text.len() as u64 > LARGEST_FILE {
+        return Err(format!("{shown} is too large for a secret (over 64 KiB)"));
+    }
+    let text = String::from_utf8(text).map_err(|_| format!("{shown} is not UTF-8"))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn is_readable_by_others(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o044 != 0
+}
+
+#[cfg(not(unix))]
+fn is_readable_by_others(_: &std::fs::Metadata) -> bool {
+    false
+}

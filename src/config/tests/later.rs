@@ -1,0 +1,89 @@
+//! What later versions will do: refused where ignoring it would be unsafe, warned of where it would be a surprise.
+
+use super::*;
+use crate::config::later::rows_of_existing_keys;
+
+#[test]
+fn what_would_be_unsafe_to_ignore_is_refused() {
+    let unavailable = |lines: &str, position: &str, key: &str| {
+        let found = errors(&format!("{BASE}{lines}"));
+        let start = format!("f.toml:{position}: {key}");
+        assert!(found.len() == 1 && found[0].starts_with(&start), "{lines}: {found:#?}");
+        assert!(found[0].contains("not available in this version; "), "{lines}: {found:#?}");
+    };
+    unavailable("[postgres]\nauth = \"cert\"\n", "8:8", "postgres.auth = \"cert\"");
+    unavailable("[postgres]\nauth = \"hba\"\n", "8:8", "postgres.auth = \"hba\"");
+    unavailable("[postgres]\nhba_file = \"/etc/hba\"\n", "8:12", "postgres.hba_file");
+    unavailable("[postgres]\nauth_query = \"SELECT 1\"\n", "8:14", "postgres.auth_query");
+    unavailable("[postgres]\ntls.mode = \"require\"\n", "8:12", "postgres.tls.mode");
+    unavailable("[postgres.tls]\nmode = \"prefer\"\n", "8:8", "postgres.tls.mode");
+    unavailable("[postgres]\ntls = { cert = \"c.pem\" }\n", "8:16", "postgres.tls.cert");
+    unavailable("[postgres]\ntls.min_version = \"1.3\"\n", "8:19", "postgres.tls.min_version");
+    unavailable(
+        "[[postgres.cluster]]\nname = \"b\"\nnodes = [\"db\"]\ntls.mode = \"verify-full\"\n",
+        "10:12",
+        "postgres.cluster.tls.mode",
+    );
+    unavailable("[postgres.failover]\nmode = \"promote\"\n", "8:8", "postgres.failover.mode = \"promote\"");
+    unavailable("[security]\nproxy_protocol = \"on\"\n", "8:18", "security.proxy_protocol");
+    unavailable("[security]\nallow = [\"10.0.0.0/8\"]\n", "8:9", "security.allow");
+    unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
+    unavailable(
+        "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\ntls = { mode = \"require\" }\n",
+        "11:16",
+        "redis.service.tls.mode",
+    );
+}
+
+#[test]
+fn values_that_ask_for_nothing_are_accepted() {
+    let quiet = warnings(
+        "[postgres]\ntls.mode = \"disable\"\n[postgres.failover]\nmode = \"off\"\ndurability = \"strict\"\n\
+         [security]\nallow = []\nproxy_protocol = \"off\"\nban_after = 8\n[coordination]\netcd = []\n[notify]\nwebhook = []\n",
+    );
+    assert_eq!(quiet, Vec::<String>::new());
+}
+
+#[test]
+fn their_values_are_checked_all_the_same() {
+    refused(
+        "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nhba_file = 5\n",
+        &[
+            "2:12: postgres.tls.mode must be \"disable\", \"off\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\" (found \"requre\"); did you mean \"require\"?",
+            "3:5: unknown key \"tls.crt\" in [postgres]; did you mean \"tls.cert\"?",
+            "4:12: postgres.hba_file must be a string (found 5)",
+        ],
+    );
+    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
+}
+
+#[test]
+fn what_will_not_happen_is_warned_of() {
+    assert_eq!(
+        warnings(
+            "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n\
+             [postgres.failover]\ncommit_resolution = \"on\"\nevent_command = [\"/bin/true\"]\n[security]\nban_after = 3\n\
+             [postgres]\nauth_user = \"auth\"\n"
+        ),
+        [
+            "1:1: redis.service \"r\": a redis.service is checked but not served in this version",
+            "6:11: notify.webhook: webhooks are not called in this version",
+            "8:21: postgres.failover.commit_resolution: unknown COMMITs are not resolved in this version",
+            "9:17: postgres.failover.event_command: hooks are not called in this version",
+            "11:13: security.ban_after: failed logins are not banned in this version",
+            "13:13: postgres.auth_user has no effect without auth_query, which is not available in this version",
+        ]
+    );
+}
+
+#[test]
+fn the_table_speaks_of_keys_that_exist() {
+    for key in reference().iter().filter(|key| key.is_placeholder) {
+        let is_field = reference().iter().any(|other| !other.is_placeholder && other.path() == key.path());
+        assert!(!is_field, "{} has a field; take it out of the placeholders", key.path());
+    }
+    for (section, key) in rows_of_existing_keys() {
+        let exists = reference().iter().any(|info| !info.is_placeholder && info.section == section && info.name == key);
+        assert!(exists, "{section}.{key} is not a key");
+    }
+}

@@ -1,0 +1,19 @@
+//! Forebay: one endpoint for PostgreSQL and Redis.
+//!
+//! The rooms, from the top: `cli`; `admin` and `ops`; `pg`; `topology`; `worker` and `pool`; `net`; and the leaves
+//! `config`, `wire` and `sql`, which know no socket and no clock. Imports point down only.
+
+// The pages of this crate are read by those who change it: they may link to what is private.
+#![allow(rustdoc::private_intra_doc_links)]
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod net;
+pub mod ops;
+pub mod pg;
+pub mod pool;
+pub mod sql;
+pub mod topology;
+pub mod wire;
+pub mod worker;

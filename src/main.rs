@@ -1,0 +1,5 @@
+//! Forebay's program.
+
+fn main() -> std::process::ExitCode {
+    forebay::cli::main()
+}

@@ -1,0 +1,159 @@
+//! One connected socket, TCP or Unix, with the few non-blocking verbs that the relays need.
+//!
+//! Reads go through `AsyncRead::poll_read` and never through `readable` + `try_read`: only the former clears tokio's
+//! readiness after a short read, which saves the `recv` that would answer EAGAIN on every message.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket registered with this thread's runtime.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP, `TCP_NODELAY` set.
+    Tcp(TcpStream),
+    /// Unix domain.
+    Unix(UnixStream),
+}
+
+/// One end of a connection; a Unix socket's has no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Endpoint(Option<std::net::SocketAddr>);
+
+impl Endpoint {
+    /// Address and port as the console shows them; a Unix socket is `unix` and 0.
+    pub fn named(self) -> (String, u16) {
+        self.0.map_or_else(|| ("unix".to_owned(), 0), |a| (a.ip().to_canonical().to_string(), a.port()))
+    }
+
+    /// The address without the port.
+    pub fn ip(self) -> Option<std::net::IpAddr> {
+        self.0.map(|a| a.ip().to_canonical())
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(addr) => write!(f, "{}:{}", addr.ip().to_canonical(), addr.port()),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+/// A connected socket that belongs to no runtime, on its way to another thread.
+#[derive(Debug)]
+pub enum Detached {
+    /// TCP
+    Tcp(std::net::TcpStream),
+    /// Unix domain
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Stream {
+    /// Reads into `buf`; 0 bytes is the end of the stream. Cancel-safe.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        let done = match self {
+            Stream::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
+            Stream::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
+        };
+        done.map_ok(|()| buf.filled().len())
+    }
+
+    /// Writes what the socket takes now; `Ok(0)` means that it takes nothing (for a non-empty `buf`).
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        let done = match self {
+            Stream::Tcp(s) => s.try_write(buf),
+            Stream::Unix(s) => s.try_write(buf),
+        };
+        blocked_is_zero(done)
+    }
+
+    /// As [`Stream::try_write`] for several slices in one system call.
+    pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let done = match self {
+            Stream::Tcp(s) => s.try_write_vectored(bufs),
+            Stream::Unix(s) => s.try_write_vectored(bufs),
+        };
+        blocked_is_zero(done)
+    }
+
+    /// Ready when a write may make progress.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(s) => s.poll_write_ready(cx),
+            Stream::Unix(s) => s.poll_write_ready(cx),
+        }
+    }
+
+    /// Ready when a read may make progress: data, end of stream or an error. Costs no system call.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(s) => s.poll_read_ready(cx),
+            Stream::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads some bytes. Cancel-safe.
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Writes all of `buf`. Not cancel-safe: a prefix may have been sent.
+    pub async fn write_all(&self, mut buf: &[u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            let n = self.try_write(buf)?;
+            if n == 0 {
+                poll_fn(|cx| self.poll_write_ready(cx)).await?;
+            }
+            buf = buf.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Takes the socket off this runtime.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Stream::Tcp(s) => Detached::Tcp(s.into_std()?),
+            Stream::Unix(s) => Detached::Unix(s.into_std()?),
+        })
+    }
+
+    /// The other side.
+    pub fn peer(&self) -> Endpoint {
+        match self {
+            Stream::Tcp(s) => Endpoint(s.peer_addr().ok()),
+            Stream::Unix(_) => Endpoint(None),
+        }
+    }
+
+    /// Our side.
+    pub fn local(&self) -> Endpoint {
+        match self {
+            Stream::Tcp(s) => Endpoint(s.local_addr().ok()),
+            Stream::Unix(_) => Endpoint(None),
+        }
+    }
+}
+
+impl Detached {
+    /// Registers the socket with the runtime of the calling thread.
+    pub fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Detached::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
+            Detached::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
+        })
+    }
+}
+
+fn blocked_is_zero(done: io::Result<usize>) -> io::Result<usize> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
+    }
+}

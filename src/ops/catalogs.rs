@@ -1,0 +1,112 @@
+//! Keeps what the databases' catalogs say of functions and relations up to date for the classifier.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Instance;
+use crate::config::model::Config;
+use crate::sql::Catalog;
+use crate::topology::catalog;
+
+/// Between two looks at whether a catalog has changed. A statement that became a write in between is refused by the
+/// replica itself and runs on the primary.
+const EVERY: Duration = Duration::from_secs(5);
+/// Between two attempts to reach a database.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Reads the catalog of every database that is asked for, until the instance ends.
+pub(super) async fn keep(instance: Arc<Instance>, mut wanted: mpsc::UnboundedReceiver<(usize, String)>) {
+    let mut known = HashSet::new();
+    while let Some((cluster, database)) = wanted.recv().await {
+        if known.insert((cluster, database.clone())) {
+            tokio::task::spawn_local(watch(Arc::clone(&instance), cluster, database));
+        }
+    }
+}
+
+async fn watch(instance: Arc<Instance>, cluster: usize, database: String) {
+    let mut last = String::new();
+    loop {
+        match follow(&instance, cluster, &database).await {
+            Ok(()) => return,
+            Err(e) => {
+                let why = e.to_string();
+                if last != why {
+                    last.clone_from(&why);
+                    tracing::warn!(
+                        database,
+                        error = why,
+                        "the catalog cannot be read: statements that call functions go to the primary"
+                    );
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Reads and re-reads over one connection. `Ok` when the cluster is not configured any more.
+async fn follow(instance: &Instance, cluster: usize, database: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let config = instance.config.load_full();
+    let Some(conf) = config.postgres.clusters.get(cluster) else { return Ok(()) };
+    let snapshot = instance.monitor.snapshot();
+    let view = snapshot.clusters.get(cluster).ok_or("the cluster is not watched yet")?;
+    let node = view
+        .primary
+        .and_then(|p| view.nodes.get(p))
+        .or_else(|| view.nodes.iter().find(|n| n.fit_for_reads))
+        .ok_or("no node can be asked")?;
+    let mut pg = tokio_postgres::Config::new();
+    pg.host(&node.host)
+        .port(node.port)
+        .user(&conf.monitor_user)
+        .password(&conf.monitor_password.0)
+        .dbname(database)
+        .application_name("forebay")
+        .connect_timeout(Duration::from_secs(5));
+    let (client, connection) = pg.connect(tokio_postgres::NoTls).await?;
+    let driver = tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    let done = reread(instance, cluster, database, &client).await;
+    driver.abort();
+    done
+}
+
+async fn reread(
+    instance: &Instance,
+    cluster: usize,
+    database: &str,
+    client: &tokio_postgres::Client,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut last = None;
+    loop {
+        let config = instance.config.load_full();
+        let lists = lists(&config, database);
+        let fingerprint = (catalog::fingerprint(client).await?, lists.clone());
+        if last.as_ref() != Some(&fingerprint) {
+            let catalog = catalog::load(client, &lists.0, &lists.1).await?;
+            publish(instance, cluster, database, catalog);
+            tracing::debug!(database, "catalog read");
+            last = Some(fingerprint);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The functions that the configuration names, for this database.
+fn lists(config: &Config, database: &str) -> (Vec<String>, Vec<String>) {
+    let routing = config.postgres.routing_for(database, "");
+    (routing.read_functions, routing.write_functions)
+}
+
+fn publish(instance: &Instance, cluster: usize, database: &str, catalog: Catalog) {
+    instance.shared.catalogs.insert((cluster, database.to_owned()), Arc::new(catalog));
+    for worker in instance.workers() {
+        let database = database.to_owned();
+        worker.post(move |core| core.set_catalog(cluster, &database));
+    }
+}

@@ -1,0 +1,248 @@
+//! The running instance: what the console, the signals and HTTP steer, on the control thread.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::log::LogLevel;
+use crate::config::{self, Change, model::Config};
+use crate::pg::orders::Orders;
+use crate::pg::registry::Order;
+use crate::pg::report::History;
+use crate::pg::{Core, Shared};
+use crate::topology::{EventLog, MonitorHandle};
+use crate::worker::Remote;
+use crate::worker::clock::now_ns;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not at all.
+    Run,
+    /// When the last client has left, `shutdown_grace` at the latest.
+    WaitForClients,
+    /// When running transactions have ended, `shutdown_grace` at the latest.
+    WaitForServers,
+    /// Now.
+    Now,
+}
+
+/// See the module. Cheap to clone behind its `Arc`; every method may be called from the control thread only.
+#[derive(Debug)]
+pub struct Instance {
+    /// Configuration in force.
+    pub config: ArcSwap<Config>,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What the data threads share.
+    pub shared: Arc<Shared>,
+    /// The nodes.
+    pub monitor: MonitorHandle,
+    /// What happened.
+    pub events: EventLog,
+    /// When the process started.
+    pub started: SystemTime,
+    /// Earlier counters of the pools, for averages.
+    pub history: Mutex<History>,
+    orders: Mutex<Orders>,
+    level: LogLevel,
+    stop: watch::Sender<Stop>,
+    /// Of the last reload: `None` before the first.
+    pub last_reload: Mutex<Option<Result<(), String>>>,
+}
+
+impl Instance {
+    /// An instance that has just been started.
+    pub fn new(
+        config: Arc<Config>,
+        path: PathBuf,
+        shared: Arc<Shared>,
+        monitor: MonitorHandle,
+        events: EventLog,
+        level: LogLevel,
+    ) -> Arc<Self> {
+        Arc::new(Instance {
+            config: ArcSwap::new(config),
+            path,
+            shared,
+            monitor,
+            events,
+            started: SystemTime::now(),
+            history: Mutex::new(History::new(now_ns())),
+            orders: Mutex::default(),
+            level,
+            stop: watch::Sender::new(Stop::Run),
+            last_reload: Mutex::default(),
+        })
+    }
+
+    /// The data threads.
+    pub fn workers(&self) -> &[Remote<Core>] {
+        self.shared.workers()
+    }
+
+    /// Asks every data thread, and returns the answers in order.
+    pub async fn ask_all<T: Send + 'static>(&self, job: impl Fn(&Rc<Core>) -> T + Clone + Send + 'static) -> Vec<T> {
+        let mut answers = Vec::new();
+        for worker in self.workers() {
+            let job = job.clone();
+            if let Some(answer) = worker.ask(move |core| job(core)).await {
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
+    /// Reads the configuration file again and applies it, all or nothing. `by` names who asked.
+    ///
+    /// # Errors
+    /// What is wrong with the file; the old configuration stays in force.
+    pub fn reload(&self, by: &str) -> Result<Vec<Change>, String> {
+        let result = config::load(&self.path).map_err(|errors| errors.to_string());
+        let done = match result {
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    tracing::warn!("{warning}");
+                }
+                Ok(self.apply(loaded.config, by))
+            }
+            Err(errors) => {
+                tracing::error!(by, "the configuration was not reloaded, the old one stays in force: {errors}");
+                self.events.record("", 0, "reload_failed", "", &errors);
+                Err(errors)
+            }
+        };
+        let summary = done.as_ref().map(|_| ()).map_err(Clone::clone);
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(summary);
+        done
+    }
+
+    /// Puts a valid configuration into force. Returns what changed.
+    pub fn apply(&self, new: Config, by: &str) -> Vec<Change> {
+        let old = self.config.load_full();
+        let changes = config::diff(&old, &new);
+        let new = Arc::new(new);
+        self.config.store(Arc::clone(&new));
+        if let Err(e) = self.level.set(&new.general.log_level) {
+            tracing::warn!(error = %e, "log.level was not changed");
+        }
+        self.monitor.reconfigure(&new.postgres);
+        for worker in self.workers() {
+            let new = Arc::clone(&new);
+            worker.post(move |core| core.set_config(new));
+        }
+        for change in &changes {
+            tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
+                needs_restart = change.needs_restart, "configuration changed");
+        }
+        let detail = match changes.len() {
+            0 => "nothing changed".to_owned(),
+            n => format!("{n} changed by {by}"),
+        };
+        self.events.record("", 0, "reloaded", "", &detail);
+        changes
+    }
+
+    /// Holds or releases the requests of a database (by the clients' name), or of all; released are also those that
+    /// were held one by one.
+    pub fn set_paused(&self, database: Option<&str>, paused: bool) {
+        self.order(|orders| match (database, paused) {
+            (None, true) => orders.all_paused = true,
+            (None, false) => {
+                orders.all_paused = false;
+                orders.suspended = false;
+                orders.paused.clear();
+            }
+            (Some(name), true) => drop(orders.paused.insert(name.to_owned())),
+            (Some(name), false) => drop(orders.paused.remove(name)),
+        });
+    }
+
+    /// Changes what is ordered about databases, and has every data thread follow.
+    pub fn order(&self, change: impl FnOnce(&mut Orders)) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut orders);
+        // Posted under the lock: the threads see the orders in the order in which they were given.
+        for worker in self.workers() {
+            let orders = orders.clone();
+            worker.post(move |core| core.set_orders(Rc::new(orders)));
+        }
+    }
+
+    /// What is ordered about databases.
+    pub fn orders(&self) -> Orders {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the process to end. A stronger wish replaces a weaker one.
+    pub fn stop(&self, how: Stop) {
+        self.stop.send_if_modified(|now| {
+            let is_stronger = how > *now;
+            if is_stronger {
+                *now = how;
+            }
+            is_stronger
+        });
+    }
+
+    /// How the process is ending.
+    pub fn stopping(&self) -> Stop {
+        *self.stop.borrow()
+    }
+
+    /// Waits for the wish to end.
+    pub async fn stop_wished(&self) -> Stop {
+        let mut wishes = self.stop.subscribe();
+        match wishes.wait_for(|s| *s != Stop::Run).await {
+            Ok(stop) => *stop,
+            Err(_) => Stop::Now,
+        }
+    }
+
+    /// Drains as `stop` says, `grace` at the longest. A stronger wish on the way is obeyed.
+    pub async fn drain(&self, grace: Duration) {
+        let deadline = tokio::time::Instant::now() + grace;
+        for worker in self.workers() {
+            worker.post(|core| core.is_closing.set(true));
+        }
+        let mut told = Stop::Run;
+        loop {
+            let stop = self.stopping();
+            if stop != told {
+                told = stop;
+                for worker in self.workers() {
+                    worker.post(move |core| core.tell_all(order_of(stop)));
+                }
+            }
+            let left = self.shared.clients.load(Ordering::Relaxed);
+            if stop == Stop::Now || left == 0 || tokio::time::Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for worker in self.workers() {
+            worker.post(|core| core.tell_all(Some(Order::End(GOODBYE))));
+        }
+        // Their last words need a moment; nobody is waited for longer.
+        let until = tokio::time::Instant::now() + Duration::from_millis(500);
+        while self.shared.clients.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Told to clients that are closed because the process ends.
+const GOODBYE: &str = "terminating connection due to administrator command";
+
+fn order_of(stop: Stop) -> Option<Order> {
+    match stop {
+        Stop::Run | Stop::WaitForClients => None,
+        Stop::WaitForServers => Some(Order::EndWhenIdle(GOODBYE)),
+        Stop::Now => Some(Order::End(GOODBYE)),
+    }
+}

@@ -1,0 +1,193 @@
+//! Starts everything, runs until told to stop, and ends in order.
+
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::catalogs;
+use super::instance::{Instance, Stop};
+use super::log::LogLevel;
+use crate::config::model::Config;
+use crate::net;
+use crate::pg::login::Newcomer;
+use crate::pg::{Control, Core, Shared, accept};
+use crate::topology::{EventLog, Monitor, MonitorHandle};
+use crate::worker;
+
+/// Events that `SHOW EVENTS` remembers.
+const EVENTS: usize = 10_000;
+
+/// What the data threads ask of the control thread.
+struct Asks {
+    monitor: MonitorHandle,
+    catalogs: mpsc::UnboundedSender<(usize, String)>,
+    console: mpsc::UnboundedSender<Newcomer>,
+}
+
+impl Control for Asks {
+    fn suspect(&self, cluster: usize, node: usize, why: &str) {
+        self.monitor.suspect(cluster, node, why);
+    }
+    fn want_catalog(&self, cluster: usize, database: &str) {
+        let _ = self.catalogs.send((cluster, database.to_owned()));
+    }
+    fn console(&self, newcomer: Newcomer) {
+        let _ = self.console.send(newcomer);
+    }
+}
+
+/// Serves until stopped. Runs on the calling thread, which becomes the control thread. `console` takes each client of
+/// the admin console.
+///
+/// # Errors
+/// A listener or a thread could not be had. Once it serves, it only ends when it is told to.
+pub fn serve<C, H>(config: Config, path: &Path, level: LogLevel, console: C, http: H) -> io::Result<()>
+where
+    C: Fn(Arc<Instance>, Newcomer) + 'static,
+    H: FnOnce(Arc<Instance>) -> io::Result<()>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
+        // First, so that a taken port is reported before anything else is touched.
+        let mut listeners = Vec::new();
+        for listen in &config.postgres.listen {
+            let bound = net::bind(&listen.addr, config.general.threads)?;
+            listeners.push((listen.route, bound));
+        }
+        let mut signals = Signals::new()?;
+        let events = EventLog::new(EVENTS);
+        let publish_to: Rc<std::cell::OnceCell<Arc<Shared>>> = Rc::default();
+        let publish = {
+            let publish_to = Rc::clone(&publish_to);
+            move |snapshot: Arc<crate::topology::Snapshot>| {
+                for worker in publish_to.get().map(|s| s.workers()).unwrap_or_default() {
+                    let snapshot = Arc::clone(&snapshot);
+                    worker.post(move |core| core.set_topology(snapshot));
+                }
+            }
+        };
+        let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, events.clone());
+        let (catalogs, wanted) = mpsc::unbounded_channel();
+        let (newcomers, mut arrivals) = mpsc::unbounded_channel();
+        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers };
+        let shared = Arc::new(Shared::new(Box::new(asks)).map_err(|e| io::Error::other(e.to_string()))?);
+        let config = Arc::new(config);
+        start_workers(&config, &shared, &monitor)?;
+        let _ = publish_to.set(Arc::clone(&shared));
+        // What was published before the threads ran.
+        for worker in shared.workers() {
+            let snapshot = monitor.snapshot();
+            worker.post(move |core| core.set_topology(snapshot));
+        }
+        let instance =
+            Instance::new(Arc::clone(&config), path.to_owned(), Arc::clone(&shared), monitor, events.clone(), level);
+        tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
+        http(Arc::clone(&instance))?;
+        for (route, bound) in listeners {
+            for (listener, worker) in bound.into_iter().zip(shared.workers()) {
+                worker.post(move |core| {
+                    if let Err(e) = accept::listen(core, listener, route) {
+                        tracing::error!(error = %e, "a listener cannot be used");
+                    }
+                });
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let addresses: Vec<String> = config.postgres.listen.iter().map(|l| l.addr.to_string()).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = addresses.join(", "),
+            threads = config.general.threads,
+            pid = std::process::id(),
+            "serving"
+        );
+        events.record("", 0, "started", "", &format!("version {}", env!("CARGO_PKG_VERSION")));
+        let at_work = Arc::clone(&instance);
+        let console_for = Arc::clone(&instance);
+        tokio::task::spawn_local(async move {
+            while let Some(newcomer) = arrivals.recv().await {
+                console(Arc::clone(&console_for), newcomer);
+            }
+        });
+        tokio::task::spawn_local(async move { signals.obey(&at_work).await });
+        let stop = instance.stop_wished().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let grace = instance.config.load().general.shutdown_grace;
+        tracing::info!(?stop, ?grace, "stopping");
+        instance.drain(grace).await;
+        for listen in &config.postgres.listen {
+            if let crate::config::model::ListenAddr::Unix(path) = &listen.addr {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn start_workers(config: &Arc<Config>, shared: &Arc<Shared>, monitor: &MonitorHandle) -> io::Result<()> {
+    let mut workers = Vec::new();
+    for id in 0..config.general.threads {
+        let (config, shared, snapshot) = (Arc::clone(config), Arc::clone(shared), monitor.snapshot());
+        let (worker, _thread) = worker::spawn(
+            format!("data-{id}"),
+            move |wheel| Core::new(id, shared, wheel, config, snapshot),
+            |core: &Rc<Core>, now| core.tick(now),
+        )?;
+        workers.push(worker);
+    }
+    let _ = shared.workers.set(workers);
+    Ok(())
+}
+
+/// The signals of the contract.
+struct Signals {
+    hup: tokio::signal::unix::Signal,
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    usr1: tokio::signal::unix::Signal,
+    usr2: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn obey(&mut self, instance: &Instance) {
+        loop {
+            tokio::select! {
+                _ = self.hup.recv() => {
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready)]);
+                    let _ = instance.reload("SIGHUP");
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                }
+                _ = self.term.recv() => instance.stop(Stop::WaitForClients),
+                _ = self.int.recv() => instance.stop(Stop::WaitForServers),
+                _ = self.quit.recv() => instance.stop(Stop::Now),
+                _ = self.usr1.recv() => {
+                    instance.events.record("", 0, "paused", "", "by SIGUSR1");
+                    instance.set_paused(None, true);
+                }
+                _ = self.usr2.recv() => {
+                    instance.events.record("", 0, "resumed", "", "by SIGUSR2");
+                    instance.set_paused(None, false);
+                }
+            }
+        }
+    }
+}

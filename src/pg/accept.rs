@@ -1,0 +1,269 @@
+//! From a new connection to a session at its home: startup packet, login, the way to the right thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::core::Core;
+use super::errors::Trouble;
+use super::login::{self, LoginError, Newcomer, Talk};
+use super::pool::PoolKey;
+use super::registry::{Client, ClientState};
+use super::session::{Flags, Rare, Session};
+use super::settings::Settings;
+use super::welcome;
+use crate::config::model::{ListenRoute, PoolMode};
+use crate::net::{Accepted, Detached, Listener, Stream};
+use crate::wire::pg::build;
+use crate::wire::pg::sqlstate::write_error;
+use crate::wire::pg::startup::{self, Startup};
+use crate::worker::clock::now_ns;
+
+/// Accepts from one listener until the process ends.
+pub fn listen(core: &Rc<Core>, listener: Listener, route: ListenRoute) -> std::io::Result<()> {
+    let listener = listener.attach()?;
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move { accept_all(&core, &listener, route).await });
+    Ok(())
+}
+
+async fn accept_all(core: &Rc<Core>, listener: &Accepted, route: ListenRoute) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let core = Rc::clone(core);
+                tokio::task::spawn_local(async move { greet(core, stream, route).await });
+            }
+            Err(e) => {
+                // Out of file descriptors, usually: the connections that wait in the backlog are not lost.
+                tracing::warn!(error = %e, "cannot accept a connection");
+                core.wheel.sleep(Duration::from_millis(100)).await;
+            }
+        }
+        if core.is_closing.get() {
+            return;
+        }
+    }
+}
+
+/// One new connection, up to the moment when its session runs.
+async fn greet(core: Rc<Core>, stream: Stream, route: ListenRoute) {
+    core.shared.clients.fetch_add(1, Ordering::Relaxed);
+    let peer = stream.peer();
+    let limit = core.config.borrow().postgres.pool.client_login_timeout;
+    let wheel = Rc::clone(&core.wheel);
+    let greeted = wheel.timeout(limit, Box::pin(meet(&core, stream, route))).await;
+    match greeted {
+        // Counted until the session's end from here on.
+        Ok(Ok(Met::AtHome)) => return,
+        Ok(Ok(Met::Done)) => {}
+        Ok(Err(error)) => error.log(peer),
+        Err(_) => tracing::info!(%peer, "a client did not log in within client_login_timeout"),
+    }
+    core.shared.clients.fetch_sub(1, Ordering::Relaxed);
+}
+
+enum Met {
+    /// The connection has become a session.
+    AtHome,
+    /// The connection was for something else and is over.
+    Done,
+}
+
+async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Met, LoginError> {
+    let mut talk = Talk::new(stream);
+    let startup = loop {
+        match talk.startup().await? {
+            Startup::Ssl | Startup::GssEnc => talk.write(b"N").await?,
+            Startup::Cancel(cancel) => {
+                relay_cancel(core, &cancel);
+                return Ok(Met::Done);
+            }
+            Startup::Session(session) => break session,
+        }
+    };
+    let config = Arc::clone(&core.config.borrow());
+    if startup.database == config.admin.database || startup.database == "pgbouncer" {
+        core.shared.control.console(Newcomer::new(talk, startup)?);
+        return Ok(Met::Done);
+    }
+    let max = config.postgres.max_clients;
+    if core.is_closing.get() {
+        return Err(talk.refuse(Trouble::Ended("the proxy is shutting down")).await);
+    }
+    if core.shared.clients.load(Ordering::Relaxed) > max {
+        return Err(talk.refuse(Trouble::TooManyClients(max)).await);
+    }
+    let wanted = login::settings(&startup).map_err(Box::new);
+    login::authenticate(core, &config, &mut talk, &startup).await?;
+    let key = PoolKey { database: startup.database.as_str().into(), user: startup.user.as_str().into() };
+    let Some((_, pool_config, _)) = core.pool_config(&key) else {
+        return Err(talk.refuse(Trouble::NoDatabase(startup.database.clone())).await);
+    };
+    let settings = match wanted {
+        Ok(settings) => settings,
+        Err(trouble) => return Err(talk.refuse(*trouble).await),
+    };
+    let shared = core.shared.pool(&key, &pool_config);
+    let home = shared.emptiest_home();
+    shared.count_client(home, true);
+    let guest = Guest { key, settings, route, home, startup, buffered: talk.take_buffered() };
+    if home == core.id {
+        settle(core, talk.into_stream(), guest);
+    } else {
+        let stream = talk.into_stream().detach().map_err(LoginError::Socket)?;
+        let Some(worker) = core.shared.workers().get(home) else { return Ok(Met::Done) };
+        worker.post(move |core| arrive(core, stream, guest));
+    }
+    Ok(Met::AtHome)
+}
+
+/// A logged-in client on its way to its home.
+struct Guest {
+    key: PoolKey,
+    settings: Arc<Settings>,
+    route: ListenRoute,
+    home: usize,
+    startup: startup::Session,
+    buffered: Vec<u8>,
+}
+
+fn arrive(core: &Rc<Core>, stream: Detached, guest: Guest) {
+    match stream.attach() {
+        Ok(stream) => settle(core, stream, guest),
+        Err(e) => {
+            tracing::warn!(error = %e, "a client was lost between two threads");
+            core.shared.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The session begins: the client is told what it needs to know, then served.
+fn settle(core: &Rc<Core>, stream: Stream, guest: Guest) {
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        if let Some(session) = move_in(core, stream, guest).await {
+            // A task of its own: what lives as long as the client holds nothing of the login.
+            tokio::task::spawn_local(session.run());
+        }
+    });
+}
+
+async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Session>> {
+    let Guest { key, settings, route, home, startup, buffered } = guest;
+    let mut talk = Talk::with_buffered(stream, buffered);
+    let leave = |core: &Core| {
+        core.shared.clients.fetch_sub(1, Ordering::Relaxed);
+    };
+    let Some(pool) = core.pool(&key) else {
+        leave(&core);
+        let _ = talk.refuse(Trouble::NoDatabase(startup.database)).await;
+        return None;
+    };
+    if pool.is_disabled.get() {
+        leave(&core);
+        pool.shared.count_client(home, false);
+        let _ = talk.refuse(Trouble::Disabled(startup.database)).await;
+        return None;
+    }
+    let welcome = match welcome::welcome(&core, &pool, &settings).await {
+        Ok(welcome) => welcome,
+        Err(trouble) => {
+            leave(&core);
+            pool.shared.count_client(home, false);
+            talk.refuse(trouble).await.log(talk.peer());
+            return None;
+        }
+    };
+    let id = core.shared.next_id();
+    let Some(cancel_key) = core.shared.new_cancel_key(core.id, id, startup.spoken_minor()) else {
+        leave(&core);
+        return None;
+    };
+    let settings = pool.shared.intern(settings);
+    let now = now_ns();
+    let me = Rc::new(Client {
+        id,
+        database: Arc::clone(&pool.shared.key.database),
+        user: Arc::clone(&pool.shared.key.user),
+        peer: talk.stream().peer(),
+        local: talk.stream().local(),
+        connected: SystemTime::now(),
+        key: cancel_key,
+        application_name: RefCell::new(
+            startup.param("application_name").map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default(),
+        ),
+        state: Cell::new(ClientState::Idle),
+        since: Cell::new(now),
+        link: RefCell::default(),
+        order: Cell::new(None),
+        waker: RefCell::default(),
+        prepared: Cell::new(0),
+        pin: Cell::new(None),
+    });
+    core.clients.borrow_mut().insert(id, Rc::clone(&me));
+    pool.clients.update(|n| n + 1);
+    pool.stats.logins.update(|n| n + 1);
+    let mut output = Vec::new();
+    build::authentication_ok(&mut output);
+    for (name, value) in &welcome.params {
+        let value = match name.as_str() {
+            "in_hot_standby" if route == ListenRoute::Replica => "on",
+            "in_hot_standby" => "off",
+            _ => value,
+        };
+        build::parameter_status(&mut output, name.as_bytes(), value.as_bytes());
+    }
+    build::backend_key_data(&mut output, me.key.process_id, me.key.secret.as_bytes());
+    build::ready_for_query(&mut output, super::request::transaction_status(b'I'));
+    tracing::debug!(client_id = id, database = %me.database, user = %me.user, peer = %me.peer, "client logged in");
+    let is_session = pool.config.borrow().mode == PoolMode::Session;
+    let (stream, input) = talk.into_parts();
+    let input = if input.is_empty() { Vec::new() } else { input };
+    Some(Box::new(Session {
+        core,
+        me,
+        pool,
+        stream,
+        input,
+        output,
+        left: 0,
+        want: 0,
+        discard: 0,
+        names: None,
+        start: Arc::clone(&settings),
+        settings,
+        before_tx: None,
+        wrote_at: 0,
+        rare: Rare::new(route, home, is_session),
+        flags: Flags::default(),
+    }))
+}
+
+/// A CancelRequest that shows the right key is taken to the client's thread. Nothing is ever answered.
+fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) {
+    let Some((worker, client)) = core.shared.cancels.get(&cancel.process_id).map(|e| *e.value()) else { return };
+    let cancel = cancel.clone();
+    if worker == super::shared::CONSOLE {
+        core.shared.consoles.cancel(client, &cancel);
+    } else if let Some(worker) = core.shared.workers().get(worker) {
+        worker.post(move |core| {
+            let client = core.clients.borrow().get(&client).cloned();
+            if let Some(client) = client.filter(|c| c.key.allows(cancel.process_id, &cancel.secret)) {
+                super::cancel::cancel_client(core, &client);
+            }
+        });
+    }
+}
+
+impl Talk {
+    /// Tells the client why it is not let in.
+    pub(super) async fn refuse(&mut self, trouble: Trouble) -> LoginError {
+        let mut out = Vec::new();
+        write_error(&mut out, &trouble);
+        let _ = self.write(&out).await;
+        LoginError::Refused(trouble)
+    }
+}

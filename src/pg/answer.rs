@@ -1,0 +1,467 @@
+//! From the server to its client: message heads are matched with the ring, a few bodies are opened, and everything
+//! that the client may see goes on in one piece.
+
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::errors::{End, Trouble};
+use super::pool::Welcome;
+use super::session::Session;
+use super::settings::Value;
+use super::stats::add;
+use super::track::{Expect, Op, Turn};
+use crate::config::model::{ListenRoute, PoolMode};
+use crate::wire::pg::build;
+use crate::wire::pg::frame::{Head, server_head};
+use crate::wire::pg::message::{self, Fields};
+use crate::worker::clock::now_ns;
+
+/// A message whose body is opened may be this long; a longer one passes unread.
+const LONGEST_OPENED: usize = 32 * 1024;
+
+impl Session {
+    /// Deals with bytes from the server: `bytes` begins with what `partial` had, `fresh` of them are new.
+    /// True when the connection is free.
+    pub(super) fn answer(&mut self, backend: &mut Backend, bytes: &[u8], fresh: usize) -> Result<bool, End> {
+        add(&self.pool.stats.sent, fresh as u64);
+        let mut at = backend.left.min(bytes.len());
+        backend.left -= at;
+        // Start of the bytes that go to the client as they are.
+        let mut run = 0;
+        let mut is_free = false;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if backend.track.has_local_front() {
+                self.pass(bytes, run, at);
+                run = at;
+                self.say_local(backend);
+            }
+            let (kind, len) = match server_head(rest) {
+                Head::Need => break,
+                Head::Bad(_) => return Err(End::ServerLost(Trouble::ServerNonsense)),
+                Head::Frame { kind, len } => (kind, len),
+            };
+            let is_rows = matches!(kind, b'D' | b'd' | b'V' | b'T' | b't');
+            let Some(frame) = rest.get(..len) else {
+                if !is_rows && len <= LONGEST_OPENED {
+                    break;
+                }
+                if self.flags.undecided && !matches!(kind, b'T' | b't') {
+                    self.decide(backend);
+                }
+                if self.flags.rerun {
+                    run = bytes.len();
+                }
+                backend.left = len - rest.len();
+                at = bytes.len();
+                self.count_long(backend, kind);
+                break;
+            };
+            let turn = self.take_message(backend, kind, frame)?;
+            if turn == Turn::Swallow || self.flags.rerun {
+                self.pass(bytes, run, at);
+                run = at + len;
+                if let Some(instead) = self.rare.instead.take().filter(|_| !self.flags.rerun) {
+                    self.output.extend_from_slice(&instead);
+                }
+            }
+            at += len;
+            if kind == b'Z' {
+                is_free = self.is_released(backend);
+            }
+        }
+        if let Some(partial) = bytes.get(at..).filter(|p| !p.is_empty()) {
+            backend.partial.extend_from_slice(partial);
+        }
+        self.deliver(bytes, run, at)?;
+        if backend.track.has_local_front() {
+            self.say_local(backend);
+        }
+        if self.flags.rerun && is_free {
+            return Err(End::Rerun);
+        }
+        Ok(is_free)
+    }
+
+    /// One whole message of the server.
+    #[inline]
+    fn take_message(&mut self, backend: &mut Backend, kind: u8, frame: &[u8]) -> Result<Turn, End> {
+        let body = frame.get(5..).unwrap_or_default();
+        if self.flags.undecided && matches!(kind, b'D' | b'C' | b'I' | b's' | b'G' | b'H' | b'W' | b'Z' | b'V') {
+            self.decide(backend);
+        }
+        match kind {
+            b'D' | b'd' | b'c' | b'V' | b'N' | b'A' | b't' | b'H' | b'W' => {}
+            b'C' => {
+                let tag = body.split_last().map_or(body, |(_, tag)| tag);
+                let op = backend.track.executed(false);
+                self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+                if tag == b"ROLLBACK" {
+                    self.flags.rolled_back = true;
+                } else if let [b'D', b'E' | b'I', ..] = tag {
+                    forget_taught(backend, tag);
+                }
+                if let Some(op) = op {
+                    self.apply(backend, *op);
+                }
+            }
+            b's' | b'I' => {
+                if let Some(op) = backend.track.executed(kind == b's') {
+                    self.apply(backend, *op);
+                }
+            }
+            b'Z' => self.ready(backend, body),
+            b'1' => return Ok(backend.track.parse_complete()),
+            b'2' => backend.track.bind_complete(),
+            b'3' => return Ok(backend.track.close_complete()),
+            b'T' | b'n' => backend.track.described(),
+            b'E' => return self.failed(backend, body),
+            b'S' => return Ok(self.parameter(backend, body)),
+            b'G' => backend.track.copy_in(),
+            // Nothing of a login can come after it.
+            b'R' | b'K' | b'v' => return Err(End::ServerLost(Trouble::ServerNonsense)),
+            _ => {}
+        }
+        Ok(Turn::Pass)
+    }
+
+    /// A message too long to open: only the ring must know.
+    fn count_long(&mut self, backend: &mut Backend, kind: u8) {
+        match kind {
+            b'T' => backend.track.described(),
+            b'E' => {
+                let rolled_back = &mut self.flags.rolled_back;
+                *rolled_back = true;
+                backend.track.failed(|_| ());
+                backend.is_dirty = true;
+            }
+            b'C' => {
+                let _ = backend.track.executed(false);
+            }
+            _ => {}
+        }
+    }
+
+    /// `Z`
+    #[inline]
+    fn ready(&mut self, backend: &mut Backend, body: &[u8]) {
+        let status = body.first().copied().unwrap_or(b'I');
+        let stats = &self.pool.stats;
+        add(&stats.queries, 1);
+        let now = now_ns();
+        let took = now.saturating_sub(self.rare.query_began);
+        add(&stats.query_time, took);
+        stats.query_us.borrow_mut().saturating_record(took / 1000);
+        self.rare.query_began = now;
+        backend.track.ready(status);
+        if backend.track.is_quiet() {
+            self.flags.running = false;
+            self.me.since.set(now);
+        }
+        if status == b'I' {
+            add(&stats.xacts, 1);
+            add(&stats.xact_time, now.saturating_sub(self.rare.tx_began));
+            self.rare.tx_began = now;
+            if self.flags.wrote {
+                self.wrote_at = now;
+                self.flags.wrote = !backend.track.is_quiet();
+            }
+            self.flags.committing = false;
+            if let Some(before) = self.before_tx.take()
+                && self.flags.rolled_back
+            {
+                self.settings = before;
+                self.rare.actual = None;
+            }
+            self.flags.rolled_back = false;
+            if let Some(actual) = self.rare.actual.take() {
+                backend.settings = actual;
+            } else if !Arc::ptr_eq(&backend.settings, &self.settings) {
+                backend.settings = Arc::clone(&self.settings);
+            }
+            if let Some(route) = self.rare.route_local.take() {
+                self.rare.route = route;
+            }
+        }
+    }
+
+    /// True if the connection may go back after this ReadyForQuery.
+    #[inline]
+    fn is_released(&self, backend: &Backend) -> bool {
+        backend.track.is_free() && !self.flags.unsynced && self.left == 0 && !self.is_bound()
+    }
+
+    /// True while the client keeps its connection between transactions.
+    #[inline]
+    pub(super) fn is_bound(&self) -> bool {
+        self.me.pin.get().is_some() || self.rare.is_session
+    }
+
+    /// `E`
+    fn failed(&mut self, backend: &mut Backend, body: &[u8]) -> Result<Turn, End> {
+        let Ok(fields) = Fields::read("ErrorResponse", body) else {
+            return Err(End::ServerLost(Trouble::ServerNonsense));
+        };
+        let code = fields.sqlstate().unwrap_or_default();
+        let severity = fields.severity().unwrap_or_default();
+        if severity == b"FATAL" || severity == b"PANIC" {
+            let is_panic = severity == b"PANIC";
+            self.pool.stats.count_on(backend.entry.node, |n| if is_panic { n.panics += 1 } else { n.fatals += 1 });
+            return Err(End::ServerLost(Trouble::ServerEnded {
+                code: String::from_utf8_lossy(code).into_owned(),
+                message: String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned(),
+            }));
+        }
+        self.pool.stats.count_on(backend.entry.node, |n| n.errors += 1);
+        add(&self.pool.stats.errors, 1);
+        if self.flags.undecided && is_standby_error(code, fields.message().unwrap_or_default()) {
+            self.flags.undecided = false;
+            self.flags.rerun = true;
+            self.output.truncate(self.rare.held_from);
+        } else if self.flags.undecided {
+            self.decide(backend);
+        }
+        self.flags.rolled_back = true;
+        let mut lost = Vec::new();
+        backend.track.failed(|expect| lost.push(expect));
+        for expect in lost {
+            match expect {
+                Expect::Parse { name, statement: Some(statement) } => {
+                    backend.taught.forget(statement.id);
+                    if let Some(names) = &mut self.names {
+                        names.remove(&name);
+                        self.me.prepared.set(names.len());
+                    }
+                }
+                Expect::Parse { statement: None, .. } | Expect::ParseInjected(0) => backend.unnamed_of = 0,
+                Expect::ParseInjected(id) => backend.taught.forget(id),
+                // It was counted as gone when the Close was sent; a statement too many on the server does no harm
+                // but under the same number it could not be taught again.
+                Expect::CloseInjected => backend.is_dirty = true,
+                _ => {}
+            }
+        }
+        if code == b"26000" {
+            // A statement that we thought the connection knows is gone: something dropped it behind our back.
+            backend.taught.clear();
+            backend.is_dirty = true;
+        }
+        if matches!(code, b"26000" | b"42P05")
+            && let Some(named) = self.in_their_words(body)
+        {
+            self.rare.instead = Some(named);
+            return Ok(Turn::Swallow);
+        }
+        Ok(Turn::Pass)
+    }
+
+    /// An ErrorResponse about a statement that the server knows by our name, with the client's name for it.
+    fn in_their_words(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let at = memchr::memmem::find(body, b"\"fb_")?;
+        let (before, rest) = body.split_at_checked(at + 1)?;
+        let end = memchr::memchr(b'"', rest)?;
+        let (ours, after) = rest.split_at_checked(end)?;
+        let id: u64 = std::str::from_utf8(ours.get(3..)?).ok()?.parse().ok()?;
+        let name = self.names.as_ref()?.name_of(id)?;
+        let length = u32::try_from(4 + before.len() + name.len() + after.len()).ok()?;
+        Some([b"E", &length.to_be_bytes()[..], before, name, after].concat())
+    }
+
+    /// `S`
+    fn parameter(&mut self, backend: &mut Backend, body: &[u8]) -> Turn {
+        let Ok((name, value)) = message::parameter_status(body) else { return Turn::Pass };
+        match name {
+            b"in_hot_standby" => {
+                backend.is_standby = value == b"on";
+                return Turn::Swallow;
+            }
+            b"application_name" => {
+                *self.me.application_name.borrow_mut() = String::from_utf8_lossy(value).into_owned();
+            }
+            _ => {}
+        }
+        Turn::Pass
+    }
+
+    /// The answer has begun for good: it goes to the client, and the request cannot run elsewhere any more.
+    #[inline]
+    fn decide(&mut self, backend: &mut Backend) {
+        self.flags.undecided = false;
+        backend.retained.clear();
+        if backend.retained.capacity() > 4096 {
+            backend.retained = Vec::new();
+        }
+    }
+
+    /// Puts bytes into the client's buffer, unless the request is going to run elsewhere.
+    fn pass(&mut self, bytes: &[u8], from: usize, to: usize) {
+        if !self.flags.rerun
+            && let Some(bytes) = bytes.get(from..to)
+        {
+            self.output.extend_from_slice(bytes);
+        }
+    }
+
+    /// Sends bytes to the client, as many as its socket takes; the rest is kept.
+    #[inline]
+    fn deliver(&mut self, bytes: &[u8], from: usize, to: usize) -> Result<(), End> {
+        let bytes = bytes.get(from..to).unwrap_or_default();
+        if self.flags.rerun || bytes.is_empty() {
+            return Ok(());
+        }
+        if !self.output.is_empty() || self.flags.undecided {
+            self.output.extend_from_slice(bytes);
+            return Ok(());
+        }
+        match self.stream.try_write(bytes) {
+            Ok(n) => {
+                if let Some(rest) = bytes.get(n..).filter(|rest| !rest.is_empty()) {
+                    self.output.extend_from_slice(rest);
+                }
+                Ok(())
+            }
+            Err(_) => Err(End::ClientGone),
+        }
+    }
+
+    /// Says what the server was not asked, when its turn in the ring has come.
+    pub(super) fn say_local(&mut self, backend: &mut Backend) {
+        while let Some(expect) = backend.track.pop_local() {
+            match expect {
+                Expect::ParseKnown => build::parse_complete(&mut self.output),
+                Expect::CloseKnown => build::close_complete(&mut self.output),
+                _ => {}
+            }
+        }
+    }
+
+    /// A statement that means something for the session has succeeded.
+    fn apply(&mut self, backend: &mut Backend, op: Op) {
+        match op {
+            Op::Set(setting, text) if setting.name == "forebay.route" => {
+                self.rare.route = match setting.value.as_deref() {
+                    Some("primary") => ListenRoute::Primary,
+                    Some("replica") => ListenRoute::Replica,
+                    _ => ListenRoute::Auto,
+                };
+                drop(text);
+            }
+            Op::Set(setting, text) => {
+                self.before_tx.get_or_insert_with(|| Arc::clone(&self.settings));
+                if let Some(actual) = self.rare.actual.take() {
+                    self.rare.actual = Some(actual.with(&setting.name, Value::Statement(text.clone())));
+                }
+                self.settings = self.settings.with(&setting.name, Value::Statement(text));
+            }
+            Op::Reset(name) => {
+                self.before_tx.get_or_insert_with(|| Arc::clone(&self.settings));
+                // The server goes back to its own defaults, the session to what it started with.
+                let actual = self.rare.actual.take().unwrap_or_else(|| Arc::clone(&self.settings));
+                match name {
+                    Some(name) => {
+                        self.settings = self.settings.reset(&name, &self.start);
+                        self.rare.actual = Some(actual.without(&name));
+                    }
+                    None => {
+                        self.settings = Arc::clone(&self.start);
+                        self.rare.actual = Some(Arc::default());
+                    }
+                }
+            }
+            Op::DiscardAll => {
+                backend.taught.clear();
+                backend.entry.prepared.set(0);
+                backend.unnamed_of = 0;
+                if let Some(names) = &mut self.names {
+                    names.clear();
+                }
+                self.me.prepared.set(0);
+                self.settings = Arc::clone(&self.start);
+                self.rare.actual = Some(Arc::default());
+                if !self.rare.is_session {
+                    self.me.pin.set(None);
+                }
+                self.flags.dirty = false;
+            }
+            Op::Deallocate(None) => {
+                if let Some(names) = &mut self.names {
+                    names.clear();
+                }
+                self.me.prepared.set(0);
+            }
+            Op::Deallocate(Some(name)) => {
+                if let Some(statement) = self.names.as_ref().and_then(|n| n.find(name.as_bytes())) {
+                    backend.taught.forget(statement.id);
+                }
+                if let Some(names) = &mut self.names {
+                    names.remove(name.as_bytes());
+                    self.me.prepared.set(names.len());
+                }
+            }
+            Op::Pin(effects) => {
+                self.flags.dirty = true;
+                self.me.pin.set(Some(reason(effects)));
+            }
+            Op::Savepoint => {
+                if self.before_tx.is_some() {
+                    self.flags.dirty = true;
+                }
+            }
+        }
+        if self.rare.is_session || self.pool.config.borrow().mode == PoolMode::Session {
+            self.flags.dirty = true;
+        }
+    }
+}
+
+/// `DEALLOCATE ALL` and `DISCARD ALL` take every statement of the connection, by whatever name it was prepared.
+fn forget_taught(backend: &mut Backend, tag: &[u8]) {
+    if tag == b"DEALLOCATE ALL" || tag == b"DISCARD ALL" {
+        backend.taught.clear();
+        backend.entry.prepared.set(0);
+        backend.unnamed_of = 0;
+    }
+}
+
+/// Why a client is pinned, in a word for `SHOW PINS`.
+fn reason(effects: crate::sql::Effects) -> &'static str {
+    use crate::sql::Effects;
+    const REASONS: [(Effects, &str); 7] = [
+        (Effects::TEMP, "temporary table"),
+        (Effects::LISTEN, "listen"),
+        (Effects::ADVISORY_LOCK, "advisory lock"),
+        (Effects::WITH_HOLD, "cursor with hold"),
+        (Effects::SQL_PREPARE, "prepare"),
+        (Effects::UNKNOWN_SET, "setting"),
+        (Effects::SEED, "setseed"),
+    ];
+    REASONS.iter().find(|(e, _)| effects.contains(*e)).map_or("session state", |(_, r)| r)
+}
+
+/// Errors that say "a standby cannot do this": the primary can.
+fn is_standby_error(code: &[u8], message: &[u8]) -> bool {
+    match code {
+        b"25006" => true,
+        // "recovery is in progress", "cannot use serializable mode in a hot standby"
+        b"55000" | b"0A000" => has(message, b"recovery") || has(message, b"standby"),
+        // "canceling statement due to conflict with recovery"
+        b"40001" => has(message, b"recovery"),
+        b"40P01" => has(message, b"recovery"),
+        _ => false,
+    }
+}
+
+fn has(text: &[u8], word: &[u8]) -> bool {
+    memchr::memmem::find(text, word).is_some()
+}
+
+impl Welcome {
+    /// Remembers a parameter as a server reported it.
+    pub fn learn(&mut self, name: &[u8], value: &[u8]) {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let value = String::from_utf8_lossy(value).into_owned();
+        match self.params.iter_mut().find(|(n, _)| *n == name) {
+            Some(entry) => entry.1 = value,
+            None => self.params.push((name, value)),
+        }
+    }
+}

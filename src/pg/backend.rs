@@ -1,0 +1,67 @@
+//! One server connection of a pool, with everything that it remembers between clients.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::prepare::Taught;
+use super::registry::Server;
+use super::settings::Settings;
+use super::track::Track;
+use crate::net::Stream;
+use crate::pool::Pooled;
+
+/// A logged-in connection. It is idle in its pool or owned by one client's session; never shared.
+#[derive(Debug)]
+pub struct Backend {
+    /// The socket.
+    pub stream: Stream,
+    /// What others see of it.
+    pub entry: Rc<Server>,
+    /// Answers owed.
+    pub track: Track,
+    /// Bytes for the server that its socket has not taken yet.
+    pub out: Vec<u8>,
+    /// The beginning of a server message whose rest has not arrived.
+    pub partial: Vec<u8>,
+    /// Bytes of the current server message that are still to come and pass unread.
+    pub left: usize,
+    /// Settings in force outside a transaction.
+    pub settings: Arc<Settings>,
+    /// Statements that it knows.
+    pub taught: Taught,
+    /// Which client's unnamed statement it has, by that client's serial number; 0 for none.
+    pub unnamed_of: u64,
+    /// The request that a replica has not begun to answer yet: it can run elsewhere instead.
+    pub retained: Vec<u8>,
+    /// When the connection was made, ns.
+    pub created: u64,
+    /// Oldest age at which it is closed, ns; jittered so that connections made together do not end together.
+    pub expires: u64,
+    /// The server said that it is a standby (`in_hot_standby`, or `pg_is_in_recovery` before PostgreSQL 14).
+    pub is_standby: bool,
+    /// Its session state is not known any more: it must be cleaned before somebody else gets it.
+    pub is_dirty: bool,
+}
+
+impl Pooled for Box<Backend> {
+    fn node(&self) -> usize {
+        self.entry.node
+    }
+}
+
+impl Backend {
+    /// True if the server spoke or closed while nobody asked. Costs no system call when it did not.
+    pub fn has_news(&self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        self.stream.poll_read_ready(&mut cx).is_ready()
+    }
+
+    /// Nothing is half-sent, half-read or owed, and no transaction is open.
+    pub fn is_clean(&self) -> bool {
+        self.track.is_free()
+            && !self.track.is_skipping()
+            && self.out.is_empty()
+            && self.partial.is_empty()
+            && self.left == 0
+    }
+}

@@ -1,0 +1,299 @@
+//! Opening a server connection: TCP or Unix socket, startup, login, and the proof that the node has the role that it
+//! was chosen for.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::backend::Backend;
+use super::control;
+use super::core::Core;
+use super::pool::{PgPool, ServerFailure, ServerLogin, Welcome};
+use super::registry::{Server, ServerState};
+use crate::net::{Stream, Target, dial};
+use crate::wire::pg::auth::Credential;
+use crate::wire::pg::build;
+use crate::wire::pg::frame::{Head, server_head};
+use crate::wire::pg::md5;
+use crate::wire::pg::message::{self, Authentication, Fields};
+use crate::wire::pg::scram::{Keys, ScramClient};
+use crate::worker::clock::now_ns;
+
+/// Longest message of a login that is read.
+const LONGEST: usize = 64 * 1024;
+
+/// Connects to `node` of the pool's cluster and logs in, within `connect_timeout`.
+///
+/// # Errors
+/// Why not, for the log and for the clients who wait.
+pub async fn connect(core: &Rc<Core>, pool: &Rc<PgPool>, node: usize) -> Result<Box<Backend>, ServerFailure> {
+    let limit = pool.config.borrow().connect_timeout;
+    let target = core.target(pool, node).ok_or_else(|| failed("the node is not configured any more"))?;
+    match core.wheel.timeout(Some(limit), login(core, pool, node, &target)).await {
+        Ok(done) => done,
+        Err(_) => Err(failed(&format!("no login at {}:{} within {limit:?}", target.host, target.port))),
+    }
+}
+
+fn failed(message: &str) -> ServerFailure {
+    ServerFailure { at: now_ns(), code: None, message: message.to_owned(), is_final: false }
+}
+
+async fn login(
+    core: &Rc<Core>,
+    pool: &Rc<PgPool>,
+    node: usize,
+    target: &Arc<Target>,
+) -> Result<Box<Backend>, ServerFailure> {
+    let name = format!("{}:{}", target.host, target.port);
+    let stream = dial(target).await.map_err(|e| failed(&format!("cannot connect to {name}: {e}")))?;
+    let login = Rc::clone(&pool.login.borrow());
+    let mut talk = Talk { stream, buffer: Vec::new(), name };
+    let mut out = Vec::new();
+    build::startup_message(
+        &mut out,
+        0,
+        [(&b"user"[..], login.user.as_bytes()), (&b"database"[..], login.database.as_bytes())],
+    );
+    talk.send(&out).await?;
+    authenticate(core, &mut talk, &login).await?;
+    let mut welcome = Welcome::default();
+    let mut key = (0, Vec::new());
+    loop {
+        let (kind, body) = talk.read().await?;
+        match kind {
+            b'S' => {
+                if let Ok((name, value)) = message::parameter_status(&body) {
+                    welcome.learn(name, value);
+                }
+            }
+            b'K' => {
+                if let Ok((process_id, secret)) = message::backend_key_data(&body) {
+                    key = (process_id, secret.to_vec());
+                }
+            }
+            b'Z' => break,
+            _ => {}
+        }
+    }
+    let standby = welcome.params.iter().find(|(n, _)| n == "in_hot_standby").map(|(_, v)| v == "on");
+    let mut backend = core.backend(pool, node, target, talk.stream, key);
+    backend.partial = talk.buffer;
+    backend.is_standby = match standby {
+        Some(standby) => standby,
+        // PostgreSQL before 14 does not report it.
+        None => {
+            let said = control::run(&mut backend, "SELECT pg_catalog.pg_is_in_recovery()").await;
+            match said {
+                Ok(said) => said.rows.first().is_some_and(|v| v.as_deref() == Some("t")),
+                Err(e) => {
+                    core.forget(&backend);
+                    return Err(failed(&format!("{}: {e}", talk.name)));
+                }
+            }
+        }
+    };
+    if let Err(why) = core.check_role(pool, node, backend.is_standby) {
+        core.suspect(pool, node, &why);
+        core.forget(&backend);
+        return Err(failed(&format!("{}: {why}", talk.name)));
+    }
+    pool.shared.learn_base(&welcome, backend.is_standby);
+    Ok(backend)
+}
+
+/// The socket of a login, read message by message.
+struct Talk {
+    stream: Stream,
+    buffer: Vec<u8>,
+    name: String,
+}
+
+impl Talk {
+    fn broken(&self, why: impl std::fmt::Display) -> ServerFailure {
+        failed(&format!("{}: {why}", self.name))
+    }
+
+    async fn send(&self, bytes: &[u8]) -> Result<(), ServerFailure> {
+        self.stream.write_all(bytes).await.map_err(|e| self.broken(e))
+    }
+
+    /// The next message that is not a notice; an ErrorResponse is the failure that it says.
+    async fn read(&mut self) -> Result<(u8, Vec<u8>), ServerFailure> {
+        loop {
+            match server_head(&self.buffer) {
+                Head::Frame { len, .. } if len > LONGEST => return Err(self.broken("an absurdly long message")),
+                Head::Frame { kind, len } if self.buffer.len() >= len => {
+                    let rest = self.buffer.split_off(len);
+                    let frame = std::mem::replace(&mut self.buffer, rest);
+                    let body = frame.get(5..).unwrap_or_default().to_vec();
+                    match kind {
+                        b'E' => return Err(self.said(&body)),
+                        b'N' => continue,
+                        _ => return Ok((kind, body)),
+                    }
+                }
+                Head::Bad(bad) => return Err(self.broken(format_args!("no PostgreSQL server: {bad}"))),
+                _ => {}
+            }
+            let mut chunk = [0; 2048];
+            match self.stream.read(&mut chunk).await {
+                Ok(0) => return Err(self.broken("the server closed the connection during the login")),
+                Ok(n) => self.buffer.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                Err(e) => return Err(self.broken(e)),
+            }
+        }
+    }
+
+    fn said(&self, body: &[u8]) -> ServerFailure {
+        let text = |b: Option<&[u8]>| String::from_utf8_lossy(b.unwrap_or_default()).into_owned();
+        let (code, message) = match Fields::read("ErrorResponse", body) {
+            Ok(fields) => (text(fields.sqlstate()), text(fields.message())),
+            Err(_) => (String::new(), "an unreadable error".to_owned()),
+        };
+        // Wrong passwords, missing databases and rights do not mend themselves; a full or starting server does.
+        let is_final = matches!(code.as_str(), "28000" | "28P01" | "3D000" | "42501" | "42704");
+        ServerFailure { at: now_ns(), code: Some(code), message, is_final }
+    }
+}
+
+async fn authenticate(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> Result<(), ServerFailure> {
+    let user = &login.user;
+    let no_password = |talk: &Talk, how: &str| ServerFailure {
+        code: Some("28P01".into()),
+        is_final: true,
+        ..talk.broken(format_args!(
+            "the server asks for {how}, and [[postgres.user]] \"{user}\" has no password that can serve it"
+        ))
+    };
+    loop {
+        let (kind, body) = talk.read().await?;
+        if kind != b'R' {
+            return Err(talk.broken("an unexpected message during the login"));
+        }
+        let request = Authentication::read(&body).map_err(|bad| talk.broken(bad))?;
+        let mut out = Vec::new();
+        match request {
+            Authentication::Ok => return Ok(()),
+            Authentication::Cleartext => {
+                let Some(Credential::Clear(password)) = &login.credential else {
+                    return Err(no_password(talk, "a clear-text password"));
+                };
+                build::password_message(&mut out, password.as_bytes());
+                talk.send(&out).await?;
+            }
+            Authentication::Md5(salt) => {
+                let Some(verifier) = login.credential.as_ref().and_then(|c| c.md5_verifier(user)) else {
+                    return Err(no_password(talk, "an md5 password"));
+                };
+                build::password_message(&mut out, md5::response(&verifier, salt).as_bytes());
+                talk.send(&out).await?;
+            }
+            Authentication::Sasl(mechanisms) => {
+                if !message::mechanisms(mechanisms).any(|m| m == b"SCRAM-SHA-256") {
+                    return Err(talk.broken("the server offers no SASL mechanism that we know"));
+                }
+                scram(core, talk, login).await?;
+            }
+            other => {
+                return Err(talk.broken(format_args!("the server asks for a login that we do not know: {other:?}")));
+            }
+        }
+    }
+}
+
+async fn scram(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> Result<(), ServerFailure> {
+    let mut nonce = [0; crate::wire::pg::scram::NONCE];
+    getrandom::fill(&mut nonce).map_err(|e| talk.broken(e))?;
+    let client = ScramClient::new(nonce);
+    let mut out = Vec::new();
+    build::sasl_initial_response(&mut out, "SCRAM-SHA-256", client.first());
+    talk.send(&out).await?;
+    let data = match talk.read().await? {
+        (b'R', body) => match Authentication::read(&body) {
+            Ok(Authentication::SaslContinue(data)) => data.to_vec(),
+            _ => return Err(talk.broken("an unexpected answer to SCRAM")),
+        },
+        _ => return Err(talk.broken("an unexpected message during SCRAM")),
+    };
+    let challenge = client.challenge(&data).map_err(|e| talk.broken(e))?;
+    let (salt, iterations) = (challenge.salt().to_vec(), challenge.iterations());
+    let keys: Keys =
+        core.shared.server_keys(&login.user, &login.credential, &salt, iterations).ok_or_else(|| ServerFailure {
+            code: Some("28P01".into()),
+            is_final: true,
+            ..talk.broken(format_args!(
+                "the server asks for SCRAM, and [[postgres.user]] \"{}\" has no clear-text password, and no client has \
+                 proved one to the same verifier yet",
+                login.user
+            ))
+        })?;
+    let proof = challenge.respond(&keys);
+    out.clear();
+    build::sasl_response(&mut out, proof.message());
+    talk.send(&out).await?;
+    match talk.read().await? {
+        (b'R', body) => match Authentication::read(&body) {
+            Ok(Authentication::SaslFinal(data)) => proof.verify(data).map_err(|e| talk.broken(e)),
+            _ => Err(talk.broken("an unexpected answer to SCRAM")),
+        },
+        _ => Err(talk.broken("an unexpected message during SCRAM")),
+    }
+}
+
+impl Core {
+    /// A logged-in connection, known to the console from now on.
+    fn backend(
+        &self,
+        pool: &Rc<PgPool>,
+        node: usize,
+        target: &Arc<Target>,
+        stream: Stream,
+        (process_id, secret): (i32, Vec<u8>),
+    ) -> Box<Backend> {
+        let now = now_ns();
+        let entry = Rc::new(Server {
+            id: self.shared.next_id(),
+            database: Arc::clone(&pool.shared.key.database),
+            user: Arc::clone(&pool.shared.key.user),
+            node,
+            target: Arc::clone(target),
+            peer: stream.peer(),
+            local: stream.local(),
+            connected: SystemTime::now(),
+            process_id,
+            secret: secret.into(),
+            state: std::cell::Cell::new(ServerState::New),
+            since: std::cell::Cell::new(now),
+            client: Default::default(),
+            cancels: Default::default(),
+            cancelled: Default::default(),
+            close_needed: Default::default(),
+            prepared: Default::default(),
+        });
+        self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
+        let lifetime = pool.config.borrow().server_lifetime;
+        Box::new(Backend {
+            stream,
+            expires: lifetime.map_or(u64::MAX, |life| now.saturating_add(jittered(life, entry.id))),
+            entry,
+            track: Default::default(),
+            out: Vec::new(),
+            partial: Vec::new(),
+            left: 0,
+            settings: Default::default(),
+            taught: Default::default(),
+            unnamed_of: 0,
+            retained: Vec::new(),
+            created: now,
+            is_standby: false,
+            is_dirty: false,
+        })
+    }
+}
+
+/// Up to a tenth less, by the connection's number, so that connections made together do not end together.
+fn jittered(life: u64, id: u64) -> u64 {
+    let tenths = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    life - (life / 10).saturating_mul(tenths & 0xff) / 256
+}

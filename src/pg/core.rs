@@ -1,0 +1,587 @@
+//! One data thread's PostgreSQL half: its pools, clients and connections, and what it knows of the world.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustc_hash::FxHashMap;
+
+use super::backend::Backend;
+use super::connect::connect;
+use super::errors::Trouble;
+use super::orders::Orders;
+use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
+use super::registry::{Client, Order, Server};
+use super::shared::Shared;
+use crate::config::model::{Balance, Config};
+use crate::net::{Endpoint, Target};
+use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
+use crate::sql::{Verdict, VerdictCache, classify};
+use crate::topology::{ClusterView, Role, Snapshot, State};
+use crate::wire::pg::auth::Credential;
+use crate::worker::Wheel;
+use crate::worker::clock::now_ns;
+
+/// Size of the buffer that everything is read into.
+const SCRATCH: usize = 64 * 1024;
+/// Statements whose verdict a thread remembers.
+const VERDICTS: usize = 4096;
+
+/// See the module.
+pub struct Core {
+    /// Index of the thread.
+    pub id: usize,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Timers of this thread.
+    pub wheel: Rc<Wheel>,
+    /// Configuration in force.
+    pub config: RefCell<Arc<Config>>,
+    /// Nodes and roles as last told.
+    pub topology: RefCell<Arc<Snapshot>>,
+    /// Pools that this thread serves.
+    pub pools: RefCell<FxHashMap<PoolKey, Rc<PgPool>>>,
+    /// Clients of this thread.
+    pub clients: RefCell<FxHashMap<u64, Rc<Client>>>,
+    /// Server connections of this thread.
+    pub servers: RefCell<FxHashMap<u64, Rc<Server>>>,
+    /// Read into, scanned and written from within one poll; borrowed only there.
+    pub scratch: RefCell<Box<[u8]>>,
+    /// True while the process ends: nobody new is let in.
+    pub is_closing: Cell<bool>,
+    /// Verdict of the request that a session has just planned and is about to send, within one poll.
+    pub planned: RefCell<Option<Verdict>>,
+    /// What an admin has ordered about databases.
+    pub orders: RefCell<Rc<Orders>>,
+    verdicts: RefCell<VerdictCache>,
+    serial: Cell<u64>,
+    random: Cell<u64>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core({})", self.id)
+    }
+}
+
+impl Core {
+    /// The state of data thread `id`.
+    pub fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        wheel: Rc<Wheel>,
+        config: Arc<Config>,
+        topology: Arc<Snapshot>,
+    ) -> Rc<Self> {
+        Rc::new(Core {
+            id,
+            shared,
+            wheel,
+            config: RefCell::new(config),
+            topology: RefCell::new(topology),
+            pools: RefCell::default(),
+            clients: RefCell::default(),
+            servers: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            is_closing: Cell::new(false),
+            planned: RefCell::default(),
+            orders: RefCell::default(),
+            verdicts: RefCell::new(VerdictCache::new(VERDICTS)),
+            serial: Cell::new(0),
+            random: Cell::new(now_ns() | 1),
+        })
+    }
+
+    // === pools ===
+
+    /// What a pool of this key is made of; `None` if no database answers to the name.
+    pub fn pool_config(&self, key: &PoolKey) -> Option<(usize, PoolConfig, ServerLogin)> {
+        let config = self.config.borrow();
+        let pg = &config.postgres;
+        let found = pg.database(&key.database)?;
+        let entry = found.entry;
+        let user = entry.and_then(|e| e.user.clone()).unwrap_or_else(|| key.user.to_string());
+        let credential = pg.user(&user).and_then(|u| u.password.as_ref()).and_then(|p| Credential::parse(&p.0).ok());
+        let login = ServerLogin {
+            database: entry.and_then(|e| e.dbname.clone()).unwrap_or_else(|| key.database.to_string()),
+            user,
+            credential,
+        };
+        let pool = pg.pool_for(&key.database, &key.user);
+        let routing = pg.routing_for(&key.database, &key.user);
+        Some((found.cluster, PoolConfig::new(pool, routing, pg.failover.hold), login))
+    }
+
+    /// This thread's pool of a key, made if need be; `None` if no database answers to the name.
+    pub fn pool(self: &Rc<Self>, key: &PoolKey) -> Option<Rc<PgPool>> {
+        if let Some(pool) = self.pools.borrow().get(key) {
+            return Some(Rc::clone(pool));
+        }
+        let (cluster, config, login) = self.pool_config(key)?;
+        let shared = self.shared.pool(key, &config);
+        let state = Pool::new(config.limits(shared.homes.len()));
+        let pool = Rc::new(PgPool {
+            cluster: Cell::new(cluster),
+            state: RefCell::new(state),
+            stats: Default::default(),
+            catalog: RefCell::new(self.shared.catalogs.get(&(cluster, login.database.clone())).map(|c| Arc::clone(&c))),
+            generation: Cell::new(1),
+            is_removed: Cell::new(false),
+            is_disabled: Cell::new(false),
+            clients: Cell::new(0),
+            last_failure: RefCell::default(),
+            login: RefCell::new(Rc::new(login)),
+            config: RefCell::new(Rc::new(config)),
+            shared,
+        });
+        self.pools.borrow_mut().insert(key.clone(), Rc::clone(&pool));
+        let orders = Rc::clone(&self.orders.borrow());
+        self.follow_orders(&pool, &orders);
+        self.place_nodes(&pool);
+        self.shared.control.want_catalog(cluster, &pool.login.borrow().database);
+        Some(pool)
+    }
+
+    fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
+        self.topology.borrow().clusters.get(pool.cluster.get()).cloned()
+    }
+
+    /// Tells a pool what each node may be used for.
+    fn place_nodes(self: &Rc<Self>, pool: &Rc<PgPool>) {
+        let Some(view) = self.view(pool) else { return };
+        let mut unused = Vec::new();
+        {
+            let mut state = pool.state.borrow_mut();
+            for (i, node) in view.nodes.iter().enumerate() {
+                let class = match node.state {
+                    State::Up if view.primary == Some(i) => NodeClass::Primary,
+                    State::Up if node.role == Role::Replica && node.fit_for_reads => NodeClass::Replica,
+                    _ => NodeClass::Unfit,
+                };
+                let permits = pool.shared.permits(&node.host, node.port);
+                unused.extend(state.set_node(i, class, node.weight, &permits));
+            }
+            for i in view.nodes.len()..state.nodes() {
+                let permits = Default::default();
+                unused.extend(state.set_node(i, NodeClass::Unfit, 0, &permits));
+            }
+            state.settle(now_ns());
+        }
+        for backend in unused {
+            self.forget(&backend);
+        }
+        self.open_wanted(pool);
+    }
+
+    /// New nodes or roles.
+    pub fn set_topology(self: &Rc<Self>, snapshot: Arc<Snapshot>) {
+        *self.topology.borrow_mut() = snapshot;
+        for pool in self.all_pools() {
+            self.place_nodes(&pool);
+        }
+    }
+
+    /// A database's catalog was read or has changed.
+    pub fn set_catalog(&self, cluster: usize, database: &str) {
+        let catalog = self.shared.catalogs.get(&(cluster, database.to_owned())).map(|c| Arc::clone(&c));
+        for pool in self.pools.borrow().values() {
+            if pool.cluster.get() == cluster && pool.login.borrow().database == database {
+                *pool.catalog.borrow_mut() = catalog.clone();
+                pool.generation.set(pool.generation.get() + 1);
+            }
+        }
+    }
+
+    /// A new configuration: pools take their new settings, those of removed databases and users end.
+    pub fn set_config(self: &Rc<Self>, config: Arc<Config>) {
+        *self.config.borrow_mut() = config;
+        for pool in self.all_pools() {
+            match self.pool_config(&pool.shared.key) {
+                Some((cluster, config, login)) => {
+                    pool.is_removed.set(false);
+                    let is_moved = cluster != pool.cluster.get() || {
+                        let old = pool.login.borrow();
+                        old.user != login.user || old.database != login.database
+                    };
+                    pool.cluster.set(cluster);
+                    pool.state.borrow_mut().set_limits(config.limits(pool.shared.homes.len()));
+                    *pool.config.borrow_mut() = Rc::new(config);
+                    *pool.login.borrow_mut() = Rc::new(login);
+                    pool.last_failure.borrow_mut().take();
+                    if is_moved {
+                        self.reconnect(&pool);
+                    }
+                    self.place_nodes(&pool);
+                    pool.generation.set(pool.generation.get() + 1);
+                }
+                None => {
+                    pool.is_removed.set(true);
+                    self.end_clients(&pool, Order::EndWhenIdle("the database was removed from the configuration"));
+                    self.reconnect(&pool);
+                }
+            }
+        }
+    }
+
+    /// Every pool of this thread.
+    pub fn all_pools(&self) -> Vec<Rc<PgPool>> {
+        self.pools.borrow().values().cloned().collect()
+    }
+
+    // === connections ===
+
+    /// Starts the connections that a pool wants now.
+    pub fn open_wanted(self: &Rc<Self>, pool: &Rc<PgPool>) {
+        loop {
+            let node = pool.state.borrow_mut().to_open(now_ns());
+            match node {
+                Some(node) => self.spawn_connect(pool, node),
+                None => return,
+            }
+        }
+    }
+
+    /// A replica that should have served had no connection: it gets one for the next read.
+    pub fn spread(self: &Rc<Self>, pool: &Rc<PgPool>, choice: Choice, now: u64) {
+        let node = {
+            let mut state = pool.state.borrow_mut();
+            state.wants_spread(choice, now).and_then(|node| state.start(node))
+        };
+        if let Some(node) = node {
+            self.spawn_connect(pool, node);
+        }
+    }
+
+    fn spawn_connect(self: &Rc<Self>, pool: &Rc<PgPool>, node: usize) {
+        let (core, pool) = (Rc::clone(self), Rc::clone(pool));
+        tokio::task::spawn_local(async move {
+            let opened = connect(&core, &pool, node).await;
+            let now = now_ns();
+            match opened {
+                Ok(backend) => {
+                    backend.entry.state.set(super::registry::ServerState::Idle);
+                    tracing::debug!(server_id = backend.entry.id, database = %pool.shared.key.database,
+                        user = %pool.shared.key.user, node = %core.node_name(&pool, node), "server connection opened");
+                    pool.last_failure.borrow_mut().take();
+                    let put = pool.state.borrow_mut().opened(backend, now);
+                    if let Put::Close(backend) = put {
+                        core.forget(&backend);
+                    }
+                }
+                Err(failure) => core.connect_failed(&pool, node, failure, now),
+            }
+            core.open_wanted(&pool);
+        });
+    }
+
+    fn connect_failed(&self, pool: &Rc<PgPool>, node: usize, failure: ServerFailure, now: u64) {
+        let is_news = pool
+            .last_failure
+            .borrow()
+            .as_ref()
+            .is_none_or(|last| last.message != failure.message || now.saturating_sub(last.at) > 10_000_000_000);
+        if is_news {
+            tracing::warn!(database = %pool.shared.key.database, user = %pool.shared.key.user,
+                node = %self.node_name(pool, node), reason = %failure.message, "no server connection");
+        }
+        let mut state = pool.state.borrow_mut();
+        state.open_failed(node, now);
+        if failure.is_final && state.counts().servers.busy == 0 {
+            let code = failure.code.clone().unwrap_or_else(|| "08000".into());
+            state.refuse_all(&Refusal::Server { code, message: failure.message.clone() });
+        } else if failure.code.is_none() {
+            self.shared.control.suspect(pool.cluster.get(), node, &failure.message);
+        }
+        drop(state);
+        let kept = if is_news {
+            failure
+        } else {
+            ServerFailure { at: pool.last_failure.borrow().as_ref().map_or(now, |l| l.at), ..failure }
+        };
+        *pool.last_failure.borrow_mut() = Some(kept);
+    }
+
+    /// Closes a busy connection.
+    pub fn close(&self, pool: &PgPool, backend: Box<Backend>) {
+        pool.state.borrow_mut().closed(backend.entry.node);
+        self.forget(&backend);
+    }
+
+    /// The console does not see a connection any more; its socket closes when it is dropped.
+    pub fn forget(&self, backend: &Backend) {
+        self.servers.borrow_mut().remove(&backend.entry.id);
+        let mut bye = Vec::new();
+        crate::wire::pg::build::terminate(&mut bye);
+        if backend.is_clean() {
+            let _ = backend.stream.try_write(&bye);
+        }
+    }
+
+    /// An idle connection has something to say. True if it is still good.
+    pub fn read_news(&self, _pool: &PgPool, backend: &mut Backend) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut chunk = [0; 4096];
+        loop {
+            match backend.stream.poll_read(&mut cx, &mut chunk) {
+                std::task::Poll::Pending => return true,
+                std::task::Poll::Ready(Ok(n)) if n > 0 => {
+                    if !is_harmless(chunk.get(..n).unwrap_or_default()) {
+                        return false;
+                    }
+                }
+                std::task::Poll::Ready(_) => return false,
+            }
+        }
+    }
+
+    /// Closes idle connections now and busy ones when they come back.
+    pub fn reconnect(self: &Rc<Self>, pool: &Rc<PgPool>) {
+        for server in self.servers.borrow().values() {
+            if server.database == pool.shared.key.database && server.user == pool.shared.key.user {
+                server.close_needed.set(true);
+            }
+        }
+        let closed = pool.state.borrow_mut().take_stale(|_, _| Stale::Yes);
+        closed.iter().for_each(|b| self.forget(b));
+        self.open_wanted(pool);
+    }
+
+    // === time ===
+
+    /// Every 100 ms: broken and aged connections end, missing ones are opened.
+    pub fn tick(self: &Rc<Self>, now: u64) {
+        for pool in self.all_pools() {
+            let config = Rc::clone(&pool.config.borrow());
+            let stale = pool.state.borrow_mut().take_stale(|backend, since| {
+                if backend.has_news() && !self.read_news(&pool, backend) {
+                    return Stale::Yes;
+                }
+                if now > backend.expires || backend.entry.close_needed.get() {
+                    return Stale::Yes;
+                }
+                match config.server_idle_timeout {
+                    Some(limit) if now.saturating_sub(since) > limit => Stale::Unused,
+                    _ => Stale::No,
+                }
+            });
+            stale.iter().for_each(|b| self.forget(b));
+            self.open_wanted(&pool);
+            self.cry(&pool);
+        }
+    }
+
+    /// True if the pool's cluster has a primary now.
+    pub fn has_primary(&self, pool: &PgPool) -> bool {
+        self.view(pool).is_some_and(|view| view.primary.is_some())
+    }
+
+    /// How long a client may wait in the queue, ns; `None` for ever.
+    pub fn wait_limit(&self, pool: &PgPool, config: &PoolConfig) -> Option<u64> {
+        if self.has_primary(pool) || pool.state.borrow().is_paused() {
+            config.queue_timeout
+        } else {
+            Some(config.queue_timeout.map_or(config.hold, |limit| limit.min(config.hold)))
+        }
+    }
+
+    /// What a client is told that waited too long (`waited` ns).
+    pub fn why_waited(&self, pool: &PgPool, waited: u64) -> Trouble {
+        let waited_ms = waited / 1_000_000;
+        let view = self.view(pool);
+        if let Some(view) = view.filter(|view| view.primary.is_none()) {
+            return Trouble::NoPrimary { service: view.name.clone(), waited_ms };
+        }
+        let state = pool.state.borrow();
+        let counts = state.counts();
+        let because = if state.is_paused() {
+            Some("the pool is paused".to_owned())
+        } else {
+            pool.last_failure.borrow().as_ref().map(|f| f.message.clone())
+        };
+        Trouble::QueueTimeout {
+            pool: pool.name(),
+            waited_ms,
+            busy: counts.servers.busy,
+            waiting: counts.waiting.saturating_sub(1),
+            because,
+        }
+    }
+
+    /// The NOTICE for a client that has waited for `after` ns.
+    pub fn queue_notice(&self, pool: &PgPool, after: u64) -> String {
+        let state = pool.state.borrow();
+        let counts = state.counts();
+        let why = if state.is_paused() { "the pool is paused" } else { "all server connections are in use" };
+        format!(
+            "no server connection for {}s: {why} ({} busy, {} waiting); still waiting",
+            after / 1_000_000_000,
+            counts.servers.busy,
+            counts.waiting
+        )
+    }
+
+    // === routing ===
+
+    /// What a statement is.
+    pub fn classify(&self, pool: &PgPool, text: &[u8]) -> Verdict {
+        let catalog = pool.catalog.borrow();
+        let mut verdicts = self.verdicts.borrow_mut();
+        verdicts
+            .lookup_or(text, pool.generation.get() ^ catalog_identity(&catalog), || classify(text, catalog.as_deref()))
+            .clone()
+    }
+
+    /// A replica refused this text.
+    pub fn remember_write(&self, text: &[u8]) {
+        self.verdicts.borrow_mut().remember_write(text);
+    }
+
+    /// True if every replica that may serve has replayed everything that was committed at `wrote_at`.
+    pub fn replicas_have_seen(&self, pool: &PgPool, wrote_at: u64) -> bool {
+        let Some(view) = self.view(pool) else { return false };
+        let mut fit = view.nodes.iter().filter(|n| n.fit_for_reads && n.state == State::Up).peekable();
+        let seen = fit.peek().is_some() && fit.all(|n| n.fresh.has_seen(wrote_at));
+        if !seen {
+            view.wanted_fresh.raise();
+        }
+        seen
+    }
+
+    /// How the pool chooses among replicas for this client.
+    pub fn choice(&self, pool: &PgPool, peer: Endpoint) -> Choice {
+        let balance = pool.config.borrow().balance;
+        match balance {
+            Balance::LeastConnections => Choice::LeastConnections,
+            Balance::RoundRobin => Choice::RoundRobin,
+            Balance::Random => {
+                // xorshift: chance for balance, not for secrets.
+                let mut x = self.random.get();
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                self.random.set(x);
+                Choice::Number(x >> 11)
+            }
+            Balance::Source => {
+                use std::hash::{Hash, Hasher};
+                let mut hasher = rustc_hash::FxHasher::default();
+                peer.ip().hash(&mut hasher);
+                Choice::Number(hasher.finish() >> 16)
+            }
+        }
+    }
+
+    /// What a pool may use a node for now.
+    pub fn class_of(&self, pool: &PgPool, node: usize) -> Option<Class> {
+        match pool.state.borrow().node_class(node) {
+            NodeClass::Primary => Some(Class::Primary),
+            NodeClass::Replica => Some(Class::Replica),
+            NodeClass::Unfit => None,
+        }
+    }
+
+    /// Where a node listens.
+    pub fn target(&self, pool: &PgPool, node: usize) -> Option<Arc<Target>> {
+        let view = self.view(pool)?;
+        let node = view.nodes.get(node)?;
+        Some(Arc::new(Target { host: node.host.clone(), port: node.port }))
+    }
+
+    /// A node's name.
+    pub fn node_name(&self, pool: &PgPool, node: usize) -> String {
+        self.view(pool)
+            .and_then(|v| v.nodes.get(node).map(|n| n.name.clone()))
+            .unwrap_or_else(|| format!("node {node}"))
+    }
+
+    /// A connection to the primary must be to a writable server, one to a replica to a standby.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check_role(&self, pool: &PgPool, node: usize, is_standby: bool) -> Result<(), String> {
+        match (pool.state.borrow().node_class(node), is_standby) {
+            (NodeClass::Primary, true) => Err("the node is in recovery, but was taken for the primary".into()),
+            (NodeClass::Replica, false) => Err("the node accepts writes, but was taken for a replica".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node failed or does not have its role.
+    pub fn suspect(&self, pool: &PgPool, node: usize, why: &str) {
+        self.shared.control.suspect(pool.cluster.get(), node, why);
+    }
+
+    // === clients ===
+
+    /// Tells every client of a pool.
+    pub fn end_clients(&self, pool: &PgPool, order: Order) {
+        for client in self.clients.borrow().values() {
+            if client.database == pool.shared.key.database && client.user == pool.shared.key.user {
+                client.tell(order);
+            }
+        }
+    }
+
+    /// Tells every client of this thread.
+    pub fn tell_all(&self, order: Option<Order>) {
+        if let Some(order) = order {
+            for client in self.clients.borrow().values() {
+                client.tell(order);
+            }
+        }
+    }
+
+    /// A client's session is over.
+    pub fn client_left(&self, client: &Client, pool: &PgPool, home: usize) {
+        self.clients.borrow_mut().remove(&client.id);
+        self.shared.cancels.remove(&client.key.process_id);
+        self.shared.clients.fetch_sub(1, Ordering::Relaxed);
+        pool.clients.update(|n| n - 1);
+        pool.shared.count_client(home, false);
+    }
+
+    /// A number that no other unnamed statement of this thread has.
+    pub fn next_serial(&self) -> u64 {
+        let next = self.serial.get() + 1;
+        self.serial.set(next);
+        next
+    }
+}
+
+impl PgPool {
+    /// `database/user`, for messages.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.shared.key.database, self.shared.key.user)
+    }
+}
+
+/// Catalogs of different databases must not share verdicts.
+fn catalog_identity(catalog: &Option<Arc<crate::sql::Catalog>>) -> u64 {
+    catalog.as_ref().map_or(0, |c| Arc::as_ptr(c) as u64)
+}
+
+/// Messages that a server may send at any time: notices, parameter changes, notifications. Anything else, or a cut
+/// message, and the connection is not trusted any more.
+fn is_harmless(mut bytes: &[u8]) -> bool {
+    use crate::wire::pg::frame::{Head, server_head};
+    while !bytes.is_empty() {
+        let Head::Frame { kind, len } = server_head(bytes) else { return false };
+        let Some((_, rest)) = bytes.split_at_checked(len) else { return false };
+        if !matches!(kind, b'N' | b'S' | b'A') {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
+}
+
+impl PoolShared {
+    /// What a fresh connection reported.
+    pub fn learn_base(&self, welcome: &super::pool::Welcome, is_standby: bool) {
+        let mut base = self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !is_standby || base.is_none() {
+            *base = Some(Arc::new(welcome.clone()));
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! From the client to its server: each message is looked at once, remembered in the ring, and passed on as it came
+//! unless its statement has another name on this connection.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::errors::{End, Trouble};
+use super::prepare::{Names, Statement};
+use super::request::{LONGEST_PARSE, LONGEST_TEXT, text_of};
+use super::session::Session;
+use super::stats::add;
+use super::track::{Expect, Op};
+use crate::pool::Class;
+use crate::sql::{Access, Effects, Kind, Verdict};
+use crate::wire::pg::frame::{Head, head};
+use crate::wire::pg::message::{self, Bind, Parse, Target};
+use crate::wire::pg::{build, rewrite};
+
+/// What becomes of one message.
+enum Step {
+    /// Goes as it is.
+    Pass,
+    /// Goes in other words, which are in the connection's buffer already; the rest of it goes as it is from here.
+    Rewritten(usize),
+    /// Does not go.
+    Drop,
+    /// Waits until the connection is quiet.
+    Hold,
+    /// Is not complete and has to be.
+    More,
+}
+
+/// The bytes before the current message that go as they are and have not gone yet.
+struct Run<'a> {
+    bytes: &'a [u8],
+    from: usize,
+    /// Start of the current message.
+    at: usize,
+}
+
+impl Run<'_> {
+    /// Moves them in front of what is to be inserted.
+    fn flush(&mut self, backend: &mut Backend) {
+        if let Some(raw) = self.bytes.get(self.from..self.at) {
+            backend.out.extend_from_slice(raw);
+        }
+        self.from = self.at;
+    }
+}
+
+/// Effects that tie the client to its connection.
+const PINS: Effects = Effects::TEMP
+    .union(Effects::LISTEN)
+    .union(Effects::ADVISORY_LOCK)
+    .union(Effects::WITH_HOLD)
+    .union(Effects::SQL_PREPARE)
+    .union(Effects::UNKNOWN_SET)
+    .union(Effects::SEED);
+
+impl Session {
+    /// Sends what may go now of `bytes`; the rest is kept in `input`.
+    pub(super) fn forward(&mut self, backend: &mut Backend, bytes: &[u8]) -> Result<(), End> {
+        let mut at = self.left.min(bytes.len());
+        self.left -= at;
+        let mut run = Run { bytes, from: 0, at };
+        if backend.track.is_quiet() && at == 0 {
+            self.begin_request(backend);
+        }
+        let kept = loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let (kind, len) = match head(rest) {
+                Head::Need => break at,
+                Head::Bad(bad) => return Err(End::Trouble(Trouble::Protocol(bad.to_string()))),
+                Head::Frame { kind, len } => (kind, len),
+            };
+            let available = rest.get(..len).unwrap_or(rest);
+            run.at = at;
+            match self.step(backend, kind, available, available.len() == len, &mut run)? {
+                Step::Pass => {}
+                Step::Rewritten(from) => run.from = at + from,
+                Step::Drop => {
+                    run.flush(backend);
+                    run.from = at + len;
+                }
+                Step::Hold => {
+                    self.flags.hold = true;
+                    break at;
+                }
+                Step::More => break at,
+            }
+            if available.len() < len {
+                self.left = len - available.len();
+                at = bytes.len();
+                break at;
+            }
+            at += len;
+        };
+        let raw = bytes.get(run.from.min(kept)..kept).unwrap_or_default();
+        send(backend, raw);
+        if self.flags.undecided {
+            backend.retained.extend_from_slice(bytes.get(..kept).unwrap_or_default());
+        }
+        self.keep(bytes.get(kept..).unwrap_or_default());
+        if backend.track.has_local_front() {
+            self.say_local(backend);
+        }
+        Ok(())
+    }
+
+    /// A request begins on a quiet connection.
+    fn begin_request(&mut self, backend: &mut Backend) {
+        self.flags.running = true;
+        if backend.track.status == b'I' {
+            self.flags.wrote = false;
+            self.flags.committing = false;
+            self.flags.rolled_back = false;
+            if backend.is_standby && self.core.class_of(&self.pool, backend.entry.node) == Some(Class::Replica) {
+                backend.retained.clear();
+                self.rare.held_from = self.output.len();
+                self.flags.undecided = true;
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        backend: &mut Backend,
+        kind: u8,
+        frame: &[u8],
+        is_whole: bool,
+        run: &mut Run<'_>,
+    ) -> Result<Step, End> {
+        let body = frame.get(5..).unwrap_or_default();
+        match kind {
+            b'Q' => self.step_query(backend, frame, is_whole),
+            b'S' | b'H' | b'c' | b'X' if !is_whole => Ok(Step::More),
+            b'S' => {
+                self.flags.unsynced = false;
+                backend.track.synced();
+                if !backend.track.is_copying_in() {
+                    backend.track.push(Expect::Sync);
+                }
+                Ok(Step::Pass)
+            }
+            b'H' | b'd' => Ok(Step::Pass),
+            b'c' | b'f' => {
+                backend.track.push(Expect::CopyEnd);
+                Ok(Step::Pass)
+            }
+            b'X' => Err(End::Terminated),
+            b'F' if backend.track.is_skipping() => Ok(if is_whole { Step::Drop } else { Step::Pass }),
+            b'F' => {
+                if self.must_hold(backend) {
+                    return Ok(Step::Hold);
+                }
+                self.flags.wrote = true;
+                backend.track.push(Expect::Function);
+                Ok(Step::Pass)
+            }
+            b'p' => Err(End::Trouble(Trouble::Protocol("unexpected password message after login".into()))),
+            // Skipped by the server after an error, so nothing of it takes effect.
+            _ if backend.track.is_skipping() => Ok(if is_whole { Step::Drop } else { Step::Pass }),
+            _ => {
+                if !self.flags.unsynced && self.must_hold(backend) {
+                    return Ok(Step::Hold);
+                }
+                self.flags.unsynced = true;
+                match kind {
+                    b'P' => self.step_parse(backend, frame, is_whole, run),
+                    b'B' => self.step_bind(backend, frame, run),
+                    b'E' if is_whole => {
+                        let op = self.rare.bound.take();
+                        backend.track.push(Expect::Execute(op));
+                        Ok(Step::Pass)
+                    }
+                    b'D' if is_whole => match message::describe(body) {
+                        Ok((target, name)) => {
+                            let step = self.step_name(backend, target, name, frame, run, rewrite::describe)?;
+                            backend.track.push(Expect::Describe);
+                            Ok(step)
+                        }
+                        Err(bad) => Err(End::Trouble(Trouble::Protocol(bad.to_string()))),
+                    },
+                    b'C' if is_whole => self.step_close(backend, body),
+                    _ => Ok(Step::More),
+                }
+            }
+        }
+    }
+
+    /// True if a request must wait for the answers before it: it may have to go to another node.
+    fn must_hold(&self, backend: &Backend) -> bool {
+        !backend.track.is_quiet() && backend.is_standby && !self.is_bound()
+    }
+
+    fn step_query(&mut self, backend: &mut Backend, frame: &[u8], is_whole: bool) -> Result<Step, End> {
+        if self.must_hold(backend) {
+            return Ok(Step::Hold);
+        }
+        if !is_whole && frame.len() < LONGEST_TEXT {
+            return Ok(Step::More);
+        }
+        if backend.track.is_skipping() {
+            return Ok(if is_whole { Step::Drop } else { Step::Pass });
+        }
+        if !is_whole {
+            // Too long to look at: whatever it leaves behind is cleaned up after it.
+            self.flags.wrote = true;
+            self.flags.dirty = true;
+            backend.track.push(Expect::Query(None));
+            return Ok(Step::Pass);
+        }
+        let Some(text) = text_of(frame) else {
+            return Err(End::Trouble(Trouble::Protocol("invalid query message: the text must end in a NUL".into())));
+        };
+        let planned = self.core.planned.take();
+        let verdict = match planned {
+            Some(verdict) => verdict,
+            None => self.classify(text),
+        };
+        if self.is_ours(&verdict.kind) || self.is_forbidden_block(&verdict) {
+            if !backend.track.is_quiet() {
+                return Ok(Step::Hold);
+            }
+            if !self.flags.unsynced && self.answer_locally(&verdict, backend.track.status) {
+                return Ok(Step::Drop);
+            }
+        }
+        let op = self.note(backend.entry.node, &verdict, text);
+        backend.unnamed_of = 0;
+        backend.track.push(Expect::Query(op.map(Box::new)));
+        Ok(Step::Pass)
+    }
+
+    /// Statements that Forebay answers itself.
+    fn is_ours(&self, kind: &Kind) -> bool {
+        match kind {
+            Kind::Set(setting) | Kind::SetLocal(setting) => setting.name == "forebay.route",
+            Kind::Reset(Some(name)) | Kind::Show(name) => name.starts_with("forebay."),
+            Kind::Deallocate(Some(name)) => self.names.as_ref().is_some_and(|n| n.find(name.as_bytes()).is_some()),
+            _ => false,
+        }
+    }
+
+    /// Remembers what a statement means for the session. The answer is what happens when it succeeds.
+    fn note(&mut self, node: usize, verdict: &Verdict, text: &[u8]) -> Option<Op> {
+        if !matches!(&verdict.kind, Kind::Show(name) if name.starts_with("forebay.")) {
+            self.rare.last_node = Some(node);
+        }
+        if verdict.access == Access::Write {
+            match &verdict.kind {
+                Kind::Begin { .. } | Kind::Set(_) | Kind::SetLocal(_) | Kind::SetTransaction | Kind::Reset(_) => {}
+                Kind::Commit => self.flags.committing = true,
+                Kind::Rollback => {}
+                _ => self.flags.wrote = true,
+            }
+        }
+        if verdict.effects.is_empty() && matches!(verdict.kind, Kind::Other) {
+            return None;
+        }
+        if verdict.effects.contains(Effects::OPAQUE) {
+            self.flags.dirty = true;
+        }
+        let pins = verdict.effects & PINS;
+        if !pins.is_empty() {
+            return Some(Op::Pin(pins));
+        }
+        match &verdict.kind {
+            Kind::Set(setting) => Some(Op::Set(setting.clone(), String::from_utf8_lossy(text).into_owned())),
+            Kind::Reset(name) => Some(Op::Reset(name.clone())),
+            Kind::DiscardAll => Some(Op::DiscardAll),
+            Kind::Deallocate(name) => Some(Op::Deallocate(name.clone())),
+            Kind::Savepoint => Some(Op::Savepoint),
+            Kind::Multiple if verdict.effects.contains(Effects::RESETS_ALL) => Some(Op::Reset(None)),
+            Kind::Multiple if verdict.effects.contains(Effects::DROPS_PREPARED) => Some(Op::DiscardAll),
+            _ => None,
+        }
+    }
+
+    fn step_parse(
+        &mut self,
+        backend: &mut Backend,
+        frame: &[u8],
+        is_whole: bool,
+        run: &mut Run<'_>,
+    ) -> Result<Step, End> {
+        if !is_whole {
+            return self.step_long_parse(backend, frame);
+        }
+        let body = frame.get(5..).unwrap_or_default();
+        let parse = Parse::read(body).map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?;
+        add(&self.pool.stats.client_parses, 1);
+        let planned = self.core.planned.take();
+        let verdict = match planned {
+            Some(verdict) => verdict,
+            None => self.classify(parse.text),
+        };
+        let definition = match self.instead(backend, &verdict.kind, run) {
+            Some(instead) => Cow::Owned(instead),
+            None => Cow::Borrowed(body.get(parse.name.len() + 1..).unwrap_or_default()),
+        };
+        let is_ours = matches!(definition, Cow::Owned(_));
+        if parse.name.is_empty() {
+            let names = self.names.get_or_insert_default();
+            names.unnamed.clear();
+            names.unnamed.extend_from_slice(&definition);
+            names.unnamed_verdict = Some(Box::new(verdict));
+            add(&self.pool.stats.server_parses, 1);
+            self.rare.unnamed_serial = self.core.next_serial();
+            backend.unnamed_of = self.rare.unnamed_serial;
+            backend.track.push(Expect::Parse { name: Box::default(), statement: None });
+            if is_ours {
+                run.flush(backend);
+                parse_as(&mut backend.out, b"", &definition);
+                return Ok(Step::Rewritten(frame.len()));
+            }
+            return Ok(Step::Pass);
+        }
+        if let Some(known) = self.names.as_ref().and_then(|n| n.find(parse.name)).cloned() {
+            // The name is taken: the server says so, and skips what follows, when it is taught the same name twice.
+            run.flush(backend);
+            if !backend.taught.knows(known.id) {
+                self.learn(backend, &known);
+                parse_again(&mut backend.out, &known);
+                backend.track.push(Expect::ParseInjected(known.id));
+            }
+            parse_as(&mut backend.out, known.name().as_bytes(), &definition);
+            backend.track.push(Expect::Parse { name: Box::default(), statement: None });
+            return Ok(Step::Rewritten(frame.len()));
+        }
+        let statement = self.core.shared.statements.intern(&definition, verdict);
+        let names = self.names.get_or_insert_default();
+        names.insert(parse.name, Arc::clone(&statement));
+        self.me.prepared.set(names.len());
+        if backend.taught.knows(statement.id) {
+            backend.track.push(Expect::ParseKnown);
+            return Ok(Step::Drop);
+        }
+        run.flush(backend);
+        self.learn(backend, &statement);
+        if is_ours {
+            parse_again(&mut backend.out, &statement);
+            backend.track.push(Expect::Parse { name: parse.name.into(), statement: Some(statement) });
+            return Ok(Step::Rewritten(frame.len()));
+        }
+        let from = rewrite::parse(&mut backend.out, frame, statement.name().as_bytes())
+            .map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?
+            .unwrap_or(frame.len());
+        backend.track.push(Expect::Parse { name: parse.name.into(), statement: Some(statement) });
+        Ok(Step::Rewritten(from))
+    }
+
+    /// A Parse whose end has not arrived. It is held whole if it can be; an unnamed one may also pass unread.
+    fn step_long_parse(&mut self, backend: &mut Backend, frame: &[u8]) -> Result<Step, End> {
+        let Head::Frame { len, .. } = head(frame) else { return Ok(Step::More) };
+        if len <= LONGEST_PARSE {
+            self.want = len;
+            return Ok(Step::More);
+        }
+        if frame.get(5) != Some(&0) {
+            return Err(End::Trouble(Trouble::TooLong));
+        }
+        self.flags.wrote = true;
+        self.flags.dirty = true;
+        if let Some(names) = &mut self.names {
+            names.unnamed = Vec::new();
+            names.unnamed_verdict = None;
+        }
+        self.rare.unnamed_serial = self.core.next_serial();
+        backend.unnamed_of = self.rare.unnamed_serial;
+        backend.track.push(Expect::Parse { name: Box::default(), statement: None });
+        Ok(Step::Pass)
+    }
+
+    /// What the server runs instead of a statement that is ours or names one of ours, in the extended protocol.
+    fn instead(&mut self, backend: &mut Backend, kind: &Kind, run: &mut Run<'_>) -> Option<Vec<u8>> {
+        if let Kind::Deallocate(Some(name)) = kind {
+            let statement = self.names.as_ref()?.find(name.as_bytes()).cloned()?;
+            if !backend.taught.knows(statement.id) {
+                run.flush(backend);
+                self.learn(backend, &statement);
+                parse_again(&mut backend.out, &statement);
+                backend.track.push(Expect::ParseInjected(statement.id));
+            }
+            return Some([b"DEALLOCATE ", statement.name().as_bytes(), &[0, 0, 0]].concat());
+        }
+        self.own_show(kind)
+    }
+
+    /// `SHOW forebay.*`: a statement with the answer.
+    fn own_show(&self, kind: &Kind) -> Option<Vec<u8>> {
+        let Kind::Show(name) = kind else { return None };
+        let value = self.own_value(name)?;
+        let text = format!("SELECT {}::pg_catalog.text AS \"{name}\"", super::settings::quote(&value));
+        Some([text.as_bytes(), &[0, 0, 0]].concat())
+    }
+
+    /// The connection is about to be taught a statement; one that it has not used for long may have to go.
+    fn learn(&mut self, backend: &mut Backend, statement: &Arc<Statement>) {
+        add(&self.pool.stats.server_parses, 1);
+        let limit = self.pool.config.borrow().prepared_statements;
+        if let Some(old) = backend.taught.learn(statement, limit) {
+            build::close(&mut backend.out, Target::Statement, format!("fb_{old}").as_bytes());
+            backend.track.push(Expect::CloseInjected);
+        }
+        backend.entry.prepared.set(backend.taught.len());
+    }
+
+    fn step_bind(&mut self, backend: &mut Backend, frame: &[u8], run: &mut Run<'_>) -> Result<Step, End> {
+        let Ok(bind) = Bind::read(frame.get(5..).unwrap_or_default()) else {
+            // The names may still be on their way.
+            return if frame.len() < LONGEST_TEXT {
+                Ok(Step::More)
+            } else {
+                Err(End::Trouble(Trouble::Protocol("invalid Bind message".into())))
+            };
+        };
+        add(&self.pool.stats.binds, 1);
+        self.refresh_show(bind.statement);
+        let (verdict, text) = match self.names.as_ref() {
+            Some(names) if bind.statement.is_empty() => {
+                (names.unnamed_verdict.as_deref().cloned(), text_in(&names.unnamed).to_vec())
+            }
+            Some(names) => match names.find(bind.statement) {
+                Some(statement) if is_plain(&statement.verdict) => {
+                    self.flags.wrote |= statement.verdict.access == Access::Write;
+                    self.rare.last_node = Some(backend.entry.node);
+                    (None, Vec::new())
+                }
+                Some(statement) => (Some(statement.verdict.clone()), statement.text().to_vec()),
+                None => (None, Vec::new()),
+            },
+            None => (None, Vec::new()),
+        };
+        self.rare.bound = verdict.and_then(|verdict| self.note(backend.entry.node, &verdict, &text)).map(Box::new);
+        let step = self.step_name(backend, Target::Statement, bind.statement, frame, run, rewrite::bind)?;
+        backend.track.push(Expect::Bind);
+        Ok(step)
+    }
+
+    /// A prepared `SHOW forebay.*` must tell what is true now, not when it was parsed.
+    fn refresh_show(&mut self, name: &[u8]) {
+        let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)) else { return };
+        let Some(definition) = self.own_show(&statement.verdict.kind) else { return };
+        let verdict = statement.verdict.clone();
+        let now = self.core.shared.statements.intern(&definition, verdict);
+        if let Some(names) = &mut self.names {
+            names.insert(name, now);
+        }
+    }
+
+    /// A message that names a statement: the connection is taught it if it must be, and told its own name for it.
+    fn step_name(
+        &mut self,
+        backend: &mut Backend,
+        target: Target,
+        name: &[u8],
+        frame: &[u8],
+        run: &mut Run<'_>,
+        rename: Rename,
+    ) -> Result<Step, End> {
+        if target == Target::Portal {
+            return Ok(Step::Pass);
+        }
+        if name.is_empty() {
+            if let Some(names) =
+                self.names.as_ref().filter(|n| backend.unnamed_of != self.rare.unnamed_serial && !n.unnamed.is_empty())
+            {
+                run.flush(backend);
+                parse_unnamed(&mut backend.out, names);
+                backend.unnamed_of = self.rare.unnamed_serial;
+                backend.track.push(Expect::ParseInjected(0));
+                return Ok(Step::Rewritten(0));
+            }
+            return Ok(Step::Pass);
+        }
+        let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)).cloned() else {
+            return Ok(Step::Pass);
+        };
+        run.flush(backend);
+        if !backend.taught.knows(statement.id) {
+            self.learn(backend, &statement);
+            parse_again(&mut backend.out, &statement);
+            backend.track.push(Expect::ParseInjected(statement.id));
+        }
+        let from = rename(&mut backend.out, frame, statement.name().as_bytes())
+            .map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?
+            .unwrap_or(frame.len());
+        Ok(Step::Rewritten(from))
+    }
+
+    fn step_close(&mut self, backend: &mut Backend, body: &[u8]) -> Result<Step, End> {
+        let (target, name) = message::close(body).map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?;
+        if target == Target::Statement && !name.is_empty() {
+            if let Some(names) = self.names.as_mut().filter(|n| n.find(name).is_some()) {
+                // Other clients may use the same text: the connection keeps it until it needs the room.
+                names.remove(name);
+                self.me.prepared.set(names.len());
+                backend.track.push(Expect::CloseKnown);
+                return Ok(Step::Drop);
+            }
+        } else if target == Target::Statement
+            && let Some(names) = &mut self.names
+        {
+            names.unnamed = Vec::new();
+            names.unnamed_verdict = None;
+        }
+        backend.track.push(Expect::Close);
+        Ok(Step::Pass)
+    }
+}
+
+/// Sends what is in the connection's buffer, then `raw`. What the socket does not take waits in the buffer.
+fn send(backend: &mut Backend, raw: &[u8]) {
+    if backend.out.is_empty() {
+        if !raw.is_empty() {
+            // An error shows again when the answer is read, after what the server said before it closed.
+            let sent = backend.stream.try_write(raw).unwrap_or(raw.len());
+            backend.out.extend_from_slice(raw.get(sent..).unwrap_or_default());
+        }
+    } else {
+        backend.out.extend_from_slice(raw);
+        let sent = backend.stream.try_write(&backend.out).unwrap_or(backend.out.len());
+        backend.out.drain(..sent);
+    }
+}
+
+type Rename = fn(&mut Vec<u8>, &[u8], &[u8]) -> Result<Option<usize>, crate::wire::pg::Malformed>;
+
+/// A statement that means nothing for the session.
+fn is_plain(verdict: &Verdict) -> bool {
+    verdict.effects.is_empty() && matches!(verdict.kind, Kind::Other)
+}
+
+fn parse_again(out: &mut Vec<u8>, statement: &Statement) {
+    parse_as(out, statement.name().as_bytes(), &statement.body);
+}
+
+fn parse_unnamed(out: &mut Vec<u8>, names: &Names) {
+    parse_as(out, b"", &names.unnamed);
+}
+
+/// A Parse message of a name and the definition that a client sent under another.
+fn parse_as(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
+    let length = u32::try_from(4 + name.len() + 1 + definition.len()).unwrap_or(u32::MAX);
+    out.push(b'P');
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(name);
+    out.push(0);
+    out.extend_from_slice(definition);
+}
+
+fn text_in(definition: &[u8]) -> &[u8] {
+    definition.split(|b| *b == 0).next().unwrap_or_default()
+}

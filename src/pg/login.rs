@@ -1,0 +1,316 @@
+//! The client's side of a login: reading its packets, checking its password, taking its settings.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::errors::Trouble;
+use super::settings::Settings;
+use super::shared::Shared;
+use crate::config::model::{AuthMethod, Config};
+use crate::net::{Detached, Endpoint, Stream};
+use crate::wire::pg::auth::{Credential, Method};
+use crate::wire::pg::frame::{Head, head};
+use crate::wire::pg::scram::{Keys, NONCE, ScramError, ScramServer, Verifier};
+use crate::wire::pg::sqlstate::{ToClient, write_error};
+use crate::wire::pg::startup::{CANCEL_CODE, Session as Startup, Startup as Packet, StartupError, parse_startup};
+use crate::wire::pg::{build, md5, message};
+
+/// Longest message of a login.
+const LONGEST: usize = 16 * 1024;
+
+/// Why a login ended without a session.
+#[derive(Debug)]
+pub enum LoginError {
+    /// The socket failed or the client left.
+    Socket(std::io::Error),
+    /// The first bytes are no startup packet.
+    Startup(StartupError),
+    /// The client was told why.
+    Refused(Trouble),
+    /// Wrong password, unknown user, broken exchange: the client was told, without saying which.
+    Password {
+        /// As the client named it.
+        user: String,
+        /// For the log.
+        why: String,
+    },
+}
+
+impl LoginError {
+    /// One log line with the peer's address; a client that just left is not worth one.
+    pub fn log(&self, peer: Endpoint) {
+        match self {
+            LoginError::Socket(_) => tracing::debug!(%peer, "a connection ended before its login"),
+            LoginError::Startup(e) => tracing::warn!(%peer, error = %e, "a connection was refused for what it sent"),
+            LoginError::Refused(trouble) => {
+                tracing::warn!(%peer, code = trouble.sqlstate(), error = %trouble.message(), "a client was refused");
+            }
+            LoginError::Password { user, why } => tracing::warn!(%peer, user, why, "login failed"),
+        }
+    }
+}
+
+/// A client of the console, on its way to the control thread.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The socket.
+    pub stream: Detached,
+    /// What it asked for.
+    pub startup: Startup,
+    /// Bytes that it sent ahead.
+    pub buffered: Vec<u8>,
+}
+
+impl Newcomer {
+    pub(super) fn new(mut talk: Talk, startup: Startup) -> Result<Self, LoginError> {
+        let buffered = talk.take_buffered();
+        let stream = talk.into_stream().detach().map_err(LoginError::Socket)?;
+        Ok(Newcomer { stream, startup, buffered })
+    }
+}
+
+/// A client's socket before its session, read message by message.
+#[derive(Debug)]
+pub struct Talk {
+    stream: Stream,
+    buffer: Vec<u8>,
+}
+
+impl Talk {
+    /// A fresh connection.
+    pub fn new(stream: Stream) -> Self {
+        Talk { stream, buffer: Vec::new() }
+    }
+
+    /// A connection that sent `buffer` already.
+    pub fn with_buffered(stream: Stream, buffer: Vec<u8>) -> Self {
+        Talk { stream, buffer }
+    }
+
+    /// Bytes sent ahead.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// The socket.
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// The socket and the bytes sent ahead.
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The other side.
+    pub fn peer(&self) -> Endpoint {
+        self.stream.peer()
+    }
+
+    /// Sends all of `bytes`.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), LoginError> {
+        self.stream.write_all(bytes).await.map_err(LoginError::Socket)
+    }
+
+    async fn fill(&mut self) -> Result<(), LoginError> {
+        let mut chunk = [0; 1024];
+        match self.stream.read(&mut chunk).await.map_err(LoginError::Socket)? {
+            0 => Err(LoginError::Socket(std::io::ErrorKind::UnexpectedEof.into())),
+            n => {
+                self.buffer.extend_from_slice(chunk.get(..n).unwrap_or_default());
+                Ok(())
+            }
+        }
+    }
+
+    /// The next packet without type byte. Bytes that are none are answered with an error.
+    pub async fn startup(&mut self) -> Result<Packet, LoginError> {
+        loop {
+            match parse_startup(&self.buffer) {
+                Ok(Some((packet, used))) => {
+                    self.buffer.drain(..used);
+                    // What follows an unanswered request for encryption was not meant for us in clear text.
+                    if matches!(packet, Packet::Ssl | Packet::GssEnc) && !self.buffer.is_empty() {
+                        let what = "received unencrypted data after a request for encryption".to_owned();
+                        return Err(self.refuse(Trouble::Protocol(what)).await);
+                    }
+                    return Ok(packet);
+                }
+                Ok(None) => self.fill().await?,
+                Err(error) => {
+                    // A CancelRequest is never answered, a broken one neither.
+                    if self.buffer.get(4..8) != Some(&CANCEL_CODE.to_be_bytes()) {
+                        let mut out = Vec::new();
+                        write_error(&mut out, &error);
+                        let _ = self.write(&out).await;
+                    }
+                    return Err(LoginError::Startup(error));
+                }
+            }
+        }
+    }
+
+    /// The body of the next password message.
+    async fn password(&mut self) -> Result<Vec<u8>, LoginError> {
+        loop {
+            match head(&self.buffer) {
+                Head::Frame { kind: b'p', len } if len <= LONGEST => {
+                    if self.buffer.len() >= len {
+                        let rest = self.buffer.split_off(len);
+                        let frame = std::mem::replace(&mut self.buffer, rest);
+                        return Ok(frame.get(5..).unwrap_or_default().to_vec());
+                    }
+                }
+                Head::Need => {}
+                Head::Frame { kind: b'X', .. } => {
+                    return Err(LoginError::Socket(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                _ => {
+                    let what = "expected a password message".to_owned();
+                    return Err(self.refuse(Trouble::Protocol(what)).await);
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn broken_scram(&mut self, user: &str, error: ScramError) -> LoginError {
+        let mut out = Vec::new();
+        write_error(&mut out, &error);
+        let _ = self.write(&out).await;
+        LoginError::Password { user: user.to_owned(), why: error.to_string() }
+    }
+
+    async fn wrong(&mut self, user: &str, why: impl ToString) -> LoginError {
+        let error = self.refuse(Trouble::WrongPassword(user.to_owned())).await;
+        drop(error);
+        LoginError::Password { user: user.to_owned(), why: why.to_string() }
+    }
+}
+
+/// Checks the password as `postgres.auth` says.
+pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
+    if startup.must_negotiate() {
+        let mut out = Vec::new();
+        build::negotiate_protocol_version(&mut out, startup.spoken_minor(), &startup.extensions);
+        talk.write(&out).await?;
+    }
+    let user = startup.user.as_str();
+    let entry = config.postgres.user(user).and_then(|u| u.password.as_ref());
+    let credential = entry.and_then(|p| Credential::parse(&p.0).ok());
+    check_password(&core.shared, talk, config.postgres.auth, user, credential.as_ref()).await
+}
+
+/// Asks for a password and checks it. `None`: nobody has that name, and the exchange must not show it.
+pub async fn check_password(
+    shared: &Shared,
+    talk: &mut Talk,
+    method: AuthMethod,
+    user: &str,
+    credential: Option<&Credential>,
+) -> Result<(), LoginError> {
+    match (method, credential) {
+        (AuthMethod::Trust, _) => Ok(()),
+        (AuthMethod::Md5, Some(credential)) if credential.serves_client(Method::Md5) => {
+            by_md5(talk, user, credential.md5_verifier(user)).await
+        }
+        (AuthMethod::Md5, None) => by_md5(talk, user, None).await,
+        (_, Some(Credential::Clear(password))) => {
+            by_scram(shared, talk, user, Some(shared.verifier(user, password))).await
+        }
+        (_, Some(Credential::Scram(verifier))) => by_scram(shared, talk, user, Some(verifier.clone())).await,
+        (_, Some(Credential::Md5(_)) | None) => by_scram(shared, talk, user, None).await,
+    }
+}
+
+async fn by_md5(talk: &mut Talk, user: &str, verifier: Option<String>) -> Result<(), LoginError> {
+    let mut salt = [0; 4];
+    getrandom::fill(&mut salt).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
+    let mut out = Vec::new();
+    build::authentication_md5(&mut out, salt);
+    talk.write(&out).await?;
+    let body = talk.password().await?;
+    let answer = message::password(&body).unwrap_or_default();
+    match verifier {
+        Some(verifier) if md5::verify(answer, &verifier, salt) => Ok(()),
+        Some(_) => Err(talk.wrong(user, "wrong password").await),
+        None => Err(talk.wrong(user, "no such user").await),
+    }
+}
+
+async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option<Verifier>) -> Result<(), LoginError> {
+    let mut nonce = [0; NONCE];
+    getrandom::fill(&mut nonce).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
+    let mut out = Vec::new();
+    build::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
+    talk.write(&out).await?;
+    let body = talk.password().await?;
+    let first = match message::sasl_initial_response(&body) {
+        Ok((mechanism, Some(data))) if mechanism == b"SCRAM-SHA-256" => data,
+        _ => {
+            let what = "the client chose no SASL mechanism that was offered".to_owned();
+            return Err(talk.refuse(Trouble::Protocol(what)).await);
+        }
+    };
+    let server = match &verifier {
+        Some(verifier) => ScramServer::new(verifier, nonce),
+        None => ScramServer::mock(&shared.mock_secret, user, nonce),
+    };
+    let challenge = match server.first(first) {
+        Ok(challenge) => challenge,
+        Err(e) => return Err(talk.broken_scram(user, e).await),
+    };
+    out.clear();
+    build::authentication_sasl_continue(&mut out, challenge.message());
+    talk.write(&out).await?;
+    let body = talk.password().await?;
+    match challenge.last(&body) {
+        Ok(done) => {
+            out.clear();
+            build::authentication_sasl_final(&mut out, &done.server_final);
+            talk.write(&out).await?;
+            if let Some(verifier) = verifier {
+                let keys = Keys { client_key: done.client_key, server_key: verifier.server_key };
+                shared.remember_proof(user, &verifier, keys);
+            }
+            Ok(())
+        }
+        Err(ScramError::WrongPassword) if verifier.is_none() => Err(talk.wrong(user, "no such user").await),
+        Err(ScramError::WrongPassword) => Err(talk.wrong(user, "wrong password").await),
+        Err(e) => Err(talk.broken_scram(user, e).await),
+    }
+}
+
+/// The session settings that a startup packet asks for.
+///
+/// # Errors
+/// Options that cannot be read, values that are no text, a replication connection.
+pub fn settings(startup: &Startup) -> Result<Arc<Settings>, Trouble> {
+    let mut list = Vec::new();
+    let text = |name: &str, value: Vec<u8>| {
+        String::from_utf8(value)
+            .map_err(|_| Trouble::Protocol(format!("the value of startup parameter \"{name}\" is not UTF-8")))
+    };
+    for option in startup.options().map_err(|e| Trouble::Protocol(e.to_string()))? {
+        let name = option.name.to_ascii_lowercase();
+        let value = text(&name, option.value)?;
+        list.push((name, value));
+    }
+    for (name, value) in &startup.params {
+        let name = name.to_ascii_lowercase();
+        match name.as_str() {
+            "user" | "database" | "options" => continue,
+            "replication" if matches!(value.as_slice(), b"" | b"0" | b"false" | b"off" | b"no") => continue,
+            "replication" => return Err(Trouble::NoReplication),
+            _ => {}
+        }
+        let value = text(&name, value.clone())?;
+        list.push((name, value));
+    }
+    Ok(Settings::from_startup(list))
+}

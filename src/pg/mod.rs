@@ -1,0 +1,37 @@
+//! PostgreSQL: logins, sessions, the relay between a client and a server, and routing.
+//!
+//! `accept` and `login` bring a client to its home thread; `session` is its life there: `request` finds out what it
+//! wants, `forward` and `answer` move the bytes, `release` ends the use of a connection. `core` is what a thread has,
+//! `shared` what all threads have.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod accept;
+mod answer;
+pub mod backend;
+pub mod cancel;
+mod connect;
+pub mod consoles;
+mod control;
+pub mod core;
+pub mod errors;
+mod forward;
+mod handover;
+pub mod login;
+pub mod orders;
+pub mod pool;
+mod prepare;
+pub mod registry;
+mod release;
+pub mod report;
+mod request;
+pub mod route;
+mod session;
+pub mod settings;
+pub mod shared;
+pub mod stats;
+mod track;
+mod welcome;
+
+pub use core::Core;
+pub use shared::{Control, Shared};

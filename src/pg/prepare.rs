@@ -1,0 +1,186 @@
+//! Protocol-level prepared statements in a pool: each text is known once to the process, under a number; clients
+//! have their own names for it, and each server connection remembers which numbers it has been taught.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+use rustc_hash::{FxHashMap, FxHasher};
+
+use crate::sql::Verdict;
+
+/// A statement as a client parsed it.
+#[derive(Debug)]
+pub struct Statement {
+    /// Its number in this process; the server knows it as `fb_<number>`.
+    pub id: u64,
+    /// What follows the name in the Parse message: query text, NUL, parameter types.
+    pub body: Box<[u8]>,
+    /// What it is.
+    pub verdict: Verdict,
+    hash: u64,
+}
+
+impl Statement {
+    /// The name on server connections.
+    pub fn name(&self) -> String {
+        format!("fb_{}", self.id)
+    }
+
+    /// The query text.
+    pub fn text(&self) -> &[u8] {
+        self.body.split(|b| *b == 0).next().unwrap_or_default()
+    }
+}
+
+/// Every statement that some client or connection still uses, shared by all threads. Touched at Parse only.
+#[derive(Debug, Default)]
+pub struct Statements {
+    by_hash: DashMap<u64, Vec<Weak<Statement>>>,
+    next: AtomicU64,
+}
+
+impl Statements {
+    /// The statement with this body and verdict. A verdict that a changed catalog has made another is another
+    /// statement: who prepared it before keeps what was decided then.
+    pub fn intern(&self, body: &[u8], verdict: Verdict) -> Arc<Statement> {
+        let mut hasher = FxHasher::default();
+        body.hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut entry = self.by_hash.entry(hash).or_default();
+        let found = entry.iter().filter_map(Weak::upgrade).find(|s| *s.body == *body && s.verdict == verdict);
+        if let Some(statement) = found {
+            return statement;
+        }
+        entry.retain(|s| s.strong_count() > 0);
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let statement = Arc::new(Statement { id, body: body.into(), verdict, hash });
+        entry.push(Arc::downgrade(&statement));
+        statement
+    }
+
+    /// Forgets texts that nobody uses any more. Returns how many are left.
+    pub fn sweep(&self) -> usize {
+        let mut left = 0;
+        self.by_hash.retain(|_, list| {
+            list.retain(|s| s.strong_count() > 0);
+            left += list.len();
+            !list.is_empty()
+        });
+        left
+    }
+}
+
+impl PartialEq for Statement {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.hash == other.hash
+    }
+}
+
+/// The names that one client has given.
+#[derive(Debug, Default)]
+pub struct Names {
+    named: FxHashMap<Box<[u8]>, Arc<Statement>>,
+    /// The unnamed statement's Parse body, kept so that a later Bind can find it on another connection.
+    pub unnamed: Vec<u8>,
+    /// What the unnamed statement is.
+    pub unnamed_verdict: Option<Box<Verdict>>,
+}
+
+impl Names {
+    /// The statement of a name.
+    pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.named.get(name)
+    }
+
+    /// The client's name for a statement, by its number.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.named.iter().find(|(_, s)| s.id == id).map(|(name, _)| &**name)
+    }
+
+    /// Gives a name.
+    pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.named.insert(name.into(), statement);
+    }
+
+    /// Takes a name back; false if there was none.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        self.named.remove(name).is_some()
+    }
+
+    /// Takes all names back.
+    pub fn clear(&mut self) {
+        self.named = HashMap::default();
+        self.unnamed = Vec::new();
+        self.unnamed_verdict = None;
+    }
+
+    /// How many names there are.
+    #[allow(clippy::len_without_is_empty, reason = "a figure for the console")]
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+}
+
+/// The statements that one server connection knows, the least recently used one first to go.
+#[derive(Debug, Default)]
+pub struct Taught {
+    known: FxHashMap<u64, Known>,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    used: u64,
+    // Held so that the number is not forgotten and given a second time to the same text.
+    _statement: Arc<Statement>,
+}
+
+impl Taught {
+    /// True if the connection knows the statement; counts as a use.
+    pub fn knows(&mut self, id: u64) -> bool {
+        self.clock += 1;
+        match self.known.get_mut(&id) {
+            Some(known) => {
+                known.used = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The connection is being taught this statement. Returns the number of one to close when there are more than
+    /// `limit`.
+    pub fn learn(&mut self, statement: &Arc<Statement>, limit: usize) -> Option<u64> {
+        self.clock += 1;
+        self.known.insert(statement.id, Known { used: self.clock, _statement: Arc::clone(statement) });
+        if self.known.len() <= limit.max(1) {
+            return None;
+        }
+        let oldest = self.known.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)?;
+        self.known.remove(&oldest);
+        Some(oldest)
+    }
+
+    /// The connection does not know it after all.
+    pub fn forget(&mut self, id: u64) {
+        self.known.remove(&id);
+    }
+
+    /// `DISCARD ALL` or `DEALLOCATE ALL` ran.
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// How many it knows.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// True if it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}

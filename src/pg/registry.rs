@@ -1,0 +1,155 @@
+//! What the console and cancel requests can see of clients and servers of one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::SystemTime;
+
+use crate::net::{Endpoint, Target};
+use crate::wire::pg::cancel_key::CancelKey;
+
+/// One client, from its login to its end.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique in this process.
+    pub id: u64,
+    /// Name that the client asked for.
+    pub database: Arc<str>,
+    /// Login.
+    pub user: Arc<str>,
+    /// The other side.
+    pub peer: Endpoint,
+    /// Our side.
+    pub local: Endpoint,
+    /// Wall clock, for the console.
+    pub connected: SystemTime,
+    /// What a CancelRequest must show.
+    pub key: CancelKey,
+    /// As the client set it.
+    pub application_name: RefCell<String>,
+    /// What it is doing.
+    pub state: Cell<ClientState>,
+    /// Since when it has been in `state`, ns.
+    pub since: Cell<u64>,
+    /// The connection that it has now.
+    pub link: RefCell<Option<Rc<Server>>>,
+    /// Set by somebody else to end or interrupt the session; the session looks when it is woken.
+    pub order: Cell<Option<Order>>,
+    /// Wakes the session's task.
+    pub waker: RefCell<Option<Waker>>,
+    /// Protocol-level statements that the client has named.
+    pub prepared: Cell<usize>,
+    /// Why it keeps its server connection, if it does.
+    pub pin: Cell<Option<&'static str>>,
+}
+
+/// State of a client, as `SHOW CLIENTS` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientState {
+    /// Has no server connection and asks for none.
+    Idle,
+    /// In the queue.
+    Waiting,
+    /// Has a server connection.
+    Active,
+}
+
+/// What somebody else wants of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// End now: `KILL_CLIENT`, `KILL`, the end of the process. The words are for the client.
+    End(&'static str),
+    /// End when it next is outside a transaction: a drain.
+    EndWhenIdle(&'static str),
+    /// A CancelRequest while it waits in the queue.
+    CancelWait,
+}
+
+impl Client {
+    /// Tells the session what is wanted of it.
+    pub fn tell(&self, order: Order) {
+        self.order.set(Some(order));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// One server connection.
+#[derive(Debug)]
+pub struct Server {
+    /// Unique in this process.
+    pub id: u64,
+    /// Pool's database and user.
+    pub database: Arc<str>,
+    /// See `database`.
+    pub user: Arc<str>,
+    /// Index in the cluster.
+    pub node: usize,
+    /// Where it is connected to.
+    pub target: Arc<Target>,
+    /// The other side.
+    pub peer: Endpoint,
+    /// Our side.
+    pub local: Endpoint,
+    /// Wall clock, for the console.
+    pub connected: SystemTime,
+    /// The server's process and the secret that cancels its query.
+    pub process_id: i32,
+    /// See `process_id`.
+    pub secret: Box<[u8]>,
+    /// What it is doing.
+    pub state: Cell<ServerState>,
+    /// When its last request began, ns.
+    pub since: Cell<u64>,
+    /// The client that has it, 0 for none.
+    pub client: Cell<u64>,
+    /// Cancel requests on their way to the server: until they have ended the connection serves nobody else.
+    pub cancels: Cell<u32>,
+    /// Woken when `cancels` falls to 0.
+    pub cancelled: RefCell<Option<Waker>>,
+    /// Close it when it comes back (`RECONNECT`, a changed configuration).
+    pub close_needed: Cell<bool>,
+    /// Statements that it knows.
+    pub prepared: Cell<usize>,
+}
+
+/// State of a server connection, as `SHOW SERVERS` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// Connecting or logging in.
+    New,
+    /// Serves nobody.
+    Idle,
+    /// Serves a client.
+    Active,
+    /// Being cleaned.
+    Tested,
+    /// Waits for a cancel request to end.
+    BeingCanceled,
+}
+
+impl ServerState {
+    /// PgBouncer's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServerState::New => "new",
+            ServerState::Idle => "idle",
+            ServerState::Active => "active",
+            ServerState::Tested => "tested",
+            ServerState::BeingCanceled => "being_canceled",
+        }
+    }
+}
+
+impl ClientState {
+    /// PgBouncer's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ClientState::Idle => "idle",
+            ClientState::Waiting => "waiting",
+            ClientState::Active => "active",
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! How a connection leaves a session: free, abandoned, or lost; and how a session ends.
+//!
+//! A connection goes back only when it is provably clean. Everything that may not be is cleaned by a task of its own
+//! or closed, and the client's part in it is over at once.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::backend::Backend;
+use super::core::Core;
+use super::errors::{End, Trouble};
+use super::pool::PgPool;
+use super::registry::{ClientState, ServerState};
+use super::request::transaction_status;
+use super::session::Session;
+use super::stats::add;
+use super::{cancel, control};
+use crate::pool::Put;
+use crate::wire::pg::build;
+use crate::wire::pg::frame::{Head, head};
+use crate::wire::pg::message::Parse;
+use crate::wire::pg::sqlstate::write_error;
+use crate::worker::clock::now_ns;
+
+/// Longest time to tell a client why it is closed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Longest time to clean a connection before it is closed instead.
+const CLEANING: Duration = Duration::from_secs(10);
+
+impl Session {
+    /// The connection is free.
+    pub(super) fn release(&mut self, mut backend: Box<Backend>) {
+        self.unlink();
+        if std::mem::take(&mut self.flags.dirty) {
+            backend.is_dirty = true;
+        }
+        self.core.give_back(&self.pool, backend);
+    }
+
+    fn unlink(&mut self) {
+        self.me.link.borrow_mut().take();
+        self.me.state.set(ClientState::Idle);
+        self.me.since.set(now_ns());
+        self.flags.running = false;
+        self.flags.hold = false;
+    }
+
+    /// The session ends while it has a connection.
+    pub(super) fn abandon(&mut self, mut backend: Box<Backend>) {
+        self.unlink();
+        backend.is_dirty |= self.flags.dirty || self.is_bound();
+        let is_between = backend.track.is_quiet()
+            && !backend.track.is_skipping()
+            && !self.flags.unsynced
+            && self.left == 0
+            && backend.out.is_empty()
+            && backend.partial.is_empty()
+            && backend.left == 0;
+        if is_between && backend.track.status == b'I' {
+            self.core.give_back(&self.pool, backend);
+        } else if is_between {
+            clean(&self.core, &self.pool, backend);
+        } else {
+            cancel::cancel_and_close(&self.core, &self.pool, backend);
+        }
+    }
+
+    /// A connection that is not to be used any more.
+    pub(super) fn drop_backend(&mut self, backend: Box<Backend>) {
+        self.unlink();
+        self.core.close(&self.pool, backend);
+    }
+
+    /// The request failed on a replica in a way that the primary mends, or its replica was lost: it runs again.
+    pub(super) fn rerun(&mut self, backend: &mut Backend, on_primary: bool) {
+        let mut request = std::mem::take(&mut backend.retained);
+        self.forget_names(&request);
+        request.append(&mut self.input);
+        self.input = request;
+        self.output.truncate(self.rare.held_from);
+        self.flags.undecided = false;
+        self.flags.rerun = false;
+        self.flags.unsynced = false;
+        self.flags.rolled_back = false;
+        self.flags.wrote = false;
+        self.flags.dirty = false;
+        self.rare.bound = None;
+        self.left = 0;
+        self.flags.force_primary = on_primary;
+        self.rare.reruns += 1;
+        self.flags.is_rerun = true;
+        add(&self.pool.stats.rerouted, 1);
+    }
+
+    /// Takes back the statement names that a request gave: it is going to give them again.
+    fn forget_names(&mut self, mut request: &[u8]) {
+        let Some(names) = &mut self.names else { return };
+        while let Head::Frame { kind, len } = head(request) {
+            let Some((frame, rest)) = request.split_at_checked(len) else { return };
+            request = rest;
+            if kind == b'P'
+                && let Ok(parse) = Parse::read(frame.get(5..).unwrap_or_default())
+            {
+                names.remove(parse.name);
+            }
+        }
+    }
+
+    /// The statement that a replica refused is a write from now on.
+    fn remember_write(&self, request: &[u8]) {
+        let text = match head(request) {
+            Head::Frame { kind: b'Q', len } => request.get(..len).and_then(super::request::text_of),
+            Head::Frame { kind: b'P', len } => {
+                request.get(5..len).and_then(|body| Parse::read(body).ok()).map(|parse| parse.text)
+            }
+            _ => None,
+        };
+        if let Some(text) = text {
+            self.core.remember_write(text);
+        }
+    }
+
+    /// The replica's refusal has been read to its end: the request runs on the primary.
+    pub(super) fn reroute(&mut self, mut backend: Box<Backend>) {
+        self.remember_write(&backend.retained);
+        self.rerun(&mut backend, true);
+        self.unlink();
+        self.core.give_back(&self.pool, backend);
+    }
+
+    /// The server connection ended under a session. Goes on if the client can be told what became of its request.
+    pub(super) fn server_lost(&mut self, mut backend: Box<Backend>, why: Trouble) -> Result<(), End> {
+        let node = backend.entry.node;
+        let reason = why.reason();
+        self.core.suspect(&self.pool, node, &reason);
+        tracing::info!(
+            client_id = self.me.id,
+            server = %self.core.node_name(&self.pool, node),
+            database = %self.me.database,
+            reason,
+            "a server connection was lost in use"
+        );
+        let was_undecided = self.flags.undecided || self.flags.rerun;
+        if was_undecided && self.rare.reruns < 3 && !backend.retained.is_empty() {
+            self.rerun(&mut backend, false);
+            self.drop_backend(backend);
+            return Ok(());
+        }
+        self.output.truncate(if was_undecided { self.rare.held_from } else { self.output.len() });
+        let is_cut = backend.left > 0 && !was_undecided || self.left > 0;
+        let in_block = backend.track.status != b'I';
+        let is_idle = backend.track.is_quiet() && !self.flags.unsynced;
+        let owes_ready = backend.track.owes_ready();
+        let has_synced = owes_ready || !self.flags.unsynced;
+        let committing = self.flags.committing;
+        let wrote = self.flags.wrote;
+        let was_bound = self.is_bound();
+        self.drop_backend(backend);
+        let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
+        let trouble = if (in_block && !committing) || (is_idle && was_bound) {
+            if closes || was_bound {
+                return Err(End::Trouble(Trouble::TransactionLost(reason)));
+            }
+            if is_idle {
+                // The client has asked nothing yet: it is told when it does.
+                self.rare.owed = Some(Box::new(Trouble::TransactionToRepeat(reason)));
+                self.start_over();
+                return Ok(());
+            }
+            Trouble::TransactionToRepeat(reason)
+        } else if committing || wrote {
+            Trouble::OutcomeUnknown(reason)
+        } else {
+            Trouble::ReadLost(reason)
+        };
+        if is_cut || was_bound {
+            return Err(End::Trouble(trouble));
+        }
+        add(&self.pool.stats.errors, 1);
+        write_error(&mut self.output, &trouble.as_error());
+        if has_synced {
+            build::ready_for_query(&mut self.output, transaction_status(b'I'));
+        } else {
+            self.flags.skip_to_sync = true;
+        }
+        self.start_over();
+        if wrote || committing {
+            self.wrote_at = now_ns();
+        }
+        Ok(())
+    }
+
+    /// The session is outside a transaction, whatever it was in before.
+    fn start_over(&mut self) {
+        if let Some(before) = self.before_tx.take() {
+            self.settings = before;
+        }
+        self.rare.actual = None;
+        self.rare.bound = None;
+        self.flags.unsynced = false;
+        self.flags.undecided = false;
+        self.flags.rerun = false;
+        self.flags.wrote = false;
+        self.flags.committing = false;
+        self.flags.rolled_back = false;
+        self.flags.dirty = false;
+    }
+
+    /// Answers the request at the front of `input` with an error instead of running it.
+    pub(super) fn refuse(&mut self, trouble: Trouble) -> Result<(), End> {
+        add(&self.pool.stats.errors, 1);
+        write_error(&mut self.output, &trouble.as_error());
+        match head(&self.input) {
+            Head::Frame { kind: b'Q' | b'F', len } => {
+                self.discard = len;
+                build::ready_for_query(&mut self.output, transaction_status(b'I'));
+            }
+            _ => self.flags.skip_to_sync = true,
+        }
+        self.want = 0;
+        Ok(())
+    }
+
+    /// The end of the session: last words, then the socket closes with the struct.
+    pub(super) async fn leave(mut self: Box<Self>, end: End) {
+        let trouble = match end {
+            End::Trouble(trouble) | End::ServerLost(trouble) => trouble,
+            End::Terminated | End::ClientGone | End::Rerun => return,
+        };
+        if matches!(trouble, Trouble::Protocol(_) | Trouble::TooLong) {
+            tracing::warn!(
+                client_id = self.me.id,
+                peer = %self.me.peer,
+                database = %self.me.database,
+                user = %self.me.user,
+                error = %crate::wire::pg::sqlstate::ToClient::message(&trouble),
+                "a client was closed for what it sent"
+            );
+        }
+        let mut words = std::mem::take(&mut self.output);
+        write_error(&mut words, &trouble);
+        let wheel = Rc::clone(&self.core.wheel);
+        let _ = wheel.timeout(Some(LAST_WORDS), self.stream.write_all(&words)).await;
+    }
+}
+
+impl Core {
+    /// A connection whose use is over: into the pool, or cleaned first, or closed.
+    pub fn give_back(self: &Rc<Self>, pool: &Rc<PgPool>, mut backend: Box<Backend>) {
+        backend.entry.client.set(0);
+        if backend.entry.cancels.get() > 0 {
+            return self.spawn_after_cancels(pool, backend);
+        }
+        if !backend.is_clean() {
+            return self.close(pool, backend);
+        }
+        if backend.is_dirty {
+            return clean(self, pool, backend);
+        }
+        if backend.entry.close_needed.get() || now_ns() > backend.expires {
+            self.close(pool, backend);
+            return self.open_wanted(pool);
+        }
+        backend.retained.clear();
+        self.put(pool, backend);
+    }
+
+    /// Gives a clean connection to the longest waiter, or keeps it idle.
+    pub fn put(self: &Rc<Self>, pool: &Rc<PgPool>, backend: Box<Backend>) {
+        backend.entry.state.set(ServerState::Idle);
+        let now = now_ns();
+        backend.entry.since.set(now);
+        let backend = if pool.shared.homes.len() > 1 {
+            match self.give_to_starving(pool, backend) {
+                Some(backend) => backend,
+                None => return,
+            }
+        } else {
+            backend
+        };
+        let put = pool.state.borrow_mut().put(backend, now);
+        if let Put::Close(backend) = put {
+            self.forget(&backend);
+        }
+    }
+
+    /// Until cancel requests on their way have ended, the connection could still be interrupted: it serves nobody.
+    fn spawn_after_cancels(self: &Rc<Self>, pool: &Rc<PgPool>, backend: Box<Backend>) {
+        let (core, pool) = (Rc::clone(self), Rc::clone(pool));
+        backend.entry.state.set(ServerState::BeingCanceled);
+        tokio::task::spawn_local(async move {
+            cancel::settled(&backend.entry).await;
+            core.give_back(&pool, backend);
+        });
+    }
+}
+
+/// Rolls back and undoes what a session left, then gives the connection back.
+fn clean(core: &Rc<Core>, pool: &Rc<PgPool>, mut backend: Box<Backend>) {
+    let (core, pool) = (Rc::clone(core), Rc::clone(pool));
+    backend.entry.state.set(ServerState::Tested);
+    backend.entry.client.set(0);
+    tokio::task::spawn_local(async move {
+        let work = async {
+            if backend.track.status != b'I' {
+                control::run(&mut backend, "ROLLBACK").await?;
+            }
+            if backend.is_dirty {
+                control::run(&mut backend, "DISCARD ALL").await?;
+                backend.taught.clear();
+                backend.entry.prepared.set(0);
+                backend.settings = Default::default();
+            }
+            Ok::<_, control::Failure>(())
+        };
+        match core.wheel.timeout(Some(CLEANING), work).await {
+            Ok(Ok(())) => {
+                backend.is_dirty = false;
+                core.give_back(&pool, backend);
+            }
+            failed => {
+                tracing::debug!(server_id = backend.entry.id, ?failed, "a connection could not be cleaned");
+                core.close(&pool, backend);
+                core.open_wanted(&pool);
+            }
+        }
+    });
+}

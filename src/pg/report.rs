@@ -1,0 +1,323 @@
+//! Plain copies of what a data thread knows of its pools, clients and servers, for the console and for metrics.
+//!
+//! Made on the data thread, sent to the control thread, and merged there: a pool that is spread over several threads
+//! is one row to everybody outside.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustc_hash::FxHashMap;
+
+use super::core::Core;
+use super::pool::PoolKey;
+use super::registry::{ClientState, ServerState};
+use super::stats::Totals;
+use crate::config::model::{Balance, PoolMode, PoolSettings};
+
+mod averages;
+
+pub use averages::{Averages, History};
+
+/// One pool. Times in ns of the process's clock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolReport {
+    /// Whose.
+    pub key: PoolKey,
+    /// Index of the cluster.
+    pub cluster: usize,
+    /// Database on the server.
+    pub server_database: String,
+    /// Login on the server.
+    pub server_user: String,
+    /// When a connection goes back.
+    pub mode: PoolMode,
+    /// How one of several replicas is chosen.
+    pub balance: Balance,
+    /// As configured for this pool.
+    pub settings: PoolSettings,
+    /// Its clients.
+    pub clients: ClientCounts,
+    /// Its connections.
+    pub servers: ServerCounts,
+    /// Connections, opening ones included, by node.
+    pub by_node: Vec<usize>,
+    /// Since when the longest waiter has waited.
+    pub oldest: Option<u64>,
+    /// Since the start of the process.
+    pub totals: Totals,
+    /// `PAUSE`, `SUSPEND` or `KILL`.
+    pub is_paused: bool,
+    /// `DISABLE`
+    pub is_disabled: bool,
+    /// Not configured any more.
+    pub is_removed: bool,
+}
+
+/// Clients of a pool by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientCounts {
+    /// Without a server connection, asking for none.
+    pub idle: usize,
+    /// With a server connection.
+    pub active: usize,
+    /// In the queue, also for their login.
+    pub waiting: usize,
+}
+
+/// Server connections of a pool by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerCounts {
+    /// Serving a client.
+    pub active: usize,
+    /// Serving nobody.
+    pub idle: usize,
+    /// Being cleaned.
+    pub tested: usize,
+    /// Connecting or logging in.
+    pub login: usize,
+    /// Kept back until a cancel request has ended.
+    pub being_canceled: usize,
+    /// Cancel requests on their way to servers.
+    pub cancels: usize,
+    /// To be closed when they come back.
+    pub close_needed: usize,
+}
+
+impl ServerCounts {
+    /// Connections, opening ones included.
+    pub fn all(&self) -> usize {
+        self.active + self.idle + self.tested + self.login + self.being_canceled
+    }
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of registry::Client")]
+pub struct ClientReport {
+    pub id: u64,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub peer: (String, u16),
+    pub local: (String, u16),
+    pub connected: SystemTime,
+    pub application_name: String,
+    pub state: ClientState,
+    /// In `state` since, ns.
+    pub since: u64,
+    /// Id of the server connection that it has; 0 for none.
+    pub link: u64,
+    /// When it was given that connection, ns.
+    pub linked: u64,
+    pub prepared: usize,
+    pub pin: Option<&'static str>,
+}
+
+/// One server connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of registry::Server")]
+pub struct ServerReport {
+    pub id: u64,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub cluster: usize,
+    pub node: usize,
+    pub peer: (String, u16),
+    pub local: (String, u16),
+    pub connected: SystemTime,
+    pub state: ServerState,
+    /// When its last request began, or when it became idle, ns.
+    pub since: u64,
+    /// Id of the client that has it; 0 for none.
+    pub client: u64,
+    pub process_id: i32,
+    pub prepared: usize,
+    pub close_needed: bool,
+}
+
+impl PoolReport {
+    /// Adds another thread's share of the same pool.
+    pub fn merge(&mut self, other: &PoolReport) {
+        self.clients.idle += other.clients.idle;
+        self.clients.active += other.clients.active;
+        self.clients.waiting += other.clients.waiting;
+        self.servers.active += other.servers.active;
+        self.servers.idle += other.servers.idle;
+        self.servers.tested += other.servers.tested;
+        self.servers.login += other.servers.login;
+        self.servers.being_canceled += other.servers.being_canceled;
+        self.servers.cancels += other.servers.cancels;
+        self.servers.close_needed += other.servers.close_needed;
+        if self.by_node.len() < other.by_node.len() {
+            self.by_node.resize(other.by_node.len(), 0);
+        }
+        for (mine, theirs) in self.by_node.iter_mut().zip(&other.by_node) {
+            *mine += theirs;
+        }
+        self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
+        self.totals.add(&other.totals);
+        self.is_paused |= other.is_paused;
+        self.is_disabled |= other.is_disabled;
+        self.is_removed |= other.is_removed;
+    }
+
+    /// Something of it is in use, or could be.
+    pub fn is_there(&self) -> bool {
+        let clients = self.clients.idle + self.clients.active + self.clients.waiting;
+        !self.is_removed || clients + self.servers.all() > 0
+    }
+}
+
+/// The reports of all threads as one, sorted by database and user.
+pub fn merged(threads: Vec<Vec<PoolReport>>) -> Vec<PoolReport> {
+    let mut all: BTreeMap<PoolKey, PoolReport> = BTreeMap::new();
+    for report in threads.into_iter().flatten() {
+        match all.get_mut(&report.key) {
+            Some(known) => known.merge(&report),
+            None => drop(all.insert(report.key.clone(), report)),
+        }
+    }
+    all.into_values().collect()
+}
+
+/// True for a client of this machine: loopback addresses and Unix sockets, as [`crate::net::Stream::peer`] names them.
+pub fn is_local(address: &str) -> bool {
+    address == "unix" || address.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[derive(Default)]
+struct Tally {
+    clients: ClientCounts,
+    tested: usize,
+    being_canceled: usize,
+    cancels: usize,
+    close_needed: usize,
+}
+
+impl Core {
+    /// Every pool of this thread.
+    pub fn report_pools(&self) -> Vec<PoolReport> {
+        let mut tallies: FxHashMap<(Arc<str>, Arc<str>), Tally> = FxHashMap::default();
+        for client in self.clients.borrow().values() {
+            let tally = tallies.entry((Arc::clone(&client.database), Arc::clone(&client.user))).or_default();
+            match client.state.get() {
+                ClientState::Idle => tally.clients.idle += 1,
+                ClientState::Active => tally.clients.active += 1,
+                ClientState::Waiting => {}
+            }
+        }
+        for server in self.servers.borrow().values() {
+            let tally = tallies.entry((Arc::clone(&server.database), Arc::clone(&server.user))).or_default();
+            tally.cancels += server.cancels.get() as usize;
+            tally.close_needed += usize::from(server.close_needed.get());
+            match server.state.get() {
+                ServerState::Tested => tally.tested += 1,
+                ServerState::BeingCanceled => tally.being_canceled += 1,
+                ServerState::New | ServerState::Idle | ServerState::Active => {}
+            }
+        }
+        let pools = self.pools.borrow();
+        let report = |(key, pool): (&PoolKey, &std::rc::Rc<super::pool::PgPool>)| {
+            let tally = tallies.remove(&(Arc::clone(&key.database), Arc::clone(&key.user))).unwrap_or_default();
+            let state = pool.state.borrow();
+            let counts = state.counts();
+            let config = std::rc::Rc::clone(&pool.config.borrow());
+            let login = std::rc::Rc::clone(&pool.login.borrow());
+            let by_node = (0..state.nodes()).map(|node| {
+                let counts = state.node_counts(node);
+                counts.idle + counts.busy + counts.opening
+            });
+            PoolReport {
+                key: key.clone(),
+                cluster: pool.cluster.get(),
+                server_database: login.database.clone(),
+                server_user: login.user.clone(),
+                mode: config.mode,
+                balance: config.balance,
+                settings: config.settings.clone(),
+                // Who waits during the login is no client yet, but stands in the queue.
+                clients: ClientCounts { waiting: counts.waiting, ..tally.clients },
+                servers: ServerCounts {
+                    active: counts.servers.busy.saturating_sub(tally.tested + tally.being_canceled),
+                    idle: counts.servers.idle,
+                    tested: tally.tested,
+                    login: counts.servers.opening,
+                    being_canceled: tally.being_canceled,
+                    cancels: tally.cancels,
+                    close_needed: tally.close_needed,
+                },
+                by_node: by_node.collect(),
+                oldest: counts.oldest,
+                totals: pool.stats.totals(),
+                is_paused: state.is_paused(),
+                is_disabled: pool.is_disabled.get(),
+                is_removed: pool.is_removed.get(),
+            }
+        };
+        pools.iter().map(report).collect()
+    }
+
+    /// Every client of this thread.
+    pub fn report_clients(&self) -> Vec<ClientReport> {
+        let report = |client: &std::rc::Rc<super::registry::Client>| {
+            let link = client.link.borrow().clone();
+            ClientReport {
+                id: client.id,
+                database: Arc::clone(&client.database),
+                user: Arc::clone(&client.user),
+                peer: client.peer.named(),
+                local: client.local.named(),
+                connected: client.connected,
+                application_name: client.application_name.borrow().clone(),
+                state: client.state.get(),
+                since: client.since.get(),
+                link: link.as_ref().map_or(0, |server| server.id),
+                linked: link.as_ref().map_or(0, |server| server.since.get()),
+                prepared: client.prepared.get(),
+                pin: client.pin.get(),
+            }
+        };
+        self.clients.borrow().values().map(report).collect()
+    }
+
+    /// Every server connection of this thread.
+    pub fn report_servers(&self) -> Vec<ServerReport> {
+        let pools = self.pools.borrow();
+        let report = |server: &std::rc::Rc<super::registry::Server>| {
+            let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
+            ServerReport {
+                id: server.id,
+                database: key.database.clone(),
+                user: key.user.clone(),
+                cluster: pools.get(&key).map_or(0, |pool| pool.cluster.get()),
+                node: server.node,
+                peer: server.peer.named(),
+                local: server.local.named(),
+                connected: server.connected,
+                state: server.state.get(),
+                since: server.since.get(),
+                client: server.client.get(),
+                process_id: server.process_id,
+                prepared: server.prepared.get(),
+                close_needed: server.close_needed.get(),
+            }
+        };
+        self.servers.borrow().values().map(report).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_every_form_of_its_address() {
+        for local in ["unix", "127.0.0.1", "127.3.4.5", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_local(local), "{local} is this machine");
+        }
+        for far in ["", "10.0.0.1", "::ffff:10.0.0.1", "localhost"] {
+            assert!(!is_local(far), "{far:?} is not proven to be this machine");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What a server connection still owes its client: the ring of expected answers.
+//!
+//! One entry per message that was sent and will be answered, in order; what we inject ourselves is in the ring too,
+//! so that pipelines, injected statements and errors stay in step. Pure: fed with message kinds, says what to do.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::prepare::Statement;
+use crate::sql::{Effects, Setting};
+
+/// Something that happens to the session when a statement succeeds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// A session setting, with the statement that made it.
+    Set(Setting, String),
+    /// `RESET name` or `RESET ALL`.
+    Reset(Option<String>),
+    /// `DISCARD ALL`.
+    DiscardAll,
+    /// `DEALLOCATE ALL` or a name.
+    Deallocate(Option<String>),
+    /// State was left behind that cannot be moved.
+    Pin(Effects),
+    /// `ROLLBACK TO`: settings made since are unknown.
+    Savepoint,
+}
+
+/// One expected answer.
+#[derive(Debug)]
+pub enum Expect {
+    /// Simple query, until ReadyForQuery.
+    Query(Option<Box<Op>>),
+    /// FunctionCall, until ReadyForQuery.
+    Function,
+    /// A client's Parse: `1`. What it taught is untaught if it fails.
+    Parse {
+        /// The client's name, empty for the unnamed statement.
+        name: Box<[u8]>,
+        /// What it stands for, if named.
+        statement: Option<Arc<Statement>>,
+    },
+    /// A Parse of ours: its `1` is swallowed.
+    ParseInjected(u64),
+    /// A Parse that the connection did not need: we say `1` when its turn comes.
+    ParseKnown,
+    /// `2`
+    Bind,
+    /// `T` or `n` (after `t` for a statement)
+    Describe,
+    /// `C`, `s` or `I`
+    Execute(Option<Box<Op>>),
+    /// `3`
+    Close,
+    /// A Close that never leaves us: we say `3` when its turn comes.
+    CloseKnown,
+    /// A Close of ours: its `3` is swallowed.
+    CloseInjected,
+    /// ReadyForQuery
+    Sync,
+    /// No answer: marks that the client ended its COPY here.
+    CopyEnd,
+}
+
+/// What to do with a server's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Pass it on.
+    Pass,
+    /// Keep it from the client.
+    Swallow,
+}
+
+/// The ring and the transaction status.
+#[derive(Debug)]
+pub struct Track {
+    ring: VecDeque<Expect>,
+    /// Of the last ReadyForQuery: `I`, `T` or `E`.
+    pub status: u8,
+    failed: bool,
+    copying_in: bool,
+}
+
+impl Default for Track {
+    fn default() -> Self {
+        Track { ring: VecDeque::new(), status: b'I', failed: false, copying_in: false }
+    }
+}
+
+impl Track {
+    /// A message was sent.
+    #[inline]
+    pub fn push(&mut self, expect: Expect) {
+        self.ring.push_back(expect);
+    }
+
+    /// True when everything that was asked has been answered.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// True when the connection is outside a transaction and owes nothing.
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.ring.is_empty() && self.status == b'I'
+    }
+
+    /// True between the server's CopyInResponse and the end of that COPY.
+    pub fn is_copying_in(&self) -> bool {
+        self.copying_in
+    }
+
+    /// True if a message waits in front that we answer ourselves.
+    #[inline]
+    pub fn has_local_front(&self) -> bool {
+        matches!(self.ring.front(), Some(Expect::ParseKnown | Expect::CloseKnown | Expect::CopyEnd))
+    }
+
+    /// Takes a message from the front that we answer ourselves.
+    pub fn pop_local(&mut self) -> Option<Expect> {
+        if self.has_local_front() { self.ring.pop_front() } else { None }
+    }
+
+    /// `1`
+    pub fn parse_complete(&mut self) -> Turn {
+        match self.ring.front() {
+            Some(Expect::ParseInjected(_)) => {
+                self.ring.pop_front();
+                Turn::Swallow
+            }
+            Some(Expect::Parse { .. }) => {
+                self.ring.pop_front();
+                Turn::Pass
+            }
+            _ => Turn::Pass,
+        }
+    }
+
+    /// `2`
+    #[inline]
+    pub fn bind_complete(&mut self) {
+        if matches!(self.ring.front(), Some(Expect::Bind)) {
+            self.ring.pop_front();
+        }
+    }
+
+    /// `3`
+    pub fn close_complete(&mut self) -> Turn {
+        match self.ring.front() {
+            Some(Expect::CloseInjected) => {
+                self.ring.pop_front();
+                Turn::Swallow
+            }
+            Some(Expect::Close) => {
+                self.ring.pop_front();
+                Turn::Pass
+            }
+            _ => Turn::Pass,
+        }
+    }
+
+    /// `T` or `n`
+    #[inline]
+    pub fn described(&mut self) {
+        if matches!(self.ring.front(), Some(Expect::Describe)) {
+            self.ring.pop_front();
+        }
+    }
+
+    /// `C`, `s` or `I`: the statement's effect on the session, if it completed.
+    #[inline]
+    pub fn executed(&mut self, suspended: bool) -> Option<Box<Op>> {
+        self.copying_in = false;
+        match self.ring.front_mut() {
+            Some(Expect::Execute(op)) => {
+                let op = if suspended { None } else { op.take() };
+                self.ring.pop_front();
+                op
+            }
+            Some(Expect::Query(op)) => op.take(),
+            _ => None,
+        }
+    }
+
+    /// `E`: everything up to the next Sync will not be answered. `lost` is told what never took effect.
+    pub fn failed(&mut self, mut lost: impl FnMut(Expect)) {
+        self.copying_in = false;
+        match self.ring.front_mut() {
+            Some(Expect::Query(op)) => *op = None,
+            Some(Expect::Function | Expect::Sync) | None => {}
+            Some(_) => {
+                while let Some(expect) = self.ring.pop_front() {
+                    if matches!(expect, Expect::Sync) {
+                        self.ring.push_front(expect);
+                        return;
+                    }
+                    lost(expect);
+                }
+                self.failed = true;
+            }
+        }
+    }
+
+    /// True after an error whose Sync the client has not sent yet: the server skips everything until then.
+    pub fn is_skipping(&self) -> bool {
+        self.failed
+    }
+
+    /// The client's Sync ends the skipping.
+    pub fn synced(&mut self) {
+        self.failed = false;
+    }
+
+    /// `Z`
+    #[inline]
+    pub fn ready(&mut self, status: u8) {
+        self.status = status;
+        self.copying_in = false;
+        if matches!(self.ring.front(), Some(Expect::Query(_) | Expect::Function | Expect::Sync)) {
+            self.ring.pop_front();
+        }
+    }
+
+    /// `G`: Syncs that were sent before the client saw it are swallowed by the server's COPY mode.
+    pub fn copy_in(&mut self) {
+        self.copying_in = true;
+        if !matches!(self.ring.front(), Some(Expect::Execute(_))) {
+            return;
+        }
+        let end = self.ring.iter().position(|e| matches!(e, Expect::CopyEnd)).unwrap_or(self.ring.len());
+        let mut at = 0;
+        self.ring.retain(|e| {
+            at += 1;
+            at > end || !matches!(e, Expect::Sync)
+        });
+    }
+
+    /// Forgets everything, for a connection that starts afresh.
+    pub fn clear(&mut self) {
+        self.ring.clear();
+        self.failed = false;
+        self.copying_in = false;
+    }
+
+    /// True if a statement of the client was sent and has not been answered (a Sync alone does not count).
+    pub fn has_statement(&self) -> bool {
+        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Function | Expect::Execute(_)))
+    }
+
+    /// True if a Sync of the client waits for its ReadyForQuery, or a simple query does.
+    pub fn owes_ready(&self) -> bool {
+        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Function | Expect::Sync))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_a_batch_drops_everything_up_to_its_sync() {
+        let mut track = Track::default();
+        for expect in [Expect::ParseInjected(7), Expect::Bind, Expect::Execute(None), Expect::Sync, Expect::Bind] {
+            track.push(expect);
+        }
+        let mut lost = Vec::new();
+        track.failed(|e| lost.push(e));
+        assert_eq!(lost.len(), 3, "the injected Parse, Bind and Execute");
+        track.ready(b'I');
+        assert!(!track.is_quiet(), "the next batch's Bind is still owed");
+        track.bind_complete();
+        assert!(track.is_free());
+    }
+
+    #[test]
+    fn an_error_without_a_sync_yet_skips_until_it_comes() {
+        let mut track = Track::default();
+        track.push(Expect::Bind);
+        track.failed(|_| ());
+        assert!(track.is_skipping() && track.is_quiet());
+        track.synced();
+        track.push(Expect::Sync);
+        track.ready(b'I');
+        assert!(track.is_free());
+    }
+
+    #[test]
+    fn a_sync_sent_with_an_extended_copy_is_swallowed_by_the_copy() {
+        let mut track = Track::default();
+        for expect in [Expect::Bind, Expect::Execute(None), Expect::Sync] {
+            track.push(expect);
+        }
+        track.bind_complete();
+        track.copy_in();
+        track.push(Expect::CopyEnd);
+        track.push(Expect::Sync);
+        assert!(track.executed(false).is_none());
+        assert!(matches!(track.pop_local(), Some(Expect::CopyEnd)));
+        track.ready(b'I');
+        assert!(track.is_free(), "one Sync was swallowed, one was answered");
+    }
+
+    #[test]
+    fn our_own_parse_is_kept_from_the_client_and_the_client_s_own_is_not() {
+        let mut track = Track::default();
+        track.push(Expect::ParseInjected(1));
+        track.push(Expect::Parse { name: Box::default(), statement: None });
+        assert_eq!(track.parse_complete(), Turn::Swallow);
+        assert_eq!(track.parse_complete(), Turn::Pass);
+    }
+}

@@ -1,0 +1,341 @@
+//! One cluster's live state: the plan, the positions, and what each node last said. Owned by [`super::monitor`].
+//!
+//! No sockets here: answers and times go in, a [`ClusterView`] comes out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+
+use crate::config::model::{Cluster, Node, Postgres};
+
+use super::events::EventLog;
+use super::lag::{Lag, Limits, Positions, Replayed, Written};
+use super::model::{ClusterView, Freshness, FreshnessWanted, HealthCounters, NodeView, Role, State, Suspicion};
+use super::plan::{Action, Facts, Failure, Input, Plan, Seat, Standing};
+use super::probe::{Answer, Target};
+use super::schedule::{Schedule, Turn};
+
+/// Settings of `[postgres]` that every cluster shares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limiting {
+    limits: Limits,
+    /// A sample of the primary that is older than this tells no lag in time.
+    recent: Duration,
+}
+
+impl Limiting {
+    pub(super) fn of(config: &Postgres) -> Self {
+        Self {
+            limits: Limits { time: config.routing.max_lag, bytes: config.routing.max_lag_bytes },
+            recent: config.failover.check_interval * 3 + config.failover.check_timeout,
+        }
+    }
+}
+
+/// A cluster.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) plan: Plan,
+    pub(super) nodes: Vec<WatchedNode>,
+    pub(super) schedule: Schedule,
+    pub(super) wanted_fresh: Arc<FreshnessWanted>,
+    positions: Positions,
+    limiting: Limiting,
+    monitor_user: String,
+    events: EventLog,
+}
+
+/// A node of a cluster.
+#[derive(Debug)]
+pub(super) struct WatchedNode {
+    /// Never used twice in a process: answers that outlive their node find nobody.
+    pub(super) id: u64,
+    pub(super) conf: Node,
+    pub(super) target: Target,
+    pub(super) weight: u32,
+    pub(super) turn: Turn,
+    pub(super) suspicion: Arc<Suspicion>,
+    fresh: Arc<Freshness>,
+    health: HealthCounters,
+    answer: Option<Answer>,
+    lag: Lag,
+    unfit: Option<String>,
+    standing: Standing,
+    last_change: SystemTime,
+}
+
+/// The end of a probe.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) id: u64,
+    pub(super) outcome: Result<Answer, Failure>,
+    pub(super) started_ns: u64,
+    pub(super) took: Duration,
+}
+
+pub(super) fn seats(conf: &Cluster) -> Vec<Seat> {
+    conf.nodes.iter().map(|node| Seat { name: node.name.clone(), role: node.role }).collect()
+}
+
+pub(super) fn target(conf: &Cluster, node: &Node, timeout: Duration) -> Target {
+    Target {
+        host: node.host.clone(),
+        port: node.port,
+        user: conf.monitor_user.clone(),
+        password: conf.monitor_password.clone(),
+        database: conf.monitor_database.clone(),
+        timeout,
+    }
+}
+
+impl WatchedNode {
+    pub(super) fn new(id: u64, conf: &Node, target: Target) -> Self {
+        Self {
+            id,
+            weight: conf.weight,
+            conf: conf.clone(),
+            target,
+            turn: Turn::default(),
+            suspicion: Arc::default(),
+            fresh: Arc::default(),
+            health: HealthCounters::default(),
+            answer: None,
+            lag: Lag::default(),
+            unfit: None,
+            standing: Standing { role: Role::Unknown, state: State::Down, reason: String::new() },
+            last_change: SystemTime::now(),
+        }
+    }
+
+    /// The same server under a changed entry of the file.
+    pub(super) fn renamed(self, conf: &Node) -> Self {
+        let weight = if conf.weight == self.conf.weight { self.weight } else { conf.weight };
+        Self { weight, conf: conf.clone(), ..self }
+    }
+
+    /// The same server, asked by another task from now on.
+    pub(super) fn asked_anew(self, id: u64, target: Target) -> Self {
+        Self { id, target, turn: Turn::default(), ..self }
+    }
+
+    fn replayed(&self) -> Option<Replayed> {
+        let answer = self.answer.as_ref().filter(|answer| answer.in_recovery)?;
+        Some(Replayed {
+            asked_ns: answer.asked_ns,
+            timeline: answer.timeline,
+            receive: answer.receive,
+            replay: answer.replay,
+            commit_age: answer.commit_age,
+        })
+    }
+
+    fn forget_position(&mut self) {
+        self.fresh.set(0);
+        self.lag = Lag::default();
+    }
+}
+
+impl Watched {
+    pub(super) fn new(config: &Postgres, conf: &Cluster, wake: Arc<Notify>, events: EventLog) -> Self {
+        Self {
+            name: conf.name.clone(),
+            plan: Plan::new(config.failover.mode, seats(conf)),
+            nodes: Vec::new(),
+            schedule: Schedule::new(config.failover.check_interval),
+            wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
+            positions: Positions::new(),
+            limiting: Limiting::of(config),
+            monitor_user: conf.monitor_user.clone(),
+            events,
+        }
+    }
+
+    /// Takes changed settings; the nodes are the caller's to replace first.
+    pub(super) fn reconfigure(&mut self, now_ns: u64, config: &Postgres, conf: &Cluster, from: &[Option<usize>]) {
+        self.limiting = Limiting::of(config);
+        self.monitor_user.clone_from(&conf.monitor_user);
+        self.schedule.set_interval(config.failover.check_interval);
+        let actions = self.plan.reseat(now_ns, config.failover.mode, seats(conf), from);
+        self.carry_out(now_ns, actions);
+        self.refresh();
+    }
+
+    /// Takes in the end of a probe of `node`.
+    pub(super) fn take(&mut self, now_ns: u64, node: usize, report: Report) {
+        let Some(watched) = self.nodes.get_mut(node) else {
+            return;
+        };
+        let answered = report.outcome.is_ok();
+        watched.turn.end();
+        if !matches!(report.outcome, Err(Failure::Stalled)) {
+            watched.health.add(answered, report.took, SystemTime::now());
+        }
+        let credited = watched.suspicion.settle(report.started_ns);
+        if !credited {
+            watched.turn.want_for_doubt(now_ns);
+        }
+        let input = match report.outcome {
+            Ok(answer) => {
+                let facts = Facts {
+                    in_recovery: answer.in_recovery,
+                    timeline: answer.timeline,
+                    system_identifier: answer.system_identifier,
+                };
+                watched.answer = Some(answer);
+                Input::Answered { facts, proven: credited && self.has_replayed_this_epoch(node) }
+            }
+            Err(failure) => Input::Failed(failure),
+        };
+        let actions = self.plan.step(now_ns, node, input);
+        self.carry_out(now_ns, actions);
+        if answered && self.plan.accepted() == Some(node) {
+            let is_fenced = self.plan.standings().get(node).is_none_or(|now| now.state == State::Fenced);
+            if !is_fenced {
+                self.sample(node);
+            }
+            self.nodes.iter_mut().for_each(|other| other.turn.primary_answered(now_ns));
+        } else if answered && credited {
+            self.measure(node);
+        }
+        self.refresh();
+    }
+
+    fn has_replayed_this_epoch(&self, node: usize) -> bool {
+        let replayed = self.nodes.get(node).and_then(WatchedNode::replayed);
+        replayed.is_some_and(|replayed| self.positions.measure(&replayed, self.limiting.recent).caught_up_ns > 0)
+    }
+
+    fn sample(&mut self, node: usize) {
+        let Some(watched) = self.nodes.get_mut(node) else {
+            return;
+        };
+        watched.forget_position();
+        let Some(answer) = &watched.answer else {
+            return;
+        };
+        if let (Some(insert), Some(flush)) = (answer.insert, answer.flush) {
+            self.positions.push(&Written { asked_ns: answer.asked_ns, timeline: answer.timeline, insert, flush });
+        }
+    }
+
+    fn measure(&mut self, node: usize) {
+        let Some(watched) = self.nodes.get_mut(node) else {
+            return;
+        };
+        match watched.replayed() {
+            Some(replayed) => {
+                watched.lag = self.positions.measure(&replayed, self.limiting.recent);
+                watched.fresh.set(watched.lag.caught_up_ns);
+            }
+            None => watched.forget_position(),
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, now_ns: u64, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Probe { node, after } => {
+                    if let Some(node) = self.nodes.get_mut(node) {
+                        node.turn.want_after(now_ns, after);
+                    }
+                }
+                Action::ForgetPositions => {
+                    self.positions = Positions::new();
+                    for node in &mut self.nodes {
+                        node.forget_position();
+                        node.turn.want(now_ns);
+                    }
+                }
+                Action::Report { node, event, detail } => {
+                    let name = node.and_then(|node| self.nodes.get(node)).map_or("", |node| &node.conf.name);
+                    self.events.record(&self.name, self.plan.epoch(), event, name, &detail);
+                }
+            }
+        }
+    }
+
+    /// Works out again what each node may be used for.
+    pub(super) fn refresh(&mut self) {
+        let primary = self.plan.accepted().and_then(|node| self.nodes.get(node)).and_then(|node| node.answer.as_ref());
+        let timeline = primary.and_then(|answer| answer.timeline);
+        for (node, standing) in self.nodes.iter_mut().zip(self.plan.standings()) {
+            if (standing.role, standing.state) != (node.standing.role, node.standing.state) {
+                node.last_change = SystemTime::now();
+            }
+            if !matches!(standing.state, State::Up | State::Draining) {
+                node.forget_position();
+            }
+            let own = node.answer.as_ref().and_then(|answer| answer.timeline);
+            let hidden = node.answer.as_ref().is_some_and(|answer| answer.receiver_hidden);
+            node.unfit = other_history(own, timeline, hidden, &self.monitor_user)
+                .or_else(|| self.limiting.limits.refusal(&node.lag, node.unfit.is_none()));
+            node.standing = standing;
+        }
+    }
+
+    /// Whether a probe of `node` may wait for the primary's answer.
+    pub(super) fn waits_for_primary(&self) -> Vec<bool> {
+        let has_primary = self.plan.primary().is_some();
+        self.nodes.iter().map(|node| has_primary && node.standing.role == Role::Replica).collect()
+    }
+
+    pub(super) fn view(&self) -> ClusterView {
+        let primary = self.plan.primary();
+        let answers = primary.and_then(|node| self.nodes.get(node)).into_iter().chain(&self.nodes);
+        let server_version = answers.filter_map(|node| node.answer.as_ref()).next();
+        ClusterView {
+            name: self.name.clone(),
+            epoch: self.plan.epoch(),
+            primary,
+            nodes: self.nodes.iter().map(WatchedNode::view).collect(),
+            system_identifier: self.plan.system_identifier(),
+            server_version: server_version.map(|answer| answer.server_version.clone()),
+            wanted_fresh: Arc::clone(&self.wanted_fresh),
+        }
+    }
+}
+
+impl WatchedNode {
+    fn view(&self) -> NodeView {
+        let answer = self.answer.as_ref();
+        let is_replica = self.standing.role == Role::Replica;
+        let serves = is_replica && self.standing.state == State::Up;
+        let mut reason = self.standing.reason.clone();
+        if let (true, true, Some(why)) = (reason.is_empty(), serves, &self.unfit) {
+            reason.clone_from(why);
+        }
+        NodeView {
+            name: self.conf.name.clone(),
+            host: self.conf.host.clone(),
+            port: self.conf.port,
+            weight: self.weight,
+            role: self.standing.role,
+            state: self.standing.state,
+            lag_bytes: self.lag.bytes,
+            lag_ms: self.lag.time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            position: answer.and_then(|answer| if answer.in_recovery { answer.replay } else { answer.insert }),
+            timeline: answer.and_then(|answer| answer.timeline),
+            last_change: self.last_change,
+            fit_for_reads: serves && self.unfit.is_none() && self.weight > 0,
+            reason,
+            fresh: Arc::clone(&self.fresh),
+            suspicion: Arc::clone(&self.suspicion),
+            health: self.health.clone(),
+        }
+    }
+}
+
+/// Why a replica may hold another history than the primary. Positions on two timelines do not compare, and a node
+/// that has diverged looks healthy otherwise. One that is ahead follows a primary that was not asked yet.
+fn other_history(own: Option<u32>, primary: Option<u32>, hidden: bool, user: &str) -> Option<String> {
+    let primary = primary?;
+    let known = match own {
+        Some(own) if own >= primary => return None,
+        Some(own) => format!("is on timeline {own}"),
+        None => "its timeline is not known".to_owned(),
+    };
+    let hint = if hidden { format!("; GRANT pg_monitor TO \"{user}\" shows it at once") } else { String::new() };
+    Some(format!("{known}, the primary's is {primary}{hint}"))
+}

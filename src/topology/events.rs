@@ -1,0 +1,100 @@
+//! What happened to the nodes, newest last: the rows of `SHOW EVENTS`.
+//!
+//! Any thread may add a row; readers copy. The ring is bounded, the log lines are what lasts.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// One row of `SHOW EVENTS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Counts up from 1 over the life of the process, so that a reader can ask for what is new.
+    pub seq: u64,
+    /// When it was noticed.
+    pub time: SystemTime,
+    /// Cluster or Redis service; empty for the instance itself.
+    pub service: String,
+    /// Epoch of the service at that time; 0 before the first primary.
+    pub epoch: u64,
+    /// Name such as `primary_changed`.
+    pub event: String,
+    /// Node concerned; empty when it is the service as a whole.
+    pub node: String,
+    /// Why, in words.
+    pub detail: String,
+}
+
+/// A bounded ring of [`Event`]s, shared by cloning.
+#[derive(Debug, Clone)]
+pub struct EventLog {
+    ring: Arc<Mutex<Ring>>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    rows: VecDeque<Event>,
+    capacity: usize,
+    last_seq: u64,
+}
+
+impl EventLog {
+    /// Keeps the last `capacity` events (at least one).
+    pub fn new(capacity: usize) -> Self {
+        let ring = Ring { rows: VecDeque::new(), capacity: capacity.max(1), last_seq: 0 };
+        Self { ring: Arc::new(Mutex::new(ring)) }
+    }
+
+    /// Adds a row and writes it as a log line. `node` is empty when the service as a whole is meant.
+    pub fn record(&self, service: &str, epoch: u64, event: &str, node: &str, detail: &str) {
+        tracing::info!(service, epoch, event, node, detail);
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.last_seq += 1;
+        let row = Event {
+            seq: ring.last_seq,
+            time: SystemTime::now(),
+            service: service.to_owned(),
+            epoch,
+            event: event.to_owned(),
+            node: node.to_owned(),
+            detail: detail.to_owned(),
+        };
+        while ring.rows.len() >= ring.capacity {
+            ring.rows.pop_front();
+        }
+        ring.rows.push_back(row);
+    }
+
+    /// Every kept row, oldest first.
+    pub fn rows(&self) -> Vec<Event> {
+        self.since(0)
+    }
+
+    /// Kept rows with a `seq` greater than `seq`, oldest first.
+    pub fn since(&self, seq: u64) -> Vec<Event> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.rows.iter().filter(|row| row.seq > seq).cloned().collect()
+    }
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self::new(1024)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_row_leaves_when_the_ring_is_full() {
+        let log = EventLog::new(2);
+        for event in ["a", "b", "c"] {
+            log.record("main", 1, event, "pg1", "");
+        }
+        let kept: Vec<_> = log.rows().into_iter().map(|row| (row.seq, row.event)).collect();
+        assert_eq!(kept, [(2, "b".to_owned()), (3, "c".to_owned())]);
+        assert_eq!(log.since(2).len(), 1, "one row is newer than 2");
+    }
+}

@@ -1,0 +1,103 @@
+//! How the rest of the program talks to the monitor.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::model::Postgres;
+
+use crate::topology::clock::now_ns;
+use crate::topology::model::{Snapshot, State, Suspicion};
+use crate::topology::plan::{Hold, Order};
+
+pub(super) type Reply = oneshot::Sender<Result<String, String>>;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Doubt { suspicion: Arc<Suspicion>, why: String },
+    Order { node: String, order: Order, reply: Reply },
+    Weigh { node: String, weight: u32, by: String, reply: Reply },
+    Reconfigure(Box<Postgres>),
+}
+
+/// Talks to the monitor from any thread. The monitor stops when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct MonitorHandle {
+    current: Arc<ArcSwap<Snapshot>>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl MonitorHandle {
+    pub(super) fn new(current: Arc<ArcSwap<Snapshot>>, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { current, commands }
+    }
+
+    /// The present view, with positions, lags and counters of the last probes.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The data path saw an error of a node, or a role that is not the known one (25006): it is probed at once, and
+    /// counts as having seen no write until then. Indexes are those of the latest snapshot; others are ignored.
+    ///
+    /// Never blocks. Probes for doubts are at least 20 ms apart, whatever is reported; a node that is known not to
+    /// be in service is left to the ordinary rounds.
+    pub fn suspect(&self, cluster: usize, node: usize, why: &str) {
+        let snapshot = self.current.load();
+        let view = snapshot.clusters.get(cluster).and_then(|cluster| cluster.nodes.get(node));
+        let Some(view) = view.filter(|view| matches!(view.state, State::Up | State::Draining)) else {
+            return;
+        };
+        let is_first = view.suspicion.raise(now_ns());
+        view.fresh.set(0);
+        if is_first {
+            let doubt = Command::Doubt { suspicion: Arc::clone(&view.suspicion), why: why.to_owned() };
+            // A monitor that has stopped has nobody to tell.
+            let _ = self.commands.send(doubt);
+        }
+    }
+
+    /// `DETACH NODE node`: out of service at once, and after a restart too. `by` is the admin's name.
+    ///
+    /// All orders answer with a sentence for the admin, or with the reason why nothing was changed. Nodes are
+    /// called `pg1`, or `cluster.pg1` where several clusters have one of that name.
+    pub async fn detach(&self, node: &str, by: &str) -> Result<String, String> {
+        self.hold(node, Hold::Detach { by: by.to_owned() }).await
+    }
+
+    /// `DRAIN NODE node`: running work may end, nothing new starts.
+    pub async fn drain(&self, node: &str, by: &str) -> Result<String, String> {
+        self.hold(node, Hold::Drain { by: by.to_owned() }).await
+    }
+
+    /// `ATTACH NODE node [FORCE]`: back into service. A fenced node needs `force`; one that accepts writes becomes
+    /// the primary by it, and only while no other is in service.
+    pub async fn attach(&self, node: &str, force: bool, by: &str) -> Result<String, String> {
+        let order = Order::Attach { force, by: by.to_owned() };
+        self.send(|reply| Command::Order { node: node.to_owned(), order, reply }).await
+    }
+
+    /// `SET WEIGHT node = n`: until a restart, or until a reload brings another weight.
+    pub async fn set_weight(&self, node: &str, weight: u32, by: &str) -> Result<String, String> {
+        let (node, by) = (node.to_owned(), by.to_owned());
+        self.send(|reply| Command::Weigh { node, weight, by, reply }).await
+    }
+
+    /// Takes a reloaded configuration. Nodes with the same host and port keep what is known of them.
+    pub fn reconfigure(&self, config: &Postgres) {
+        // As above: without a monitor there is nothing to change.
+        let _ = self.commands.send(Command::Reconfigure(Box::new(config.clone())));
+    }
+
+    async fn hold(&self, node: &str, hold: Hold) -> Result<String, String> {
+        self.send(|reply| Command::Order { node: node.to_owned(), order: Order::Hold(hold), reply }).await
+    }
+
+    async fn send(&self, command: impl FnOnce(Reply) -> Command) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || "the monitor of the PostgreSQL nodes has stopped".to_owned();
+        self.commands.send(command(reply)).map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}

@@ -1,0 +1,211 @@
+//! Who is accepted as primary, and who is fenced for claiming to be one.
+
+use crate::config::model::FailoverMode;
+
+use super::{Action, Member, Plan, Record};
+
+/// What the answers so far amount to.
+enum Verdict {
+    /// Not everybody has been asked; nobody is accepted and nobody accused.
+    Wait,
+    /// The recorded primary stays, in service or not.
+    Stay,
+    /// This node is the primary from now on.
+    Accept(usize),
+    /// Several claims, or only ones that are too old: nobody serves.
+    Dispute {
+        /// Name of the event.
+        event: &'static str,
+        /// In words.
+        why: String,
+    },
+}
+
+impl Plan {
+    /// Decides who is primary and fences every other node that accepts writes.
+    pub(super) fn elect(&mut self, actions: &mut Vec<Action>) {
+        self.raise_floor();
+        let dispute = match self.judge() {
+            Verdict::Wait => return,
+            Verdict::Stay => {
+                self.follow_timeline(actions);
+                None
+            }
+            Verdict::Accept(node) => {
+                self.accept(node, actions);
+                None
+            }
+            Verdict::Dispute { event, why } => {
+                if self.dispute.as_ref() != Some(&why) {
+                    actions.push(Action::Report { node: None, event, detail: why.clone() });
+                }
+                Some(why)
+            }
+        };
+        self.fence_claimants(dispute.as_deref());
+        self.dispute = dispute;
+    }
+
+    /// Records `node` as the primary of a new epoch.
+    pub(super) fn accept(&mut self, node: usize, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get_mut(node) else {
+            return;
+        };
+        member.fence = None;
+        self.record = Some(Record { node, timeline: member.timeline() });
+        self.epoch += 1;
+        actions.push(Action::ForgetPositions);
+    }
+
+    fn judge(&self) -> Verdict {
+        match self.record {
+            None if self.is_unasked() => Verdict::Wait,
+            None => self.judge_first(),
+            Some(_) if self.mode == FailoverMode::Off => Verdict::Stay,
+            Some(record) => self.judge_against(record),
+        }
+    }
+
+    /// Without a record: the only claimant of the newest timeline. One that was seen to accept writes and is away
+    /// still counts, or a lost packet would settle a dispute.
+    fn judge_first(&self) -> Verdict {
+        let claims = self.claims(|member| member.timeline() >= self.floor);
+        let is_present = |&node: &usize| self.members.get(node).is_some_and(Member::is_reachable);
+        if claims.iter().any(is_present) {
+            return self.judge_claims(&claims);
+        }
+        match self.claims(Member::is_reachable).first() {
+            Some(&old) => self.nobody_on_floor(old),
+            None => Verdict::Stay,
+        }
+    }
+
+    /// With a record: only a newer timeline replaces it.
+    fn judge_against(&self, record: Record) -> Verdict {
+        let recorded = self.members.get(record.node).filter(|member| self.is_claimant(member));
+        let own = recorded.map_or(record.timeline, |member| member.timeline().max(record.timeline));
+        if self.floor <= own {
+            return Verdict::Stay;
+        }
+        let claims = self.claims(|member| member.is_reachable() && member.timeline() >= self.floor);
+        if claims.is_empty() { self.nobody_on_floor(record.node) } else { self.judge_claims(&claims) }
+    }
+
+    /// Judges those who claim the newest timeline.
+    fn judge_claims(&self, claims: &[usize]) -> Verdict {
+        match (claims, self.newer_replica()) {
+            (&[node], None) => Verdict::Accept(node),
+            (&[node], Some(ahead)) => Verdict::Dispute {
+                event: "no_primary",
+                why: format!(
+                    "{} accepts writes on timeline {}, but {ahead}: its primary is not among the nodes that answer",
+                    self.name(node),
+                    self.floor
+                ),
+            },
+            (several, _) => Verdict::Dispute { event: "two_primaries", why: self.equal_claims(several) },
+        }
+    }
+
+    fn nobody_on_floor(&self, old: usize) -> Verdict {
+        let why = format!(
+            "a node accepted writes on timeline {} and does not answer; {} has only timeline {}",
+            self.floor,
+            self.name(old),
+            self.members.get(old).map_or(0, Member::timeline)
+        );
+        Verdict::Dispute { event: "no_primary", why }
+    }
+
+    /// The recorded primary may go on to a newer timeline by itself (recovery to a point in time): a new epoch,
+    /// because positions of the old history say nothing about the new one.
+    fn follow_timeline(&mut self, actions: &mut Vec<Action>) {
+        let Some(record) = self.record else { return };
+        let Some(member) = self.members.get_mut(record.node) else {
+            return;
+        };
+        let timeline = member.timeline();
+        if !member.is_reachable() || !member.was_writable() || timeline < record.timeline {
+            return;
+        }
+        member.fence = None;
+        if timeline > record.timeline {
+            self.record = Some(Record { timeline, ..record });
+            self.epoch += 1;
+            actions.push(Action::ForgetPositions);
+            let detail = format!("timeline {} to {timeline}", record.timeline);
+            actions.push(Action::Report { node: Some(record.node), event: "timeline_changed", detail });
+        }
+    }
+
+    fn fence_claimants(&mut self, dispute: Option<&str>) {
+        let record = self.record;
+        let accepted = record.map(|r| (self.name(r.node).to_owned(), r));
+        let away = self.mode == FailoverMode::Off;
+        for (node, member) in self.members.iter_mut().enumerate() {
+            if !member.is_reachable() || !member.was_writable() {
+                continue;
+            }
+            let timeline = member.timeline();
+            member.fence = match (&accepted, dispute) {
+                (_, Some(why)) => Some(why.to_owned()),
+                (None, None) => None,
+                (Some((_, record)), None) if record.node == node => (timeline < record.timeline)
+                    .then(|| format!("came back on timeline {timeline}, older than the accepted {}", record.timeline)),
+                (Some((name, record)), None) if timeline > record.timeline && away => Some(format!(
+                    "accepts writes on timeline {timeline}, but failover.mode is off and {name} is the primary"
+                )),
+                (Some((name, record)), None) => Some(format!(
+                    "accepts writes on timeline {timeline}, but {name} is the primary on timeline {}: \
+                     rebuild or rewind this node as a replica",
+                    record.timeline
+                )),
+            };
+        }
+    }
+
+    /// Notes the newest timeline that accepts writes; before the first primary also what did so before it went
+    /// away. Not until everybody was asked: till then a node of another cluster is not known for one.
+    fn raise_floor(&mut self) {
+        let is_first = self.record.is_none();
+        if is_first && self.is_unasked() {
+            return;
+        }
+        let claimants = self.members.iter().filter(|m| (is_first || m.is_reachable()) && self.is_claimant(m));
+        let newest = claimants.map(Member::timeline).max();
+        self.floor = self.floor.max(newest.unwrap_or(0));
+    }
+
+    /// Says of itself that it accepts writes, and may be listened to.
+    fn is_claimant(&self, member: &Member) -> bool {
+        member.was_writable() && !member.is_detached() && self.refusal(member).is_none()
+    }
+
+    fn claims(&self, also: impl Fn(&Member) -> bool) -> Vec<usize> {
+        let is_claim = |(node, member): (usize, &Member)| (self.is_claimant(member) && also(member)).then_some(node);
+        self.members.iter().enumerate().filter_map(is_claim).collect()
+    }
+
+    /// A replica on a timeline newer than any that accepts writes proves that somebody else was promoted.
+    fn newer_replica(&self) -> Option<String> {
+        let ahead = self.members.iter().find(|member| {
+            let counts = member.is_reachable() && !member.is_detached() && self.refusal(member).is_none();
+            counts && member.timeline() > self.floor
+        })?;
+        Some(format!("{} follows timeline {}", ahead.seat.name, ahead.timeline()))
+    }
+
+    fn equal_claims(&self, nodes: &[usize]) -> String {
+        let describe = |&node: &usize| {
+            let away = self.members.get(node).is_some_and(|member| !member.is_reachable());
+            format!("{}{}", self.name(node), if away { " (away now)" } else { "" })
+        };
+        let names: Vec<String> = nodes.iter().map(describe).collect();
+        format!(
+            "{} accept writes on timeline {} and none of them was accepted before: DETACH the wrong ones, \
+             or ATTACH the right one with FORCE",
+            names.join(" and "),
+            self.floor
+        )
+    }
+}

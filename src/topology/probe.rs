@@ -1,0 +1,297 @@
+//! Asking one PostgreSQL node how it is: one kept session, one query a probe.
+//!
+//! Works with an ordinary login. Members of `pg_monitor` also see the timeline that a replica streams, without
+//! which a replica's move to a new timeline shows only after its next restartpoint (minutes).
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use super::clock::now_ns;
+use super::lag::last_record_end;
+use super::lsn::Lsn;
+use super::plan::Failure;
+
+/// Where and as whom to ask.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) password: crate::config::model::Secret,
+    pub(super) database: String,
+    /// For the connection and for each query.
+    pub(super) timeout: Duration,
+}
+
+/// What a node said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    /// [`now_ns`] just before the query was sent.
+    pub(super) asked_ns: u64,
+    pub(super) in_recovery: bool,
+    pub(super) timeline: Option<u32>,
+    pub(super) system_identifier: Option<u64>,
+    pub(super) server_version: String,
+    /// Primary: end of the last record, see [`last_record_end`].
+    pub(super) insert: Option<Lsn>,
+    /// Primary.
+    pub(super) flush: Option<Lsn>,
+    /// Replica.
+    pub(super) receive: Option<Lsn>,
+    /// Replica.
+    pub(super) replay: Option<Lsn>,
+    /// Replica: age of the last replayed commit.
+    pub(super) commit_age: Option<Duration>,
+    /// A WAL receiver runs, and this login may not see its timeline.
+    pub(super) receiver_hidden: bool,
+}
+
+/// The kept session to one node.
+pub(super) struct Prober {
+    target: Target,
+    session: Option<Session>,
+}
+
+struct Session {
+    client: Client,
+    query: Statement,
+    server_version: String,
+    wal_block_size: u64,
+    /// A server's timeline goes back only with a restart, which ends the session. The receiver's row, the only
+    /// prompt source, is gone whenever the receiver is.
+    newest_timeline: Option<u32>,
+    /// Held for its end.
+    _connection: Connection,
+}
+
+/// The task that moves a session's bytes; ends with it, also when the session never opens or is stuck.
+struct Connection(AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum Trouble {
+    /// The deadline passed; `held_up` when this process is to blame.
+    Late {
+        held_up: bool,
+    },
+    Failed(tokio_postgres::Error),
+}
+
+impl Prober {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target, session: None }
+    }
+
+    /// Asks once. A session that turns out to be dead is replaced within the same probe: that it was closed
+    /// (`pg_terminate_backend`, `idle_session_timeout`, a restart since) says nothing about the server now.
+    ///
+    /// Not cancel safe: a dropped probe may leave an answer behind; drop the prober with it.
+    pub(super) async fn probe(&mut self) -> Result<Answer, Failure> {
+        if let Some(mut session) = self.session.take() {
+            match within(self.target.timeout, session.ask()).await {
+                Ok(answer) => {
+                    self.session = Some(session);
+                    return Ok(answer);
+                }
+                Err(late @ Trouble::Late { .. }) => return Err(self.failure(late, "no answer")),
+                Err(Trouble::Failed(_)) => {}
+            }
+        }
+        let timeout = self.target.timeout;
+        let opened = within(timeout, Session::open(&self.target)).await;
+        let mut session = opened.map_err(|trouble| self.failure(trouble, "no connection"))?;
+        let answer = within(timeout, session.ask()).await;
+        let answer = answer.map_err(|trouble| self.failure(trouble, "no answer"))?;
+        self.session = Some(session);
+        Ok(answer)
+    }
+
+    fn failure(&self, trouble: Trouble, missing: &str) -> Failure {
+        let error = match trouble {
+            Trouble::Late { held_up: true } => return Failure::Stalled,
+            Trouble::Late { held_up: false } => {
+                return Failure::Silent(format!("{missing} within {:?}", self.target.timeout));
+            }
+            Trouble::Failed(error) => error,
+        };
+        let told = describe(&error);
+        match error.code() {
+            Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => Failure::Full(told),
+            Some(code) if code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME => {
+                let Target { user, database, .. } = &self.target;
+                Failure::Broken(format!("{told} (monitor_user \"{user}\", monitor_database \"{database}\")"))
+            }
+            _ => Failure::Broken(told),
+        }
+    }
+}
+
+/// Waits for at most `limit`. When far more than that has passed, this process did not get to run, and an answer
+/// may lie unread.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Trouble> {
+    let begun = Instant::now();
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(Trouble::Failed),
+        Err(_) => Err(Trouble::Late { held_up: begun.elapsed() > limit + limit / 2 }),
+    }
+}
+
+/// The server's own words, or the system's: tokio-postgres says only "db error" or "error connecting to server".
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{}: {} ({})", db.severity(), db.message(), db.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    }
+}
+
+impl Session {
+    async fn open(target: &Target) -> Result<Self, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&target.host)
+            .port(target.port)
+            .user(&target.user)
+            .dbname(&target.database)
+            .application_name("forebay")
+            .connect_timeout(target.timeout);
+        if !target.password.0.is_empty() {
+            config.password(&target.password.0);
+        }
+        let (client, connection) = config.connect(NoTls).await?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a monitor's session ended");
+            }
+        });
+        let connection = Connection(connection.abort_handle());
+        let rights = client.query_one(RIGHTS, &[]).await?;
+        let query = client.prepare(&query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?)).await?;
+        Ok(Self {
+            client,
+            query,
+            server_version: rights.try_get(0)?,
+            wal_block_size: u64::from(rights.try_get::<_, i32>(1)?.unsigned_abs()),
+            newest_timeline: None,
+            _connection: connection,
+        })
+    }
+
+    async fn ask(&mut self) -> Result<Answer, tokio_postgres::Error> {
+        let asked_ns = now_ns();
+        let row = self.client.query_one(&self.query, &[]).await?;
+        let in_recovery: bool = row.try_get("in_recovery")?;
+        let receiver: Option<i32> = row.try_get("receiver")?;
+        let received: Option<i32> = row.try_get("received_timeline")?;
+        let seen = match in_recovery {
+            true => replica_timeline(&row, received)?,
+            false => row.try_get::<_, Option<&str>>("wal_file")?.and_then(timeline_of_wal_file),
+        };
+        self.newest_timeline = self.newest_timeline.max(seen);
+        let position = |column: &str| -> Result<Option<Lsn>, tokio_postgres::Error> {
+            Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn(lsn.into())))
+        };
+        let age: Option<f64> = row.try_get("commit_age")?;
+        let on = |wanted: bool, lsn: Option<Lsn>| lsn.filter(|_| wanted);
+        Ok(Answer {
+            asked_ns,
+            in_recovery,
+            timeline: self.newest_timeline,
+            system_identifier: row.try_get::<_, Option<i64>>("system_identifier")?.map(i64::cast_unsigned),
+            server_version: self.server_version.clone(),
+            insert: on(!in_recovery, position("insert")?).map(|lsn| last_record_end(lsn, self.wal_block_size)),
+            flush: on(!in_recovery, position("flush")?),
+            receive: on(in_recovery, position("receive")?),
+            replay: on(in_recovery, position("replay")?),
+            commit_age: age.filter(|_| in_recovery).map(|s| Duration::from_secs_f64(s.clamp(0.0, 1e9))),
+            receiver_hidden: receiver.is_some() && received.is_none(),
+        })
+    }
+}
+
+/// What does not change within a session, and which of the control functions this login may call (everybody may
+/// unless an administrator has taken that away).
+const RIGHTS: &str = "SELECT pg_catalog.current_setting('server_version'), \
+     pg_catalog.current_setting('wal_block_size')::pg_catalog.int4, \
+     pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'execute'), \
+     pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'execute'), \
+     pg_catalog.has_function_privilege('pg_catalog.pg_control_recovery()', 'execute')";
+
+/// The query of every probe. `pg_is_in_recovery()` turns from true to false only, so the functions that fail in
+/// recovery are safe behind it even if a promotion comes in between.
+fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
+    let when = |allowed: bool, expression: &'static str, otherwise: &'static str| {
+        if allowed { expression } else { otherwise }
+    };
+    format!(
+        "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
+         {} AS system_identifier, {} AS checkpoint_timeline, {} AS recovery_timeline, \
+         CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+              THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END AS wal_file, \
+         CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END AS insert, \
+         CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END AS flush, \
+         pg_catalog.pg_last_wal_receive_lsn() AS receive, \
+         pg_catalog.pg_last_wal_replay_lsn() AS replay, \
+         extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())\
+         ::pg_catalog.float8 AS commit_age, \
+         receiver.pid AS receiver, receiver.received_tli AS received_timeline \
+         FROM pg_catalog.pg_stat_get_wal_receiver() AS receiver",
+        when(system, "(SELECT system_identifier FROM pg_catalog.pg_control_system())", "NULL::pg_catalog.int8"),
+        when(checkpoint, "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())", "NULL::pg_catalog.int4"),
+        when(
+            recovery,
+            "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())",
+            "NULL::pg_catalog.int4"
+        ),
+    )
+}
+
+/// The newest timeline that a replica shows: what it streams, or what its control file says.
+fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tokio_postgres::Error> {
+    let checkpoint: Option<i32> = row.try_get("checkpoint_timeline")?;
+    let recovery: Option<i32> = row.try_get("recovery_timeline")?;
+    let newest = received.max(checkpoint).max(recovery);
+    Ok(newest.and_then(|timeline| u32::try_from(timeline).ok()).filter(|&timeline| timeline > 0))
+}
+
+/// The first eight hexadecimal digits of a WAL file's name.
+fn timeline_of_wal_file(name: &str) -> Option<u32> {
+    u32::from_str_radix(name.get(..8)?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wal_file_names_its_timeline() {
+        assert_eq!(timeline_of_wal_file("0000001A0000000000000002"), Some(26));
+        assert_eq!(timeline_of_wal_file("0000"), None);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passed_long_ago_is_our_own_fault() {
+        let limit = Duration::from_millis(20);
+        let held_up = within::<()>(limit, async {
+            std::thread::sleep(Duration::from_millis(60));
+            std::future::pending().await
+        });
+        assert!(matches!(held_up.await, Err(Trouble::Late { held_up: true })));
+        let silent = within::<()>(limit, std::future::pending());
+        assert!(matches!(silent.await, Err(Trouble::Late { held_up: false })));
+    }
+}

@@ -1,0 +1,3 @@
+//! The protocols as bytes: pure parsing and writing, without sockets, clocks or allocation on the hot path.
+
+pub mod pg;

@@ -1,0 +1,11 @@
+//! Data threads: one per core, each with a current-thread runtime of its own, a clock and a timer wheel.
+//!
+//! A worker knows nothing of what runs on it: its state type is a parameter, and other threads reach it by posting
+//! closures to its inbox. Nothing is shared between workers on the query path.
+
+pub mod clock;
+mod thread;
+mod wheel;
+
+pub use thread::{Remote, spawn};
+pub use wheel::{Elapsed, TimerId, Wheel};

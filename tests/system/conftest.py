@@ -1,0 +1,177 @@
+"""Fixtures: shared servers for tests that leave them whole, servers of their own for those that do not."""
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import rundir, wire  # noqa: E402 needs the path above
+from harness.forebay import Forebay, configuration, merged  # noqa: E402
+from harness.postgres import Cluster, bin_dir  # noqa: E402
+from harness.process import run_as  # noqa: E402
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        rundir.create()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: everything is torn down
+
+
+def pytest_unconfigure(config):
+    rundir.stop_everything()
+    if not hasattr(config, "workerinput"):
+        rundir.remove()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and call.when in ("setup", "call"):
+        report.sections += rundir.logs()
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _close_clients():
+    yield
+    wire.close_all()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster():
+    """One primary and two replicas, for tests that neither stop nor reconfigure a node. Has pgbench's tables."""
+    with Cluster(name="shared") as cluster:
+        primary = cluster.primary
+        run_as(None, [bin_dir() / "pgbench", "-i", "-q", "-s", "1"], env={**os.environ, **primary.environment()})
+        cluster.caught_up()
+        yield cluster
+
+
+@pytest.fixture
+def new_cluster():
+    """Makes clusters that the test may break: `new_cluster(replicas=1, auth="md5")`."""
+    made = []
+
+    def make(**options):
+        made.append(Cluster(**options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.destroy()
+
+
+@pytest.fixture
+def cluster(new_cluster):
+    """One primary and two replicas of this test's own."""
+    return new_cluster()
+
+
+@pytest.fixture
+def start_forebay(request):
+    """Starts instances: `start_forebay(pool={"size": 1}, routing={"split": False})`.
+
+    Keyword arguments are tables and keys of `[postgres]`. `servers` or `nodes` say what is behind it (default: the
+    shared cluster), `config` is laid over the whole configuration, `wait`, `env` and `login` go to `Forebay`.
+    """
+    made = []
+
+    def make(servers=None, nodes=None, config=None, wait="nodes", env=None, login=None, **postgres):
+        if nodes is None:
+            nodes = (servers or request.getfixturevalue("shared_cluster")).addresses
+        whole = merged(configuration(nodes, **postgres), config or {})
+        made.append(Forebay(whole, wait=wait, env=env, **(login or {})))
+        return made[-1]
+
+    yield make
+    try:
+        for forebay in made:
+            forebay.assert_sound()
+    finally:
+        for forebay in reversed(made):
+            forebay.destroy()
+
+
+class _Shared:
+    """An instance shared by tests; started again if one broke it."""
+
+    def __init__(self, cluster, **postgres):
+        self.configuration, self.forebay = configuration(cluster.addresses, **postgres), None
+
+    def running(self):
+        if self.forebay and not self.forebay.is_running():
+            self.stop()
+        if not self.forebay:
+            self.forebay = Forebay(self.configuration)
+        return self.forebay
+
+    def stop(self):
+        if self.forebay:
+            self.forebay.destroy()
+            self.forebay = None
+
+
+@pytest.fixture(scope="session")
+def _shared_forebay(shared_cluster):
+    holder = _Shared(shared_cluster)
+    yield holder
+    holder.stop()
+
+
+@pytest.fixture
+def forebay(_shared_forebay):
+    """An instance with default settings in front of the shared cluster, shared by tests that do not reconfigure it."""
+    running = _shared_forebay.running()
+    yield running
+    running.assert_sound()
+
+
+@pytest.fixture(scope="session")
+def _eventual_forebay(shared_cluster):
+    holder = _Shared(shared_cluster, routing={"consistency": "eventual"})
+    yield holder
+    holder.stop()
+
+
+@pytest.fixture
+def routed(_eventual_forebay):
+    """Like `forebay`, but with reads that may miss the client's own last writes: only the statement decides."""
+    running = _eventual_forebay.running()
+    yield running
+    running.assert_sound()
+
+
+@pytest.fixture(params=["direct", "forebay"])
+def target(request):
+    """The primary itself, then Forebay: what is expected holds for PostgreSQL too."""
+    if request.param == "direct":
+        return request.getfixturevalue("shared_cluster").primary
+    return request.getfixturevalue("forebay")
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def name():
+    """A name for tables and the like that no other test uses."""
+    return f"t{os.getpid()}_{next(_numbers)}"
+
+
+@pytest.fixture
+def table(shared_cluster, name):
+    """A new table (id serial primary key, v text) of app, present on every node."""
+    shared_cluster.sql("create table %s (id serial primary key, v text)" % name)
+    shared_cluster.sql(f"alter table {name} owner to app")
+    shared_cluster.caught_up()
+    yield name
+    # A test may leave transactions open; the table or its sequence is locked by them.
+    shared_cluster.sql(
+        "select pg_terminate_backend(l.pid) from pg_locks l join pg_class c on c.oid = l.relation"
+        " where starts_with(c.relname, %s) and l.pid <> pg_backend_pid()", params=[name])
+    shared_cluster.sql(f"drop table if exists {name} cascade")

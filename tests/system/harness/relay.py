@@ -1,0 +1,96 @@
+"""A TCP relay in front of a server that can be told to misbehave: stay silent, cut, or answer nonsense."""
+
+import contextlib
+import socket
+import threading
+
+from harness import ports, rundir
+
+
+class Relay:
+    """Listens on a free port and relays to 127.0.0.1:`target`.
+
+    `accepted` counts connections. `mode` may be changed at any time, for connections that exist as well:
+
+    - `pass` relays;
+    - `silent` takes bytes from both sides and relays none;
+    - `refuse` closes each new connection at once;
+    - `garbage` sends `junk` instead of what the server answers.
+    """
+
+    def __init__(self, target, mode="pass", junk=b"\xff\xfe\xfd not a frame \x00\x01\x02" * 4):
+        self.target, self.mode, self.junk = target, mode, junk
+        self.accepted = 0
+        self.port = ports.free_port()
+        self._pairs = []
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        rundir.LIVE.append(self)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self):
+        """`host:port`"""
+        return f"127.0.0.1:{self.port}"
+
+    def _accept(self):
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            self.accepted += 1
+            if self.mode == "refuse":
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target), 5)
+                server.settimeout(None)
+            except OSError:
+                client.close()
+                continue
+            self._pairs.append((client, server))
+            threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+
+    def _pump(self, source, sink, is_answer):
+        try:
+            while data := source.recv(65536):
+                if self.mode == "garbage" and is_answer:
+                    sink.sendall(self.junk)
+                elif self.mode != "silent":
+                    sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        """Closes every connection that is open."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def log_sections(self):
+        """Nothing to tell."""
+        return []
+
+    def destroy(self):
+        """Stops listening and closes everything."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        ports.release(self.port)
+        if self in rundir.LIVE:
+            rundir.LIVE.remove(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.destroy()
