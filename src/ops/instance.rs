@@ -98,18 +98,23 @@ impl Instance {
         answers
     }
 
+    /// Returns when every data thread has carried out what was posted to it before.
+    pub async fn settled(&self) {
+        self.ask_all(|_| ()).await;
+    }
+
     /// Reads the configuration file again and applies it, all or nothing. `by` names who asked.
     ///
     /// # Errors
     /// What is wrong with the file; the old configuration stays in force.
-    pub fn reload(&self, by: &str) -> Result<Vec<Change>, String> {
+    pub async fn reload(&self, by: &str) -> Result<Vec<Change>, String> {
         let result = config::load(&self.path).map_err(|errors| errors.to_string());
         let done = match result {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     tracing::warn!("{warning}");
                 }
-                Ok(self.apply(loaded.config, by))
+                Ok(self.apply(loaded.config, by).await)
             }
             Err(errors) => {
                 tracing::error!(by, "the configuration was not reloaded, the old one stays in force: {errors}");
@@ -122,8 +127,8 @@ impl Instance {
         done
     }
 
-    /// Puts a valid configuration into force. Returns what changed.
-    pub fn apply(&self, new: Config, by: &str) -> Vec<Change> {
+    /// Puts a valid configuration into force. Returns what changed, when every thread goes by it.
+    pub async fn apply(&self, new: Config, by: &str) -> Vec<Change> {
         let old = self.config.load_full();
         let changes = config::diff(&old, &new);
         let new = Arc::new(new);
@@ -131,11 +136,12 @@ impl Instance {
         if let Err(e) = self.level.set(&new.general.log_level) {
             tracing::warn!(error = %e, "log.level was not changed");
         }
-        self.monitor.reconfigure(&new.postgres);
         for worker in self.workers() {
             let new = Arc::clone(&new);
             worker.post(move |core| core.set_config(new));
         }
+        self.monitor.reconfigure(&new.postgres).await;
+        self.settled().await;
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
                 needs_restart = change.needs_restart, "configuration changed");

@@ -173,7 +173,7 @@ impl Signals {
             tokio::select! {
                 _ = self.hup.recv() => {
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready)]);
-                    let _ = instance.reload("SIGHUP");
+                    let _ = instance.reload("SIGHUP").await;
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
                 }
                 _ = self.term.recv() => instance.stop(Stop::WaitForClients),

@@ -173,7 +173,10 @@ impl Monitor {
             Command::Weigh { node, weight, by, reply } => {
                 let _ = reply.send(self.weigh(&node, weight, &by));
             }
-            Command::Reconfigure(config) => self.reconfigure(&config),
+            Command::Reconfigure { config, reply } => {
+                self.reconfigure(&config);
+                let _ = reply.send(Ok(String::new()));
+            }
         }
     }
 

@@ -22,8 +22,8 @@ pub(super) use hold::GOODBYE;
 pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Command) -> Result<Answer, Refusal> {
     let by = Admin { instance, name: &caller.name };
     match command {
-        Command::Reload => by.reload(),
-        Command::SetKey { key, value } => by.set_key(key, value),
+        Command::Reload => by.reload().await,
+        Command::SetKey { key, value } => by.set_key(key, value).await,
         Command::Pause(database) => by.pause(database.as_deref()).await,
         Command::Resume(database) => by.resume(database.as_deref()).await,
         Command::Disable(database) => by.set_disabled(database, true).await,
@@ -34,13 +34,13 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         Command::Suspend => by.suspend().await,
         Command::WaitClose(database) => by.wait_close(database.as_deref()).await,
         Command::Shutdown(how) => Ok(by.shutdown(*how)),
-        Command::DetachNode(node) => by.node("DETACH NODE", instance.monitor.detach(node, by.name).await),
-        Command::DrainNode(node) => by.node("DRAIN NODE", instance.monitor.drain(node, by.name).await),
+        Command::DetachNode(node) => by.node("DETACH NODE", instance.monitor.detach(node, by.name).await).await,
+        Command::DrainNode(node) => by.node("DRAIN NODE", instance.monitor.drain(node, by.name).await).await,
         Command::AttachNode { node, force } => {
-            by.node("ATTACH NODE", instance.monitor.attach(node, *force, by.name).await)
+            by.node("ATTACH NODE", instance.monitor.attach(node, *force, by.name).await).await
         }
         Command::SetWeight { node, weight } => {
-            by.node("SET WEIGHT", instance.monitor.set_weight(node, *weight, by.name).await)
+            by.node("SET WEIGHT", instance.monitor.set_weight(node, *weight, by.name).await).await
         }
     }
 }
@@ -57,22 +57,23 @@ impl Admin<'_> {
         self.instance.events.record("", 0, event, "", &format!("{what}by {}", self.name));
     }
 
-    fn reload(&self) -> Result<Answer, Refusal> {
+    async fn reload(&self) -> Result<Answer, Refusal> {
         // Recorded by the instance, with the name.
-        let changes = self.instance.reload(self.name).map_err(Refusal::BadConfig)?;
+        let changes = self.instance.reload(self.name).await.map_err(Refusal::BadConfig)?;
         Ok(told_of(&changes, Answer::done("RELOAD")))
     }
 
-    fn set_key(&self, key: &str, value: &str) -> Result<Answer, Refusal> {
+    async fn set_key(&self, key: &str, value: &str) -> Result<Answer, Refusal> {
         let config = self.instance.config.load_full();
         let new = config::set(&config, key, value).map_err(Refusal::BadValue)?;
-        let changes = self.instance.apply(new, self.name);
+        let changes = self.instance.apply(new, self.name).await;
         self.record("setting_changed", &format!("{key} = {value}, "));
         Ok(told_of(&changes, Answer::done(format!("SET {key}={value}"))))
     }
 
-    fn node(&self, tag: &'static str, told: Result<String, String>) -> Result<Answer, Refusal> {
+    async fn node(&self, tag: &'static str, told: Result<String, String>) -> Result<Answer, Refusal> {
         // Recorded by the monitor, with the name.
+        self.instance.settled().await;
         told.map(|told| Answer::done(tag).with(Notice::info(told))).map_err(Refusal::Node)
     }
 

@@ -18,7 +18,7 @@ pub(super) enum Command {
     Doubt { suspicion: Arc<Suspicion>, why: String },
     Order { node: String, order: Order, reply: Reply },
     Weigh { node: String, weight: u32, by: String, reply: Reply },
-    Reconfigure(Box<Postgres>),
+    Reconfigure { config: Box<Postgres>, reply: Reply },
 }
 
 /// Talks to the monitor from any thread. The monitor stops when the last one is dropped.
@@ -84,10 +84,12 @@ impl MonitorHandle {
         self.send(|reply| Command::Weigh { node, weight, by, reply }).await
     }
 
-    /// Takes a reloaded configuration. Nodes with the same host and port keep what is known of them.
-    pub fn reconfigure(&self, config: &Postgres) {
+    /// Takes a reloaded configuration; returns when the new view has been given out. Nodes with the same host and
+    /// port keep what is known of them.
+    pub async fn reconfigure(&self, config: &Postgres) {
+        let config = Box::new(config.clone());
         // As above: without a monitor there is nothing to change.
-        let _ = self.commands.send(Command::Reconfigure(Box::new(config.clone())));
+        let _ = self.send(|reply| Command::Reconfigure { config, reply }).await;
     }
 
     async fn hold(&self, node: &str, hold: Hold) -> Result<String, String> {
