@@ -191,7 +191,7 @@ async fn admins_orders_last(watch: &Watch, settings: &conf::Postgres, state: &Pa
     }
     handle.set_weight("pg2", 0, "ann").await.expect("a known node");
     assert!(!watch.node(1).fit_for_reads, "weight 0 takes no reads");
-    handle.reconfigure(settings);
+    handle.reconfigure(settings).await;
     handle.set_weight("pg3", 5, "ann").await.expect("a known node");
     assert_eq!((watch.node(1).weight, watch.node(2).weight), (0, 5), "a reload of the same file keeps them");
     handle.set_weight("pg2", 1, "ann").await.expect("a known node");
@@ -202,13 +202,13 @@ async fn a_promotion_is_followed(watch: &Watch, settings: &conf::Postgres, serve
     // With rounds an hour apart only the data path's word can make the loss known.
     let mut seldom = settings.clone();
     seldom.failover.check_interval = Duration::from_secs(3600);
-    watch.handle.reconfigure(&seldom);
+    watch.handle.reconfigure(&seldom).await;
     let probes = watch.node(0).health.total;
     watch.until("the last of the fast rounds is over", |w| w.node(0).health.total > probes).await;
     servers[0].stop(rustix::process::Signal::KILL);
     watch.handle.suspect(0, 0, "connection reset");
     watch.until("the primary is lost", |w| w.primary().is_none()).await;
-    watch.handle.reconfigure(settings);
+    watch.handle.reconfigure(settings).await;
     watch.handle.suspect(0, 1, "wake up");
     assert!(watch.has_event("primary_lost", "pg1"));
 

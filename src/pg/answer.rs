@@ -14,7 +14,6 @@ use crate::config::model::{ListenRoute, PoolMode};
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, server_head};
 use crate::wire::pg::message::{self, Fields};
-use crate::worker::clock::now_ns;
 
 /// A message whose body is opened may be this long; a longer one passes unread.
 const LONGEST_OPENED: usize = 32 * 1024;
@@ -147,11 +146,11 @@ impl Session {
         let status = body.first().copied().unwrap_or(b'I');
         let stats = &self.pool.stats;
         add(&stats.queries, 1);
-        let now = now_ns();
-        let took = now.saturating_sub(self.rare.query_began);
+        let now = self.core.read_clock();
+        let took = now.saturating_sub(self.me.query_began.get());
         add(&stats.query_time, took);
         stats.query_us.borrow_mut().saturating_record(took / 1000);
-        self.rare.query_began = now;
+        self.me.query_began.set(now);
         backend.track.ready(status);
         if backend.track.is_quiet() {
             self.flags.running = false;
@@ -159,11 +158,12 @@ impl Session {
         }
         if status == b'I' {
             add(&stats.xacts, 1);
-            add(&stats.xact_time, now.saturating_sub(self.rare.tx_began));
-            self.rare.tx_began = now;
+            add(&stats.xact_time, now.saturating_sub(self.me.tx_began.get()));
+            self.me.tx_began.set(now);
             if self.flags.wrote {
                 self.wrote_at = now;
                 self.flags.wrote = !backend.track.is_quiet();
+                self.flags.unexamined = false;
             }
             self.flags.committing = false;
             if let Some(before) = self.before_tx.take()

@@ -12,7 +12,8 @@ use super::connect::connect;
 use super::errors::Trouble;
 use super::orders::Orders;
 use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
-use super::registry::{Client, Order, Server};
+use super::registry::{Client, ClientState, Order, Server};
+use super::route::splits;
 use super::shared::Shared;
 use crate::config::model::{Balance, Config};
 use crate::net::{Endpoint, Target};
@@ -27,6 +28,8 @@ use crate::worker::clock::now_ns;
 const SCRATCH: usize = 64 * 1024;
 /// Statements whose verdict a thread remembers.
 const VERDICTS: usize = 4096;
+/// A request that runs for longer, ns, has its client watched.
+const WATCHED_AFTER: u64 = 50_000_000;
 
 /// See the module.
 pub struct Core {
@@ -50,10 +53,12 @@ pub struct Core {
     pub scratch: RefCell<Box<[u8]>>,
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
-    /// Verdict of the request that a session has just planned and is about to send, within one poll.
-    pub planned: RefCell<Option<Verdict>>,
+    /// Of every statement that is not examined.
+    pub inert: Arc<Verdict>,
     /// What an admin has ordered about databases.
     pub orders: RefCell<Rc<Orders>>,
+    /// The last reading of the clock, ns.
+    clock: Cell<u64>,
     verdicts: RefCell<VerdictCache>,
     serial: Cell<u64>,
     random: Cell<u64>,
@@ -85,7 +90,8 @@ impl Core {
             servers: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             is_closing: Cell::new(false),
-            planned: RefCell::default(),
+            inert: Arc::new(Verdict::not_examined()),
+            clock: Cell::new(now_ns()),
             orders: RefCell::default(),
             verdicts: RefCell::new(VerdictCache::new(VERDICTS)),
             serial: Cell::new(0),
@@ -127,6 +133,7 @@ impl Core {
             stats: Default::default(),
             catalog: RefCell::new(self.shared.catalogs.get(&(cluster, login.database.clone())).map(|c| Arc::clone(&c))),
             generation: Cell::new(1),
+            is_split: Cell::new(splits(&config)),
             is_removed: Cell::new(false),
             is_disabled: Cell::new(false),
             clients: Cell::new(0),
@@ -206,6 +213,7 @@ impl Core {
                     };
                     pool.cluster.set(cluster);
                     pool.state.borrow_mut().set_limits(config.limits(pool.shared.homes.len()));
+                    pool.is_split.set(splits(&config));
                     *pool.config.borrow_mut() = Rc::new(config);
                     *pool.login.borrow_mut() = Rc::new(login);
                     pool.last_failure.borrow_mut().take();
@@ -319,7 +327,7 @@ impl Core {
     }
 
     /// An idle connection has something to say. True if it is still good.
-    pub fn read_news(&self, _pool: &PgPool, backend: &mut Backend) -> bool {
+    pub fn read_news(&self, backend: &mut Backend) -> bool {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let mut chunk = [0; 4096];
         loop {
@@ -349,12 +357,35 @@ impl Core {
 
     // === time ===
 
-    /// Every 100 ms: broken and aged connections end, missing ones are opened.
+    /// Reads the clock. Within a turn of a session [`Core::now`] is exact enough for what follows.
+    #[inline]
+    pub fn read_clock(&self) -> u64 {
+        let now = now_ns();
+        self.clock.set(now);
+        now
+    }
+
+    /// What the clock said last, ns.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.clock.get()
+    }
+
+    /// Every 100 ms: sessions whose time is up are woken, broken and aged connections end, missing ones are opened.
     pub fn tick(self: &Rc<Self>, now: u64) {
+        self.clock.set(now);
+        self.call_served(now);
         for pool in self.all_pools() {
             let config = Rc::clone(&pool.config.borrow());
+            if pool.state.borrow().is_waited_for() {
+                let limit = self.wait_limit(&pool, &config);
+                pool.state.borrow().call_waiting(now, limit, config.queue_notice);
+            }
+            if let Some(limit) = config.client_idle_timeout {
+                self.call_idle(&pool, now, limit);
+            }
             let stale = pool.state.borrow_mut().take_stale(|backend, since| {
-                if backend.has_news() && !self.read_news(&pool, backend) {
+                if backend.has_news() && !self.read_news(backend) {
                     return Stale::Yes;
                 }
                 if now > backend.expires || backend.entry.close_needed.get() {
@@ -368,6 +399,42 @@ impl Core {
             stale.iter().for_each(|b| self.forget(b));
             self.open_wanted(&pool);
             self.cry(&pool);
+        }
+    }
+
+    /// Wakes sessions that have a connection and a reason to look up from it: a time-out, or a request that has run
+    /// for a while, so that the client may have left.
+    fn call_served(&self, now: u64) {
+        let clients = self.clients.borrow();
+        for server in self.servers.borrow().values() {
+            let Some(client) = clients.get(&server.client.get()) else { continue };
+            let is_over = |from: u64, limit: Option<u64>| limit.is_some_and(|l| now.saturating_sub(from) >= l);
+            let has_run = now.saturating_sub(client.query_began.get());
+            if client.is_unwatched.get() && has_run >= WATCHED_AFTER || {
+                let pools = self.pools.borrow();
+                let key = PoolKey { database: Arc::clone(&client.database), user: Arc::clone(&client.user) };
+                pools.get(&key).is_some_and(|pool| {
+                    let config = pool.config.borrow();
+                    config.has_timeouts()
+                        && (is_over(client.tx_began.get(), config.transaction_timeout)
+                            || is_over(client.query_began.get(), config.query_timeout)
+                            || is_over(client.since.get(), config.idle_in_transaction_timeout))
+                })
+            } {
+                client.call();
+            }
+        }
+    }
+
+    /// Wakes the idle clients of a pool whose `limit` (ns) is over.
+    fn call_idle(&self, pool: &PgPool, now: u64, limit: u64) {
+        for client in self.clients.borrow().values() {
+            if client.state.get() == ClientState::Idle
+                && now.saturating_sub(client.since.get()) >= limit
+                && pool.is_of(client)
+            {
+                client.call();
+            }
         }
     }
 
@@ -424,12 +491,11 @@ impl Core {
     // === routing ===
 
     /// What a statement is.
-    pub fn classify(&self, pool: &PgPool, text: &[u8]) -> Verdict {
+    pub fn classify(&self, pool: &PgPool, text: &[u8]) -> Arc<Verdict> {
         let catalog = pool.catalog.borrow();
+        let generation = pool.generation.get() ^ catalog_identity(&catalog);
         let mut verdicts = self.verdicts.borrow_mut();
-        verdicts
-            .lookup_or(text, pool.generation.get() ^ catalog_identity(&catalog), || classify(text, catalog.as_deref()))
-            .clone()
+        Arc::clone(verdicts.lookup_or(text, generation, || classify(text, catalog.as_deref())))
     }
 
     /// A replica refused this text.
@@ -517,7 +583,7 @@ impl Core {
     /// Tells every client of a pool.
     pub fn end_clients(&self, pool: &PgPool, order: Order) {
         for client in self.clients.borrow().values() {
-            if client.database == pool.shared.key.database && client.user == pool.shared.key.user {
+            if pool.is_of(client) {
                 client.tell(order);
             }
         }
@@ -550,6 +616,11 @@ impl Core {
 }
 
 impl PgPool {
+    /// True for the pool's own clients.
+    pub fn is_of(&self, client: &Client) -> bool {
+        client.database == self.shared.key.database && client.user == self.shared.key.user
+    }
+
     /// `database/user`, for messages.
     pub fn name(&self) -> String {
         format!("{}/{}", self.shared.key.database, self.shared.key.user)

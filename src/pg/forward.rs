@@ -12,7 +12,7 @@ use super::session::Session;
 use super::stats::add;
 use super::track::{Expect, Op};
 use crate::pool::Class;
-use crate::sql::{Access, Effects, Kind, Verdict};
+use crate::sql::{Access, Effects, Kind, Reason, Verdict};
 use crate::wire::pg::frame::{Head, head};
 use crate::wire::pg::message::{self, Bind, Parse, Target};
 use crate::wire::pg::{build, rewrite};
@@ -102,6 +102,9 @@ impl Session {
             backend.retained.extend_from_slice(bytes.get(..kept).unwrap_or_default());
         }
         self.keep(bytes.get(kept..).unwrap_or_default());
+        self.planned = None;
+        let is_whole = kept == bytes.len() && self.left == 0 && self.want == 0 && !self.flags.unsynced;
+        self.me.is_unwatched.set(is_whole && self.flags.running && !backend.track.is_copying_in());
         if backend.track.has_local_front() {
             self.say_local(backend);
         }
@@ -111,12 +114,13 @@ impl Session {
     /// A request begins on a quiet connection.
     fn begin_request(&mut self, backend: &mut Backend) {
         self.flags.running = true;
+        backend.retained.clear();
         if backend.track.status == b'I' {
             self.flags.wrote = false;
+            self.flags.unexamined = false;
             self.flags.committing = false;
             self.flags.rolled_back = false;
             if backend.is_standby && self.core.class_of(&self.pool, backend.entry.node) == Some(Class::Replica) {
-                backend.retained.clear();
                 self.rare.held_from = self.output.len();
                 self.flags.undecided = true;
             }
@@ -214,8 +218,7 @@ impl Session {
         let Some(text) = text_of(frame) else {
             return Err(End::Trouble(Trouble::Protocol("invalid query message: the text must end in a NUL".into())));
         };
-        let planned = self.core.planned.take();
-        let verdict = match planned {
+        let verdict = match self.planned.take() {
             Some(verdict) => verdict,
             None => self.classify(text),
         };
@@ -227,9 +230,14 @@ impl Session {
                 return Ok(Step::Drop);
             }
         }
-        let op = self.note(backend.entry.node, &verdict, text);
+        self.note_access(backend, &verdict);
+        if self.flags.unexamined && !self.flags.undecided {
+            // Kept until the answer is complete: if it never is, the text decides what the client is told.
+            backend.retained.extend_from_slice(frame);
+        }
+        let op = if verdict.is_plain() { None } else { self.note(&verdict, text).map(Box::new) };
         backend.unnamed_of = 0;
-        backend.track.push(Expect::Query(op.map(Box::new)));
+        backend.track.push(Expect::Query(op));
         Ok(Step::Pass)
     }
 
@@ -243,21 +251,22 @@ impl Session {
         }
     }
 
-    /// Remembers what a statement means for the session. The answer is what happens when it succeeds.
-    fn note(&mut self, node: usize, verdict: &Verdict, text: &[u8]) -> Option<Op> {
+    /// Remembers where a statement runs and whether it may write.
+    #[inline]
+    fn note_access(&mut self, backend: &Backend, verdict: &Verdict) {
         if !matches!(&verdict.kind, Kind::Show(name) if name.starts_with("forebay.")) {
-            self.rare.last_node = Some(node);
+            self.rare.last_node = Some(backend.entry.node);
         }
-        if verdict.access == Access::Write {
-            match &verdict.kind {
-                Kind::Begin { .. } | Kind::Set(_) | Kind::SetLocal(_) | Kind::SetTransaction | Kind::Reset(_) => {}
-                Kind::Commit => self.flags.committing = true,
-                Kind::Rollback => {}
-                _ => self.flags.wrote = true,
-            }
+        if verdict.access == Access::Write && verdict.kind.may_change_data() {
+            self.flags.unexamined = !self.flags.wrote && verdict.reason == Reason::NotExamined;
+            self.flags.wrote = true;
         }
-        if verdict.effects.is_empty() && matches!(verdict.kind, Kind::Other) {
-            return None;
+    }
+
+    /// Remembers what a statement means for the session. The answer is what happens when it succeeds.
+    fn note(&mut self, verdict: &Verdict, text: &[u8]) -> Option<Op> {
+        if verdict.kind == Kind::Commit {
+            self.flags.committing = true;
         }
         if verdict.effects.contains(Effects::OPAQUE) {
             self.flags.dirty = true;
@@ -291,10 +300,10 @@ impl Session {
         let body = frame.get(5..).unwrap_or_default();
         let parse = Parse::read(body).map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?;
         add(&self.pool.stats.client_parses, 1);
-        let planned = self.core.planned.take();
-        let verdict = match planned {
+        let verdict = match self.planned.take() {
             Some(verdict) => verdict,
-            None => self.classify(parse.text),
+            None if parse.name.is_empty() => self.classify(parse.text),
+            None => self.examine(parse.text),
         };
         let definition = match self.instead(backend, &verdict.kind, run) {
             Some(instead) => Cow::Owned(instead),
@@ -302,10 +311,7 @@ impl Session {
         };
         let is_ours = matches!(definition, Cow::Owned(_));
         if parse.name.is_empty() {
-            let names = self.names.get_or_insert_default();
-            names.unnamed.clear();
-            names.unnamed.extend_from_slice(&definition);
-            names.unnamed_verdict = Some(Box::new(verdict));
+            self.names.get_or_insert_default().set_unnamed(&definition, verdict);
             add(&self.pool.stats.server_parses, 1);
             self.rare.unnamed_serial = self.core.next_serial();
             backend.unnamed_of = self.rare.unnamed_serial;
@@ -418,25 +424,29 @@ impl Session {
         };
         add(&self.pool.stats.binds, 1);
         self.refresh_show(bind.statement);
-        let (verdict, text) = match self.names.as_ref() {
-            Some(names) if bind.statement.is_empty() => {
-                (names.unnamed_verdict.as_deref().cloned(), text_in(&names.unnamed).to_vec())
+        self.rare.bound = None;
+        let verdict = self.names.as_ref().and_then(|names| match bind.statement {
+            [] => names.unnamed_verdict.clone(),
+            name => names.find(name).map(|statement| Arc::clone(&statement.verdict)),
+        });
+        if let Some(verdict) = verdict {
+            self.note_access(backend, &verdict);
+            if !verdict.is_plain() {
+                self.rare.bound = self.note_bound(bind.statement, &verdict).map(Box::new);
             }
-            Some(names) => match names.find(bind.statement) {
-                Some(statement) if is_plain(&statement.verdict) => {
-                    self.flags.wrote |= statement.verdict.access == Access::Write;
-                    self.rare.last_node = Some(backend.entry.node);
-                    (None, Vec::new())
-                }
-                Some(statement) => (Some(statement.verdict.clone()), statement.text().to_vec()),
-                None => (None, Vec::new()),
-            },
-            None => (None, Vec::new()),
-        };
-        self.rare.bound = verdict.and_then(|verdict| self.note(backend.entry.node, &verdict, &text)).map(Box::new);
+        }
         let step = self.step_name(backend, Target::Statement, bind.statement, frame, run, rewrite::bind)?;
         backend.track.push(Expect::Bind);
         Ok(step)
+    }
+
+    /// As [`Session::note`], for a statement that is bound.
+    fn note_bound(&mut self, name: &[u8], verdict: &Verdict) -> Option<Op> {
+        let text = match self.names.as_ref()? {
+            names if name.is_empty() => names.unnamed_text().to_vec(),
+            names => names.find(name)?.text().to_vec(),
+        };
+        self.note(verdict, &text)
     }
 
     /// A prepared `SHOW forebay.*` must tell what is true now, not when it was parsed.
@@ -528,11 +538,6 @@ fn send(backend: &mut Backend, raw: &[u8]) {
 
 type Rename = fn(&mut Vec<u8>, &[u8], &[u8]) -> Result<Option<usize>, crate::wire::pg::Malformed>;
 
-/// A statement that means nothing for the session.
-fn is_plain(verdict: &Verdict) -> bool {
-    verdict.effects.is_empty() && matches!(verdict.kind, Kind::Other)
-}
-
 fn parse_again(out: &mut Vec<u8>, statement: &Statement) {
     parse_as(out, statement.name().as_bytes(), &statement.body);
 }
@@ -549,8 +554,4 @@ fn parse_as(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
     out.extend_from_slice(name);
     out.push(0);
     out.extend_from_slice(definition);
-}
-
-fn text_in(definition: &[u8]) -> &[u8] {
-    definition.split(|b| *b == 0).next().unwrap_or_default()
 }

@@ -31,6 +31,7 @@ pub mod settings;
 pub mod shared;
 pub mod stats;
 mod track;
+mod wait;
 mod welcome;
 
 pub use core::Core;

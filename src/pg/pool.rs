@@ -213,6 +213,8 @@ pub struct PgPool {
     pub catalog: RefCell<Option<Arc<Catalog>>>,
     /// Rises with each change of what a statement's verdict depends on.
     pub generation: Cell<u64>,
+    /// Reads are sent to replicas, so every statement is examined.
+    pub is_split: Cell<bool>,
     /// A pool removed by a reload: its clients are told and nobody new gets in.
     pub is_removed: Cell<bool>,
     /// `DISABLE`d: no new clients.

@@ -19,7 +19,7 @@ pub struct Statement {
     /// What follows the name in the Parse message: query text, NUL, parameter types.
     pub body: Box<[u8]>,
     /// What it is.
-    pub verdict: Verdict,
+    pub verdict: Arc<Verdict>,
     hash: u64,
 }
 
@@ -31,8 +31,13 @@ impl Statement {
 
     /// The query text.
     pub fn text(&self) -> &[u8] {
-        self.body.split(|b| *b == 0).next().unwrap_or_default()
+        text_in(&self.body)
     }
+}
+
+/// The query text at the front of a Parse body without its name.
+fn text_in(definition: &[u8]) -> &[u8] {
+    definition.split(|b| *b == 0).next().unwrap_or_default()
 }
 
 /// Every statement that some client or connection still uses, shared by all threads. Touched at Parse only.
@@ -45,7 +50,7 @@ pub struct Statements {
 impl Statements {
     /// The statement with this body and verdict. A verdict that a changed catalog has made another is another
     /// statement: who prepared it before keeps what was decided then.
-    pub fn intern(&self, body: &[u8], verdict: Verdict) -> Arc<Statement> {
+    pub fn intern(&self, body: &[u8], verdict: Arc<Verdict>) -> Arc<Statement> {
         let mut hasher = FxHasher::default();
         body.hash(&mut hasher);
         let hash = hasher.finish();
@@ -86,7 +91,9 @@ pub struct Names {
     /// The unnamed statement's Parse body, kept so that a later Bind can find it on another connection.
     pub unnamed: Vec<u8>,
     /// What the unnamed statement is.
-    pub unnamed_verdict: Option<Box<Verdict>>,
+    pub unnamed_verdict: Option<Arc<Verdict>>,
+    /// Some statement had a hint: whoever binds it may have to go elsewhere.
+    pub may_steer: bool,
 }
 
 impl Names {
@@ -102,7 +109,21 @@ impl Names {
 
     /// Gives a name.
     pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.may_steer |= statement.verdict.hint.is_some();
         self.named.insert(name.into(), statement);
+    }
+
+    /// The text of the unnamed statement.
+    pub fn unnamed_text(&self) -> &[u8] {
+        text_in(&self.unnamed)
+    }
+
+    /// What the unnamed statement is from now on: a Parse body without its name, and its verdict.
+    pub fn set_unnamed(&mut self, definition: &[u8], verdict: Arc<Verdict>) {
+        self.may_steer |= verdict.hint.is_some();
+        self.unnamed.clear();
+        self.unnamed.extend_from_slice(definition);
+        self.unnamed_verdict = Some(verdict);
     }
 
     /// Takes a name back; false if there was none.

@@ -32,10 +32,18 @@ pub struct Client {
     pub state: Cell<ClientState>,
     /// Since when it has been in `state`, ns.
     pub since: Cell<u64>,
+    /// When the current or last request began, ns.
+    pub query_began: Cell<u64>,
+    /// When the current or last transaction began, ns.
+    pub tx_began: Cell<u64>,
     /// The connection that it has now.
     pub link: RefCell<Option<Rc<Server>>>,
-    /// Set by somebody else to end or interrupt the session; the session looks when it is woken.
+    /// Set by somebody else to end or interrupt the session.
     pub order: Cell<Option<Order>>,
+    /// The session must look at `order` and at the time when it is next polled.
+    pub is_called: Cell<bool>,
+    /// While its request runs, the session does not look at its client: see [`Client::call`].
+    pub is_unwatched: Cell<bool>,
     /// Wakes the session's task.
     pub waker: RefCell<Option<Waker>>,
     /// Protocol-level statements that the client has named.
@@ -70,6 +78,12 @@ impl Client {
     /// Tells the session what is wanted of it.
     pub fn tell(&self, order: Order) {
         self.order.set(Some(order));
+        self.call();
+    }
+
+    /// Has the session look at its orders, the time, and its client.
+    pub fn call(&self) {
+        self.is_called.set(true);
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

@@ -16,11 +16,11 @@ use super::session::Session;
 use super::stats::add;
 use super::{cancel, control};
 use crate::pool::Put;
+use crate::sql::Access;
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, head};
 use crate::wire::pg::message::Parse;
 use crate::wire::pg::sqlstate::write_error;
-use crate::worker::clock::now_ns;
 
 /// Longest time to tell a client why it is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ impl Session {
     fn unlink(&mut self) {
         self.me.link.borrow_mut().take();
         self.me.state.set(ClientState::Idle);
-        self.me.since.set(now_ns());
+        self.me.since.set(self.core.now());
         self.flags.running = false;
         self.flags.hold = false;
     }
@@ -153,7 +153,7 @@ impl Session {
         let owes_ready = backend.track.owes_ready();
         let has_synced = owes_ready || !self.flags.unsynced;
         let committing = self.flags.committing;
-        let wrote = self.flags.wrote;
+        let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
         let was_bound = self.is_bound();
         self.drop_backend(backend);
         let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
@@ -185,9 +185,18 @@ impl Session {
         }
         self.start_over();
         if wrote || committing {
-            self.wrote_at = now_ns();
+            self.wrote_at = self.core.read_clock();
         }
         Ok(())
+    }
+
+    /// Examines the statement whose answer was lost and which nobody examined before.
+    fn is_read_after_all(&self, backend: &Backend) -> bool {
+        let text = match head(&backend.retained) {
+            Head::Frame { kind: b'Q', len } => backend.retained.get(..len).and_then(super::request::text_of),
+            _ => self.names.as_ref().map(|names| names.unnamed_text()),
+        };
+        text.is_some_and(|text| self.examine(text).access == Access::Read)
     }
 
     /// The session is outside a transaction, whatever it was in before.
@@ -218,6 +227,7 @@ impl Session {
             _ => self.flags.skip_to_sync = true,
         }
         self.want = 0;
+        self.planned = None;
         Ok(())
     }
 
@@ -257,7 +267,7 @@ impl Core {
         if backend.is_dirty {
             return clean(self, pool, backend);
         }
-        if backend.entry.close_needed.get() || now_ns() > backend.expires {
+        if backend.entry.close_needed.get() || self.now() > backend.expires {
             self.close(pool, backend);
             return self.open_wanted(pool);
         }
@@ -268,7 +278,7 @@ impl Core {
     /// Gives a clean connection to the longest waiter, or keeps it idle.
     pub fn put(self: &Rc<Self>, pool: &Rc<PgPool>, backend: Box<Backend>) {
         backend.entry.state.set(ServerState::Idle);
-        let now = now_ns();
+        let now = self.now();
         backend.entry.since.set(now);
         let backend = if pool.shared.homes.len() > 1 {
             match self.give_to_starving(pool, backend) {

@@ -1,11 +1,13 @@
 //! What an idle client wants: cuts its bytes into requests and answers what needs no server.
 
+use std::sync::Arc;
+
 use super::errors::{End, Trouble};
-use super::route::{Way, begin_of, splits, way};
+use super::route::{Way, begin_of, way};
 use super::session::Session;
 use crate::config::model::{Consistency, ListenRoute, PoolMode};
 use crate::pool::Class;
-use crate::sql::{Access, Effects, Hint, Kind, Verdict};
+use crate::sql::{Access, Effects, Hint, Kind, Verdict, is_inert};
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, head};
 use crate::wire::pg::message::{self, Bind, Parse, Target, TransactionStatus};
@@ -13,6 +15,9 @@ use crate::wire::pg::sqlstate::write_error;
 
 /// Longest statement that is classified; a longer one goes to the primary and its connection is cleaned afterwards.
 pub(super) const LONGEST_TEXT: usize = 48 * 1024;
+
+/// Longest statement that may pass without being examined, bytes: it is copied for as long as its answer is due.
+pub(super) const LONGEST_INERT: usize = 1024;
 
 /// `pg_type.oid` of text.
 const TEXT: u32 = 25;
@@ -78,7 +83,7 @@ impl Session {
                     self.discard = len;
                 }
                 _ if self.flags.skip_to_sync => self.discard = len,
-                b'Q' => match self.plan_query(rest, frame, is_full) {
+                b'Q' => match self.plan_query(frame, is_full) {
                     Some(Plan::More) => return (at, Plan::More),
                     Some(plan) => return (at, plan),
                     None => at += len,
@@ -103,11 +108,10 @@ impl Session {
     }
 
     /// A simple query. `None`: answered without a server.
-    fn plan_query(&mut self, rest: &[u8], frame: Option<&[u8]>, is_full: bool) -> Option<Plan> {
+    fn plan_query(&mut self, frame: Option<&[u8]>, is_full: bool) -> Option<Plan> {
         let Some(frame) = frame else {
             return Some(if is_full { Plan::Start(Class::Primary) } else { Plan::More });
         };
-        let _ = rest;
         let Some(text) = text_of(frame) else {
             let what = "invalid query message: the text must end in a NUL".to_owned();
             return Some(Plan::End(End::Trouble(Trouble::Protocol(what))));
@@ -117,17 +121,48 @@ impl Session {
             return None;
         }
         let class = self.class_of(&verdict);
-        *self.core.planned.borrow_mut() = Some(verdict);
+        self.planned = Some(verdict);
         Some(Plan::Start(class))
+    }
+
+    /// Extended messages up to their Sync, all there and none of them steering: they go to the primary. `None`: they
+    /// have to be looked at more closely.
+    fn plan_plain_batch(&mut self, mut bytes: &[u8]) -> Option<Class> {
+        let is_steered = self.pool.is_split.get()
+            || self.rare.route == ListenRoute::Replica
+            || self.names.as_ref().is_some_and(|names| names.may_steer);
+        if is_steered || self.flags.force_primary {
+            return None;
+        }
+        loop {
+            let Head::Frame { kind, len } = head(bytes) else { return None };
+            let (frame, rest) = bytes.split_at_checked(len)?;
+            match kind {
+                b'B' | b'E' | b'D' => {}
+                b'P' => {
+                    let parse = Parse::read(frame.get(5..)?).ok()?;
+                    if !parse.name.is_empty() || parse.text.len() > LONGEST_INERT || !is_inert(parse.text) {
+                        return None;
+                    }
+                    self.planned = Some(Arc::clone(&self.core.inert));
+                }
+                b'S' => return Some(Class::Primary),
+                _ => return None,
+            }
+            bytes = rest;
+        }
     }
 
     /// Extended messages up to their Sync.
     fn plan_batch(&mut self, bytes: &[u8], is_full: bool) -> BatchPlan {
+        if let Some(class) = self.plan_plain_batch(bytes) {
+            return BatchPlan::Start(class);
+        }
+        self.planned = None;
         let mut batch =
             Batch { access: Access::Read, hint: None, is_local: true, serializable: false, begins_read_only: false };
         let mut at = 0;
-        let mut unnamed: Option<Verdict> = None;
-        self.core.planned.take();
+        let mut unnamed: Option<Arc<Verdict>> = None;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let (kind, len) = match head(rest) {
@@ -152,11 +187,13 @@ impl Session {
                 b'P' => {
                     batch.is_local = false;
                     let Ok(parse) = Parse::read(body) else { return BatchPlan::Bad("invalid Parse message".into()) };
-                    let verdict = self.classify(parse.text);
+                    // A named one is remembered for as long as its name: it is worth a look.
+                    let verdict =
+                        if parse.name.is_empty() { self.classify(parse.text) } else { self.examine(parse.text) };
                     batch.take(&verdict);
                     // The first one is looked at again at once, when it is sent.
-                    if self.core.planned.borrow().is_none() {
-                        *self.core.planned.borrow_mut() = Some(verdict.clone());
+                    if self.planned.is_none() {
+                        self.planned = Some(Arc::clone(&verdict));
                     }
                     if parse.name.is_empty() {
                         unnamed = Some(verdict);
@@ -168,7 +205,7 @@ impl Session {
                     batch.is_local = false;
                     let Ok(bind) = Bind::read(body) else { return BatchPlan::Bad("invalid Bind message".into()) };
                     match self.verdict_of(bind.statement, unnamed.as_ref()) {
-                        Some(verdict) => batch.take(&verdict),
+                        Some(verdict) => batch.take(verdict),
                         None => batch.access = Access::Write,
                     }
                     if !bind.portal.is_empty() {
@@ -184,7 +221,7 @@ impl Session {
                     if kind == b'D' || target == Target::Portal || !is_known {
                         batch.is_local = false;
                         match (target, self.verdict_of(name, unnamed.as_ref())) {
-                            (Target::Statement, Some(verdict)) => batch.take(&verdict),
+                            (Target::Statement, Some(verdict)) => batch.take(verdict),
                             (Target::Statement, None) => batch.access = Access::Write,
                             (Target::Portal, _) => {}
                         }
@@ -222,11 +259,11 @@ impl Session {
     }
 
     /// What a statement of the client's is, by its name.
-    fn verdict_of(&self, name: &[u8], unnamed: Option<&Verdict>) -> Option<Verdict> {
+    fn verdict_of<'a>(&'a self, name: &[u8], unnamed: Option<&'a Arc<Verdict>>) -> Option<&'a Arc<Verdict>> {
         if name.is_empty() {
-            return unnamed.cloned().or_else(|| self.names.as_ref()?.unnamed_verdict.as_deref().cloned());
+            return unnamed.or_else(|| self.names.as_ref()?.unnamed_verdict.as_ref());
         }
-        self.names.as_ref()?.find(name).map(|s| s.verdict.clone())
+        self.names.as_ref()?.find(name).map(|s| &s.verdict)
     }
 
     /// Which servers may run a statement that begins outside a transaction.
@@ -236,15 +273,23 @@ impl Session {
     }
 
     fn class(&mut self, access: Access, hint: Option<Hint>, serializable: bool, read_only: bool) -> Class {
-        if std::mem::take(&mut self.flags.force_primary) || serializable || self.must_stay_on_primary() {
+        if std::mem::take(&mut self.flags.force_primary) || serializable {
             return Class::Primary;
         }
-        let split = splits(&self.pool.config.borrow());
+        let split = self.pool.is_split.get();
+        if !split && hint.is_none() && self.rare.route != ListenRoute::Replica {
+            return Class::Primary;
+        }
+        if self.must_stay_on_primary() {
+            return Class::Primary;
+        }
         let has_replicas = self.pool.state.borrow().has_replicas();
         let is_read = access == Access::Read || read_only;
         match way(hint, self.rare.route, split, is_read, has_replicas) {
             Way::Replica => Class::Replica,
             Way::FreshReplica if self.may_read_on_replica() => Class::Replica,
+            // As long as no node is known, whichever is found first may serve it.
+            Way::Any if self.wrote_at == 0 && !self.pool.state.borrow().has_primary() => Class::Replica,
             Way::FreshReplica | Way::Any | Way::Primary => Class::Primary,
         }
     }
@@ -300,8 +345,17 @@ impl Session {
             })
     }
 
+    /// What a statement is, as far as this pool has to know.
+    #[inline]
+    pub(super) fn classify(&self, text: &[u8]) -> Arc<Verdict> {
+        if !self.pool.is_split.get() && text.len() <= LONGEST_INERT && is_inert(text) {
+            return Arc::clone(&self.core.inert);
+        }
+        self.examine(text)
+    }
+
     /// What a statement is.
-    pub(super) fn classify(&mut self, text: &[u8]) -> Verdict {
+    pub(super) fn examine(&self, text: &[u8]) -> Arc<Verdict> {
         self.core.classify(&self.pool, text)
     }
 

@@ -1,9 +1,9 @@
-//! One client's session: the states it goes through and the loop that moves it from one to the next.
+//! One client's session: the stages it goes through and the loop that moves it from one to the next.
 //!
-//! A session owns its client's socket, and while it is served also the server connection. States are the functions of
-//! this module: [`Session::poll_idle`] (no connection; ends with a request that needs one), [`Session::wait`] (in the
-//! queue), [`Session::poll_serve`] (has a connection until it is free again). Nothing here parses SQL: `request` says what
-//! the client wants, `forward` and `answer` move the bytes.
+//! A session owns its client's socket, and while it is served also the server connection. All stages that a usual
+//! request goes through run within one poll of the task, without a wait that the request does not need; what is rare
+//! (other settings to be made first) is a boxed future. Nothing here parses SQL: `request` says what the client wants,
+//! `wait` queues, `forward` and `answer` move the bytes.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,17 +20,16 @@ use super::request::Plan;
 use super::settings::Settings;
 use super::stats::add;
 use super::track::Op;
+use super::wait::Wait;
 use crate::config::model::ListenRoute;
 use crate::net::Stream;
-use crate::pool::{Class, Refusal, Take, Waiter};
-use crate::wire::pg::build::{self, ErrorFields};
-use crate::wire::pg::sqlstate::Severity;
-use crate::worker::clock::now_ns;
+use crate::pool::{Choice, Class, Take};
+use crate::sql::Verdict;
 
 /// Unsent bytes for a client above which its server is not read: a slow client slows only itself.
 pub(super) const OUTPUT_HIGH: usize = 64 * 1024;
-/// What a client may send ahead while it waits in the queue; twice this fits the scratch buffer.
-const AHEAD: usize = 16 * 1024;
+/// A connection that came back less than this ago, ns, is not asked for news: the server had no time to say any.
+const FRESH: u64 = 1_000_000;
 
 /// See the module.
 pub struct Session {
@@ -49,6 +48,8 @@ pub struct Session {
     /// Of a message that nobody wants: bytes still to come that are dropped.
     pub(super) discard: usize,
     pub(super) names: Option<Box<Names>>,
+    /// Of the request at the front, if it was judged already.
+    pub(super) planned: Option<Arc<Verdict>>,
     /// In force now.
     pub(super) settings: Arc<Settings>,
     /// As the session began.
@@ -76,15 +77,6 @@ pub(super) struct Rare {
     pub unnamed_serial: u64,
     /// Node of the last statement, for `SHOW forebay.node`.
     pub last_node: Option<usize>,
-    /// When the current request began / the current transaction began / the session became idle, ns.
-    pub query_began: u64,
-    pub tx_began: u64,
-    /// Since when the request has looked for a server, ns; 0 if it does not.
-    pub wait_began: u64,
-    /// Earliest timer that is armed, ns.
-    pub armed: Option<(u64, crate::worker::TimerId)>,
-    /// A queue notice was sent for this wait.
-    pub noticed: bool,
     /// Home thread, for the count of clients.
     pub home: usize,
     /// Session pooling: the connection stays until the client leaves.
@@ -111,11 +103,6 @@ impl Rare {
             bound: None,
             unnamed_serial: 0,
             last_node: None,
-            query_began: 0,
-            tx_began: 0,
-            wait_began: 0,
-            armed: None,
-            noticed: false,
             home,
             is_session,
             held_from: 0,
@@ -136,6 +123,8 @@ pub(super) struct Flags {
     pub unsynced: bool,
     /// The open transaction (or request) may have written.
     pub wrote: bool,
+    /// `wrote` is a guess: the only statement of the request was not examined.
+    pub unexamined: bool,
     /// A COMMIT was sent and not answered.
     pub committing: bool,
     /// The open transaction failed or was rolled back.
@@ -156,7 +145,17 @@ pub(super) struct Flags {
     pub dirty: bool,
 }
 
-/// Where `poll_idle` ended.
+/// What a session is doing.
+enum Stage {
+    /// Has no connection and needs none yet.
+    Idle,
+    /// In the queue.
+    Waiting(Wait),
+    /// Has a connection until it is free again.
+    Serving(Box<Backend>),
+}
+
+/// Where the planning of a request ended.
 pub(super) enum Next {
     /// A connection was at hand and has the request.
     Serve(Box<Backend>),
@@ -164,6 +163,14 @@ pub(super) enum Next {
     Adjust(Box<Backend>),
     /// Get one first.
     Wait(Class),
+}
+
+/// Why the loop over the stages stopped.
+enum Pause {
+    /// The connection needs the session's settings first.
+    Adjust(Box<Backend>),
+    /// The session is over.
+    End(End),
 }
 
 impl Session {
@@ -179,43 +186,78 @@ impl Session {
     }
 
     async fn work(&mut self) -> End {
+        let mut stage = Stage::Idle;
         loop {
-            let next = match poll_fn(|cx| self.poll_idle(cx)).await {
-                Ok(next) => next,
+            let backend = match poll_fn(|cx| self.poll_stages(cx, &mut stage)).await {
+                Pause::Adjust(backend) => backend,
+                Pause::End(end) => return end,
+            };
+            match Box::pin(self.begin(backend)).await {
+                Ok(Some(backend)) => stage = Stage::Serving(backend),
+                Ok(None) => {}
                 Err(end) => return end,
-            };
-            let found = match next {
-                Next::Serve(backend) => Ok(Some(backend)),
-                Next::Adjust(backend) => Box::pin(self.begin(backend)).await,
-                Next::Wait(class) => match Box::pin(self.wait(class)).await {
-                    Ok(Some(backend)) => match self.begin_waited(backend) {
-                        Ok(Next::Adjust(backend)) => Box::pin(self.begin(backend)).await,
-                        Ok(Next::Serve(backend)) => Ok(Some(backend)),
-                        Ok(Next::Wait(_)) => Ok(None),
-                        Err(end) => Err(end),
-                    },
-                    other => other,
-                },
-            };
-            let mut backend = match found {
-                Ok(Some(backend)) => backend,
-                Ok(None) => continue,
-                Err(end) => return end,
-            };
-            match poll_fn(|cx| self.poll_serve(cx, &mut backend)).await {
-                Ok(()) => self.release(backend),
-                Err(End::Rerun) => self.reroute(backend),
-                Err(End::ServerLost(trouble)) => {
-                    if let Err(end) = self.server_lost(backend, trouble) {
-                        return end;
-                    }
-                }
-                Err(end) => {
-                    self.abandon(backend);
-                    return end;
-                }
             }
         }
+    }
+
+    /// Goes from stage to stage as far as it goes now.
+    fn poll_stages(&mut self, cx: &mut Context<'_>, stage: &mut Stage) -> Poll<Pause> {
+        loop {
+            let next = match stage {
+                Stage::Idle => match self.poll_idle(cx) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::Waiting(wait) => match self.poll_wait(cx, wait) {
+                    Poll::Ready(Ok(Some(backend))) => self.start(backend),
+                    Poll::Ready(Ok(None)) => {
+                        *stage = Stage::Idle;
+                        continue;
+                    }
+                    Poll::Ready(Err(end)) => Err(end),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::Serving(backend) => {
+                    let served = match self.poll_serve(cx, backend) {
+                        Poll::Ready(served) => served,
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    let Stage::Serving(backend) = std::mem::replace(stage, Stage::Idle) else { continue };
+                    match self.served(backend, served) {
+                        Ok(()) => continue,
+                        Err(end) => Err(end),
+                    }
+                }
+            };
+            *stage = match next {
+                Ok(Next::Serve(backend)) => Stage::Serving(backend),
+                Ok(Next::Wait(class)) => match self.enqueue(class) {
+                    Ok(Some(wait)) => Stage::Waiting(wait),
+                    Ok(None) => Stage::Idle,
+                    Err(end) => return Poll::Ready(Pause::End(end)),
+                },
+                Ok(Next::Adjust(backend)) => {
+                    *stage = Stage::Idle;
+                    return Poll::Ready(Pause::Adjust(backend));
+                }
+                Err(end) => return Poll::Ready(Pause::End(end)),
+            };
+        }
+    }
+
+    /// The use of a connection is over.
+    #[inline]
+    fn served(&mut self, backend: Box<Backend>, how: Result<(), End>) -> Result<(), End> {
+        match how {
+            Ok(()) => self.release(backend),
+            Err(End::Rerun) => self.reroute(backend),
+            Err(End::ServerLost(trouble)) => return self.server_lost(backend, trouble),
+            Err(end) => {
+                self.abandon(backend);
+                return Err(end);
+            }
+        }
+        Ok(())
     }
 
     /// No connection: reads until there is a request that needs one.
@@ -231,7 +273,7 @@ impl Session {
                 match self.poll_output(cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                    Poll::Pending => return self.pend(cx),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
             if self.want > 0 {
@@ -241,13 +283,10 @@ impl Session {
                         None => continue,
                     },
                     Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                    Poll::Pending => return self.pend(cx),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
-            let have = self.input.len();
-            if let Some(front) = scratch.get_mut(..have) {
-                front.copy_from_slice(&self.input);
-            }
+            let have = put_in_front(&mut scratch, &self.input);
             let mut filled = have;
             if read {
                 let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
@@ -259,7 +298,7 @@ impl Session {
                         filled += n;
                     }
                     Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone)),
-                    Poll::Pending => return self.pend(cx),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
             read = true;
@@ -275,45 +314,57 @@ impl Session {
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
     fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Next, End>> {
+        self.planned = None;
         let (done, plan) = self.plan(bytes, is_full);
         let rest = bytes.get(done..).unwrap_or_default();
-        match plan {
-            Plan::More => {
-                self.core.planned.take();
-                self.keep(rest);
-                None
-            }
-            Plan::End(end) => Some(Err(end)),
-            Plan::Start(_) if self.rare.owed.is_some() => {
-                self.core.planned.take();
+        let class = match plan {
+            Plan::Start(class) if self.rare.owed.is_none() => class,
+            Plan::Start(_) => {
                 self.keep(rest);
                 let owed = self.rare.owed.take();
-                owed.and_then(|trouble| self.refuse(*trouble).err()).map(Err)
+                return owed.and_then(|trouble| self.refuse(*trouble).err()).map(Err);
             }
-            Plan::Start(class) => {
-                let now = now_ns();
-                self.rare.query_began = now;
-                self.rare.reruns = if self.flags.is_rerun { self.rare.reruns } else { 0 };
-                self.flags.is_rerun = false;
-                let Some(mut backend) = self.take(class, now) else {
-                    self.core.planned.take();
-                    self.keep(rest);
-                    return Some(Ok(Next::Wait(class)));
-                };
-                self.adopt(&mut backend, now);
-                if !self.settings.is_same(&backend.settings) {
-                    self.core.planned.take();
-                    self.keep(rest);
-                    return Some(Ok(Next::Adjust(backend)));
-                }
-                self.input.clear();
-                Some(match self.forward(&mut backend, rest) {
-                    Ok(()) => Ok(Next::Serve(backend)),
-                    Err(end) => {
-                        self.abandon(backend);
-                        Err(end)
-                    }
-                })
+            Plan::More => {
+                self.keep(rest);
+                return None;
+            }
+            Plan::End(end) => return Some(Err(end)),
+        };
+        let now = self.core.read_clock();
+        self.me.query_began.set(now);
+        if !std::mem::take(&mut self.flags.is_rerun) {
+            self.rare.reruns = 0;
+        }
+        let Some(mut backend) = self.take(class, now) else {
+            self.keep(rest);
+            return Some(Ok(Next::Wait(class)));
+        };
+        self.adopt(&mut backend, now);
+        if !self.settings.is_same(&backend.settings) {
+            self.keep(rest);
+            return Some(Ok(Next::Adjust(backend)));
+        }
+        Some(match self.forward(&mut backend, rest) {
+            Ok(()) => Ok(Next::Serve(backend)),
+            Err(end) => {
+                self.abandon(backend);
+                Err(end)
+            }
+        })
+    }
+
+    /// A connection from the queue: the request that waits in `input` goes to it.
+    fn start(&mut self, mut backend: Box<Backend>) -> Result<Next, End> {
+        self.adopt(&mut backend, self.core.now());
+        if !self.settings.is_same(&backend.settings) {
+            return Ok(Next::Adjust(backend));
+        }
+        let bytes = std::mem::take(&mut self.input);
+        match self.forward(&mut backend, &bytes) {
+            Ok(()) => Ok(Next::Serve(backend)),
+            Err(end) => {
+                self.abandon(backend);
+                Err(end)
             }
         }
     }
@@ -335,6 +386,11 @@ impl Session {
     }
 
     /// Has a connection: moves bytes both ways until the connection is free.
+    ///
+    /// A client whose whole request is with the server has nothing to say until the answer comes, as a rule. Looking at
+    /// its socket would cost as much as the rest of the turn, so it is left for the first bytes of the answer, or for
+    /// the next tick of the thread's clock ([`Client::call`]): that a client has left, or sends ahead, is noticed by
+    /// then.
     fn poll_serve(&mut self, cx: &mut Context<'_>, backend: &mut Box<Backend>) -> Poll<Result<(), End>> {
         if let Some(end) = self.obey() {
             return Poll::Ready(Err(end));
@@ -351,10 +407,7 @@ impl Session {
                 }
             }
             if self.output.len() < OUTPUT_HIGH {
-                let kept = backend.partial.len();
-                if let Some(front) = scratch.get_mut(..kept) {
-                    front.copy_from_slice(&backend.partial);
-                }
+                let kept = put_in_front(&mut scratch, &backend.partial);
                 let room = scratch.get_mut(kept..).unwrap_or_default();
                 match backend.stream.poll_read(cx, room) {
                     Poll::Ready(Ok(n)) if n > 0 => {
@@ -363,7 +416,7 @@ impl Session {
                         let bytes = scratch.get(..kept + n).unwrap_or_default();
                         match self.answer(backend, bytes, n) {
                             Ok(true) => return Poll::Ready(Ok(())),
-                            Ok(false) => {}
+                            Ok(false) => self.me.is_unwatched.set(false),
                             Err(end) => return Poll::Ready(Err(end)),
                         }
                     }
@@ -381,7 +434,7 @@ impl Session {
                     Poll::Pending => {}
                 }
             }
-            if backend.out.is_empty() {
+            if backend.out.is_empty() && !self.me.is_unwatched.get() {
                 match self.poll_input(cx, backend, &mut scratch) {
                     Poll::Ready(Ok(())) => moved = true,
                     Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
@@ -389,7 +442,7 @@ impl Session {
                 }
             }
             if !moved {
-                return self.pend(cx);
+                return Poll::Pending;
             }
         }
     }
@@ -413,10 +466,7 @@ impl Session {
                 Poll::Pending => Poll::Pending,
             };
         }
-        let have = self.input.len();
-        if let Some(front) = scratch.get_mut(..have) {
-            front.copy_from_slice(&self.input);
-        }
+        let have = put_in_front(scratch, &self.input);
         let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
             return Poll::Ready(Err(End::Trouble(Trouble::TooLong)));
         };
@@ -429,119 +479,6 @@ impl Session {
             }
             Poll::Ready(_) => Poll::Ready(Err(End::ClientGone)),
             Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// In the queue. `None`: the request was answered without a connection (refused, cancelled).
-    async fn wait(&mut self, class: Class) -> Result<Option<Box<Backend>>, End> {
-        let now = now_ns();
-        self.rare.wait_began = now;
-        self.rare.noticed = false;
-        let waiter = self.pool.state.borrow_mut().enqueue(class, now);
-        let Some(waiter) = waiter else {
-            add(&self.pool.stats.refused, 1);
-            let length = self.pool.config.borrow().settings.queue_length.unwrap_or_default();
-            return self.refuse(Trouble::QueueFull { pool: self.pool.name(), length }).map(|()| None);
-        };
-        self.me.state.set(ClientState::Waiting);
-        self.me.since.set(now);
-        self.core.open_wanted(&self.pool);
-        self.core.cry(&self.pool);
-        let granted = poll_fn(|cx| self.poll_wait(cx, &waiter)).await;
-        let waited = now_ns() - now;
-        add(&self.pool.stats.wait_time, waited);
-        self.pool.stats.wait_us.borrow_mut().saturating_record(waited / 1000);
-        self.me.state.set(ClientState::Idle);
-        match granted {
-            Ok(backend) => {
-                add(&self.pool.stats.served, 1);
-                Ok(Some(backend))
-            }
-            Err(why) => {
-                if let Some(backend) = waiter.leave() {
-                    self.core.put(&self.pool, backend);
-                }
-                match why {
-                    Wait::End(end) => Err(end),
-                    Wait::Refused(trouble) => self.refuse(trouble).map(|()| None),
-                }
-            }
-        }
-    }
-
-    fn poll_wait(&mut self, cx: &mut Context<'_>, waiter: &Waiter<Box<Backend>>) -> Poll<Result<Box<Backend>, Wait>> {
-        match waiter.poll(cx) {
-            Poll::Ready(Ok(backend)) => return Poll::Ready(Ok(backend)),
-            Poll::Ready(Err(Refusal::Closed(why))) => {
-                return Poll::Ready(Err(Wait::End(End::Trouble(Trouble::Ended(why)))));
-            }
-            Poll::Ready(Err(Refusal::Server { code, message })) => {
-                return Poll::Ready(Err(Wait::Refused(Trouble::ServerRefused { code, message })));
-            }
-            Poll::Pending => {}
-        }
-        if self.me.order.get() == Some(Order::CancelWait) {
-            self.me.order.set(None);
-            return Poll::Ready(Err(Wait::Refused(Trouble::Cancelled)));
-        }
-        if let Some(end) = self.obey() {
-            return Poll::Ready(Err(Wait::End(end)));
-        }
-        let now = now_ns();
-        let config = Rc::clone(&self.pool.config.borrow());
-        let waited = now.saturating_sub(waiter.since);
-        let limit = self.core.wait_limit(&self.pool, &config);
-        if limit.is_some_and(|limit| waited >= limit) {
-            add(&self.pool.stats.timed_out, 1);
-            return Poll::Ready(Err(Wait::Refused(self.core.why_waited(&self.pool, waited))));
-        }
-        if let Some(notice) = config.queue_notice.filter(|n| waited >= *n && !self.rare.noticed) {
-            self.rare.noticed = true;
-            let text = self.core.queue_notice(&self.pool, notice);
-            build::notice_response(
-                &mut self.output,
-                &ErrorFields { severity: Severity::Notice, code: "01000", message: &text, detail: None, hint: None },
-            );
-        }
-        if !self.output.is_empty()
-            && let Poll::Ready(Err(end)) = self.poll_output(cx)
-        {
-            return Poll::Ready(Err(Wait::End(end)));
-        }
-        // The client may leave, or send ahead, while it waits.
-        while self.input.len() < AHEAD {
-            let core = Rc::clone(&self.core);
-            let mut scratch = core.scratch.borrow_mut();
-            let room = scratch.get_mut(..AHEAD).unwrap_or_default();
-            match self.stream.poll_read(cx, room) {
-                Poll::Ready(Ok(n)) if n > 0 => {
-                    add(&self.pool.stats.received, n as u64);
-                    self.input.extend_from_slice(scratch.get(..n).unwrap_or_default());
-                }
-                Poll::Ready(_) => return Poll::Ready(Err(Wait::End(End::ClientGone))),
-                Poll::Pending => break,
-            }
-        }
-        let notice = config.queue_notice.filter(|_| !self.rare.noticed);
-        if let Some(after) = [limit, notice].into_iter().flatten().min() {
-            self.arm(cx, waiter.since.saturating_add(after).max(now + 1));
-        }
-        Poll::Pending
-    }
-
-    /// A connection from the queue: the request that waits in `input` goes to it.
-    fn begin_waited(&mut self, mut backend: Box<Backend>) -> Result<Next, End> {
-        self.adopt(&mut backend, now_ns());
-        if !self.settings.is_same(&backend.settings) {
-            return Ok(Next::Adjust(backend));
-        }
-        let bytes = std::mem::take(&mut self.input);
-        match self.forward(&mut backend, &bytes) {
-            Ok(()) => Ok(Next::Serve(backend)),
-            Err(end) => {
-                self.abandon(backend);
-                Err(end)
-            }
         }
     }
 
@@ -577,34 +514,36 @@ impl Session {
 
     /// An idle connection for a request of `class`, if there is one.
     fn take(&mut self, class: Class, now: u64) -> Option<Box<Backend>> {
-        let pool = Rc::clone(&self.pool);
         loop {
             let taken = if class == Class::Replica {
-                let choice = self.core.choice(&pool, self.me.peer);
-                let taken = pool.state.borrow_mut().take(class, choice);
-                self.core.spread(&pool, choice, now);
+                let choice = self.core.choice(&self.pool, self.me.peer);
+                let taken = self.pool.state.borrow_mut().take(class, choice);
+                self.core.spread(&self.pool, choice, now);
                 taken
             } else {
-                pool.state.borrow_mut().take(class, crate::pool::Choice::LeastConnections)
+                self.pool.state.borrow_mut().take(class, Choice::LeastConnections)
             };
             let Take::Connection(mut backend) = taken else { return None };
-            if !backend.has_news() || self.core.read_news(&pool, &mut backend) {
+            let is_fresh = now.saturating_sub(backend.entry.since.get()) < FRESH;
+            if is_fresh || !backend.has_news() || self.core.read_news(&mut backend) {
                 return Some(backend);
             }
-            self.core.close(&pool, backend);
+            self.core.close(&self.pool, backend);
         }
     }
 
     /// The connection is this client's from now on.
     fn adopt(&mut self, backend: &mut Backend, now: u64) {
-        backend.entry.state.set(ServerState::Active);
-        backend.entry.since.set(now);
-        backend.entry.client.set(self.me.id);
-        *self.me.link.borrow_mut() = Some(Rc::clone(&backend.entry));
-        self.me.state.set(ClientState::Active);
-        self.me.since.set(now);
-        self.rare.tx_began = now;
-        self.rare.query_began = now;
+        let entry = &backend.entry;
+        entry.state.set(ServerState::Active);
+        entry.since.set(now);
+        entry.client.set(self.me.id);
+        let me = &self.me;
+        *me.link.borrow_mut() = Some(Rc::clone(entry));
+        me.state.set(ClientState::Active);
+        me.since.set(now);
+        me.tx_began.set(now);
+        me.query_began.set(now);
         add(&self.pool.stats.assignments, 1);
     }
 
@@ -657,82 +596,64 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at orders and time-outs.
-    fn obey(&mut self) -> Option<End> {
-        if let Some(order) = self.me.order.get() {
-            match order {
-                Order::End(why) => return Some(End::Trouble(Trouble::Ended(why))),
-                Order::EndWhenIdle(why) if self.me.state.get() == ClientState::Idle => {
-                    return Some(End::Trouble(Trouble::Ended(why)));
-                }
-                Order::EndWhenIdle(_) => {}
-                Order::CancelWait => self.me.order.set(None),
-            }
-        }
-        if self.rare.armed.is_some() { self.overdue() } else { None }
+    /// Looks at orders and time-outs, if somebody asked for it.
+    #[inline]
+    pub(super) fn obey(&mut self) -> Option<End> {
+        if self.me.is_called.get() { self.answer_call() } else { None }
     }
 
-    fn overdue(&mut self) -> Option<End> {
+    #[cold]
+    fn answer_call(&mut self) -> Option<End> {
+        self.me.is_called.set(false);
+        self.me.is_unwatched.set(false);
+        match self.me.order.get() {
+            Some(Order::End(why)) => return Some(End::Trouble(Trouble::Ended(why))),
+            Some(Order::EndWhenIdle(why)) if self.me.state.get() == ClientState::Idle => {
+                return Some(End::Trouble(Trouble::Ended(why)));
+            }
+            // Looks again at each turn until then.
+            Some(Order::EndWhenIdle(_)) => self.me.is_called.set(true),
+            Some(Order::CancelWait) => self.me.order.set(None),
+            None => {}
+        }
         let (deadline, trouble) = self.deadline()?;
-        (now_ns() >= deadline).then_some(End::Trouble(trouble))
+        (self.core.read_clock() >= deadline).then_some(End::Trouble(trouble))
     }
 
     /// When the current state must end, and what the client is told then.
     fn deadline(&self) -> Option<(u64, Trouble)> {
         let config = self.pool.config.borrow();
-        if !config.has_timeouts() {
-            return None;
-        }
+        let me = &self.me;
         let at = |from: u64, limit: Option<u64>, trouble: Trouble| limit.map(|l| (from.saturating_add(l), trouble));
-        let both = match self.me.state.get() {
-            ClientState::Idle => [at(self.me.since.get(), config.client_idle_timeout, Trouble::IdleTimeout), None],
+        let both = match me.state.get() {
+            ClientState::Idle => [at(me.since.get(), config.client_idle_timeout, Trouble::IdleTimeout), None],
             ClientState::Waiting => [None, None],
             ClientState::Active => [
-                at(self.rare.tx_began, config.transaction_timeout, Trouble::TransactionTimeout),
+                at(me.tx_began.get(), config.transaction_timeout, Trouble::TransactionTimeout),
                 if self.flags.running {
-                    at(self.rare.query_began, config.query_timeout, Trouble::QueryTimeout)
+                    at(me.query_began.get(), config.query_timeout, Trouble::QueryTimeout)
                 } else {
-                    at(self.me.since.get(), config.idle_in_transaction_timeout, Trouble::IdleInTransaction)
+                    at(me.since.get(), config.idle_in_transaction_timeout, Trouble::IdleInTransaction)
                 },
             ],
         };
         both.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
-
-    fn pend<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        if let Some((deadline, _)) = self.deadline() {
-            self.arm(cx, deadline);
-        }
-        Poll::Pending
-    }
-
-    /// Has the task woken at `deadline` at the latest. Timers are re-armed when they fire, not when they move: the
-    /// usual request costs no timer.
-    fn arm(&mut self, cx: &mut Context<'_>, deadline: u64) {
-        let now = now_ns();
-        if let Some((at, timer)) = self.rare.armed {
-            if at > now && at <= deadline {
-                return;
-            }
-            self.core.wheel.cancel(timer);
-        }
-        self.rare.armed = Some((deadline, self.core.wheel.wake_at(deadline, cx.waker().clone())));
-    }
 }
 
-/// Why a wait ended without a connection.
-enum Wait {
-    /// The session is over.
-    End(End),
-    /// The request is answered with this.
-    Refused(Trouble),
+/// Copies what was kept of a message in front of the rest that is about to be read. Returns its length.
+#[inline]
+fn put_in_front(scratch: &mut [u8], kept: &[u8]) -> usize {
+    if !kept.is_empty()
+        && let Some(front) = scratch.get_mut(..kept.len())
+    {
+        front.copy_from_slice(kept);
+    }
+    kept.len()
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some((_, timer)) = self.rare.armed.take() {
-            self.core.wheel.cancel(timer);
-        }
         self.core.client_left(&self.me, &self.pool, self.rare.home);
     }
 }

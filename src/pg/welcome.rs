@@ -96,7 +96,7 @@ async fn connection(core: &Rc<Core>, pool: &Rc<PgPool>) -> Result<Box<super::bac
     let class = if core.has_primary(pool) { Class::Primary } else { Class::Replica };
     let taken = pool.state.borrow_mut().take(class, Choice::LeastConnections);
     if let Take::Connection(mut backend) = taken {
-        if !backend.has_news() || core.read_news(pool, &mut backend) {
+        if !backend.has_news() || core.read_news(&mut backend) {
             return Ok(backend);
         }
         core.close(pool, backend);

@@ -167,16 +167,38 @@ impl<C: Pooled> Pool<C> {
         unused
     }
 
-    /// Call after the last [`Pool::set_node`] of a change: reads wait for the primary when no replica is left, and
-    /// idle connections that changed their class serve who waits for it.
+    /// Call after the last [`Pool::set_node`] of a change: reads wait for the primary while no replica is fit (and for
+    /// whatever comes first while nothing is known), and idle connections that changed their class serve who waits.
     pub fn settle(&mut self, now: u64) {
-        if !self.nodes.iter().any(|n| n.class == NodeClass::Replica) {
-            let [primary, replica] = &mut self.queues;
-            primary.extend(replica.drain(..));
-            primary.make_contiguous().sort_by_key(|w| w.order);
-            primary.iter().for_each(|w| w.set_class(Class::Primary));
+        let [primary, replica] = &mut self.queues;
+        let (from, to, class) = if self.nodes.iter().any(|n| n.class == NodeClass::Replica && n.weight > 0) {
+            (primary, replica, Class::Replica)
+        } else if self.nodes.iter().any(|n| n.class == NodeClass::Primary) {
+            (replica, primary, Class::Primary)
+        } else {
+            return;
+        };
+        let (stay, go): (VecDeque<_>, VecDeque<_>) = from.drain(..).partition(|w| w.wish != Class::Replica);
+        *from = stay;
+        if !go.is_empty() {
+            go.iter().for_each(|w| w.set_class(class));
+            to.extend(go);
+            to.make_contiguous().sort_by_key(|w| w.order);
         }
         self.serve_idle(now);
+    }
+
+    /// Wakes those who wait at `now` and have something to look at: their limit (`limit` ns) or their notice (after
+    /// `notice` ns) is due, or they have waited since the call before without looking at their client.
+    pub fn call_waiting(&self, now: u64, limit: Option<u64>, notice: Option<u64>) {
+        for waiter in self.queues.iter().flatten().filter(|w| w.is_waiting()) {
+            let waited = now.saturating_sub(waiter.since);
+            let is_due = limit.is_some_and(|limit| waited >= limit)
+                || notice.is_some_and(|notice| waited >= notice && !waiter.is_noticed());
+            if is_due || !waiter.is_called() {
+                waiter.call();
+            }
+        }
     }
 
     /// Takes an idle connection: the one that was used last, of the node that `choice` prefers.
@@ -232,8 +254,9 @@ impl<C: Pooled> Pool<C> {
 
     /// Joins the queue; `None` when it is full.
     pub fn enqueue(&mut self, class: Class, now: u64) -> Option<Rc<Waiter<C>>> {
-        let class = match class {
-            Class::Replica if !self.has_replicas() => Class::Primary,
+        let wish = class;
+        let class = match wish {
+            Class::Replica if !self.has_replicas() && self.has_primary() => Class::Primary,
             other => other,
         };
         self.queues.iter_mut().for_each(forget_leavers);
@@ -241,7 +264,7 @@ impl<C: Pooled> Pool<C> {
             return None;
         }
         self.arrivals += 1;
-        let waiter = Rc::new(Waiter::new(class, now, self.arrivals, Rc::clone(&self.live)));
+        let waiter = Rc::new(Waiter::new(wish, class, now, self.arrivals, Rc::clone(&self.live)));
         self.queue(class).push_back(Rc::clone(&waiter));
         Some(waiter)
     }
@@ -504,6 +527,16 @@ impl<C: Pooled> Pool<C> {
     /// True if some replica may serve reads.
     pub fn has_replicas(&self) -> bool {
         self.nodes.iter().any(|n| n.class == NodeClass::Replica && n.weight > 0)
+    }
+
+    /// True if somebody waits.
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// True if some node may serve everything.
+    pub fn has_primary(&self) -> bool {
+        self.nodes.iter().any(|n| n.class == NodeClass::Primary)
     }
 
     /// True if somebody waits for `class` and nothing is being opened for it.

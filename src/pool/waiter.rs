@@ -55,11 +55,15 @@ pub struct Waiter<C> {
     pub since: u64,
     /// Order of arrival over all queues of the pool.
     pub(super) order: u64,
+    /// What it asked for; `class` is where it waits now.
+    pub(super) wish: Class,
     class: Cell<Class>,
+    is_called: Cell<bool>,
+    is_noticed: Cell<bool>,
 }
 
 impl<C> Waiter<C> {
-    pub(super) fn new(class: Class, since: u64, order: u64, live: Rc<Live>) -> Self {
+    pub(super) fn new(wish: Class, class: Class, since: u64, order: u64, live: Rc<Live>) -> Self {
         live.of(class).update(|n| n + 1);
         Waiter {
             live,
@@ -68,7 +72,10 @@ impl<C> Waiter<C> {
             left: Cell::new(false),
             since,
             order,
+            wish,
             class: Cell::new(class),
+            is_called: Cell::new(false),
+            is_noticed: Cell::new(false),
         }
     }
 
@@ -92,6 +99,28 @@ impl<C> Waiter<C> {
         }
         self.left.set(true);
         self.grant.borrow_mut().take().and_then(Result::ok)
+    }
+
+    /// Has the waiting task look at its client and at the time.
+    pub(super) fn call(&self) {
+        self.is_called.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// True once [`super::Pool::call_waiting`] has found it waiting for a while.
+    pub fn is_called(&self) -> bool {
+        self.is_called.get()
+    }
+
+    /// The client is told that it waits: true the first time.
+    pub fn notice(&self) -> bool {
+        !self.is_noticed.replace(true)
+    }
+
+    pub(super) fn is_noticed(&self) -> bool {
+        self.is_noticed.get()
     }
 
     /// True while the pool may still serve this waiter.

@@ -5,6 +5,7 @@
 //! collision must not route a write as a read. It also remembers which statements a replica refused.
 
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
@@ -31,7 +32,7 @@ pub struct VerdictCache {
     /// Remembered writes too short to be kept otherwise: as long as there are none, short texts need no look-up.
     short_writes: usize,
     /// The last verdict that was not kept.
-    scratch: Option<Verdict>,
+    scratch: Arc<Verdict>,
 }
 
 #[derive(Debug)]
@@ -40,7 +41,7 @@ struct Slot {
     text: Box<[u8]>,
     generation: u64,
     /// `None` if a write was remembered before the statement was classified.
-    verdict: Option<Verdict>,
+    verdict: Option<Arc<Verdict>>,
     refused: bool,
     /// Used since the hand passed by.
     used: bool,
@@ -60,20 +61,20 @@ impl VerdictCache {
             hand: 0,
             generation: 0,
             short_writes: 0,
-            scratch: None,
+            scratch: Arc::new(Verdict::not_examined()),
         }
     }
 
     /// The verdict on `text`, from the table if it was made under the same `generation` of the catalog, else by `make`.
-    pub fn lookup_or(&mut self, text: &[u8], generation: u64, make: impl FnOnce() -> Verdict) -> &Verdict {
+    pub fn lookup_or(&mut self, text: &[u8], generation: u64, make: impl FnOnce() -> Verdict) -> &Arc<Verdict> {
         self.generation = generation;
         if !(text.len() >= SHORTEST || self.short_writes > 0) || text.len() > LONGEST {
-            return self.scratch.insert(make());
+            return pass(&mut self.scratch, make());
         }
         let hash = hash(text);
         let found = self.find(hash, text);
         if found.is_none() && text.len() < SHORTEST {
-            return self.scratch.insert(make());
+            return pass(&mut self.scratch, make());
         }
         let at = match found {
             Some(at) => at,
@@ -81,7 +82,7 @@ impl VerdictCache {
         };
         let short = text.len() < SHORTEST;
         let Some(Some(slot)) = self.slots.get_mut(at) else {
-            return self.scratch.insert(make());
+            return pass(&mut self.scratch, make());
         };
         slot.used = true;
         if slot.generation != generation {
@@ -93,7 +94,7 @@ impl VerdictCache {
             slot.refused = false;
         }
         let refused = slot.refused;
-        slot.verdict.get_or_insert_with(|| if refused { refuse(make()) } else { make() })
+        slot.verdict.get_or_insert_with(|| Arc::new(if refused { refuse(&make()) } else { make() }))
     }
 
     /// From now on `text` is a write, because a replica refused it, until the generation changes or it is evicted.
@@ -120,7 +121,7 @@ impl VerdictCache {
             slot.refused = true;
             self.short_writes += usize::from(text.len() < SHORTEST);
         }
-        slot.verdict = slot.verdict.take().map(refuse);
+        slot.verdict = slot.verdict.take().map(|verdict| Arc::new(refuse(&verdict)));
     }
 
     /// How many statements it holds.
@@ -202,8 +203,17 @@ fn hash(text: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn refuse(verdict: Verdict) -> Verdict {
-    Verdict { access: Access::Write, reason: Reason::RefusedByReplica, ..verdict }
+/// A verdict that is not kept. Its place is used again once nobody holds the last one, without an allocation.
+fn pass(place: &mut Arc<Verdict>, verdict: Verdict) -> &Arc<Verdict> {
+    match Arc::get_mut(place) {
+        Some(last) => *last = verdict,
+        None => *place = Arc::new(verdict),
+    }
+    place
+}
+
+fn refuse(verdict: &Verdict) -> Verdict {
+    Verdict { access: Access::Write, reason: Reason::RefusedByReplica, ..verdict.clone() }
 }
 
 #[cfg(test)]
@@ -312,7 +322,7 @@ mod tests {
                 } else {
                     let made = Verdict { kind: Kind::Show(n.to_string()), ..read() };
                     let verdict = cache.lookup_or(&text, generation, || made.clone()).clone();
-                    prop_assert_eq!(verdict.kind, made.kind, "a verdict of another text");
+                    prop_assert_eq!(&verdict.kind, &made.kind, "a verdict of another text");
                     if verdict.access == Access::Write {
                         prop_assert_eq!(refused.get(&text), Some(&generation), "nobody refused it");
                     }

@@ -14,6 +14,7 @@ pub mod classify;
 mod code;
 mod control;
 mod hint;
+mod inert;
 pub mod lex;
 mod reason;
 mod words;
@@ -22,6 +23,7 @@ pub use cache::VerdictCache;
 pub use catalog::Catalog;
 pub use catalog_builder::CatalogBuilder;
 pub use classify::classify;
+pub use inert::is_inert;
 
 use bitflags::bitflags;
 
@@ -98,6 +100,14 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// False for what only begins or ends a transaction, or is a setting.
+    pub fn may_change_data(&self) -> bool {
+        use Kind::{Begin, Commit, Reset, Rollback, Set, SetLocal, SetTransaction};
+        !matches!(self, Begin { .. } | Commit | Rollback | Set(_) | SetLocal(_) | SetTransaction | Reset(_))
+    }
+}
+
 /// A `SET` that the session may replay on another server connection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
@@ -166,5 +176,24 @@ pub enum Reason {
     Unrecognised,
     AmbiguousString,
     RefusedByReplica,
+    NotExamined,
     Empty,
+}
+
+impl Verdict {
+    /// Of a statement that [`is_inert`]: it leaves nothing behind, and whether it writes was not asked.
+    pub fn not_examined() -> Self {
+        Verdict {
+            access: Access::Write,
+            reason: Reason::NotExamined,
+            kind: Kind::Other,
+            hint: None,
+            effects: Effects::empty(),
+        }
+    }
+
+    /// True if the statement means nothing for the session.
+    pub fn is_plain(&self) -> bool {
+        self.effects.is_empty() && matches!(self.kind, Kind::Other)
+    }
 }

@@ -40,6 +40,7 @@ impl fmt::Display for Reason {
                 "a backslash in a plain literal means something else when standard_conforming_strings is off",
             ),
             Reason::RefusedByReplica => f.write_str("a replica has refused this statement before"),
+            Reason::NotExamined => f.write_str("reads are not split from writes here, so nobody asked"),
             Reason::Empty => f.write_str("there is no statement in the message"),
         }
     }

@@ -43,7 +43,11 @@ impl<'a> Body<'a> {
     /// Bytes up to a NUL, which is consumed and not returned.
     #[inline]
     pub fn cstr(&mut self, expected: &'static str) -> Result<&'a [u8], Malformed> {
-        let end = memchr::memchr(0, self.left).ok_or(self.malformed(expected))?;
+        // Most names are empty, for which a call would cost more than the look.
+        let end = match self.left.first() {
+            Some(0) => 0,
+            _ => memchr::memchr(0, self.left).ok_or(self.malformed(expected))?,
+        };
         let (text, rest) = self.left.split_at_checked(end).ok_or(self.malformed(expected))?;
         self.left = rest.get(1..).unwrap_or_default();
         Ok(text)

@@ -1,0 +1,139 @@
+//! A client in the queue of its pool.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::backend::Backend;
+use super::errors::{End, Trouble};
+use super::registry::{ClientState, Order};
+use super::session::Session;
+use super::stats::add;
+use crate::pool::{Class, Refusal, Waiter};
+use crate::wire::pg::build::{self, ErrorFields};
+use crate::wire::pg::sqlstate::Severity;
+
+/// What a client may send ahead while it waits; twice this fits the scratch buffer.
+const AHEAD: usize = 16 * 1024;
+
+/// One client's wait.
+pub(super) struct Wait(Rc<Waiter<Box<Backend>>>);
+
+impl Session {
+    /// Joins the queue. `None`: the request was refused.
+    pub(super) fn enqueue(&mut self, class: Class) -> Result<Option<Wait>, End> {
+        let now = self.core.now();
+        let waiter = self.pool.state.borrow_mut().enqueue(class, now);
+        let Some(waiter) = waiter else {
+            add(&self.pool.stats.refused, 1);
+            let length = self.pool.config.borrow().settings.queue_length.unwrap_or_default();
+            return self.refuse(Trouble::QueueFull { pool: self.pool.name(), length }).map(|()| None);
+        };
+        self.me.state.set(ClientState::Waiting);
+        self.me.since.set(now);
+        self.core.open_wanted(&self.pool);
+        self.core.cry(&self.pool);
+        Ok(Some(Wait(waiter)))
+    }
+
+    /// Waits for a connection. `None`: the request was answered without one (refused, cancelled).
+    ///
+    /// The client is not looked at, and no clock is read, until the waiter is called by the tick of its thread: most
+    /// waits are shorter than that.
+    pub(super) fn poll_wait(
+        &mut self,
+        cx: &mut Context<'_>,
+        wait: &mut Wait,
+    ) -> Poll<Result<Option<Box<Backend>>, End>> {
+        let waiter = Rc::clone(&wait.0);
+        let granted = match waiter.poll(cx) {
+            Poll::Ready(Ok(backend)) => {
+                let waited = self.core.read_clock().saturating_sub(waiter.since);
+                self.waited(waited);
+                add(&self.pool.stats.served, 1);
+                return Poll::Ready(Ok(Some(backend)));
+            }
+            Poll::Ready(Err(Refusal::Closed(why))) => Stop::End(End::Trouble(Trouble::Ended(why))),
+            Poll::Ready(Err(Refusal::Server { code, message })) => {
+                Stop::Refuse(Trouble::ServerRefused { code, message })
+            }
+            Poll::Pending => match self.look_around(cx, &waiter) {
+                Some(stop) => stop,
+                None => return Poll::Pending,
+            },
+        };
+        self.waited(self.core.read_clock().saturating_sub(waiter.since));
+        if let Some(backend) = waiter.leave() {
+            self.core.put(&self.pool, backend);
+        }
+        Poll::Ready(match granted {
+            Stop::End(end) => Err(end),
+            Stop::Refuse(trouble) => self.refuse(trouble).map(|()| None),
+        })
+    }
+
+    fn waited(&mut self, waited: u64) {
+        let stats = &self.pool.stats;
+        add(&stats.wait_time, waited);
+        stats.wait_us.borrow_mut().saturating_record(waited / 1000);
+        self.me.state.set(ClientState::Idle);
+    }
+
+    /// What may end a wait before its turn comes.
+    fn look_around(&mut self, cx: &mut Context<'_>, waiter: &Waiter<Box<Backend>>) -> Option<Stop> {
+        if self.me.order.get() == Some(Order::CancelWait) {
+            self.me.order.set(None);
+            return Some(Stop::Refuse(Trouble::Cancelled));
+        }
+        if let Some(end) = self.obey() {
+            return Some(Stop::End(end));
+        }
+        if !waiter.is_called() && self.output.is_empty() {
+            return None;
+        }
+        let waited = self.core.read_clock().saturating_sub(waiter.since);
+        let config = Rc::clone(&self.pool.config.borrow());
+        if self.core.wait_limit(&self.pool, &config).is_some_and(|limit| waited >= limit) {
+            add(&self.pool.stats.timed_out, 1);
+            return Some(Stop::Refuse(self.core.why_waited(&self.pool, waited)));
+        }
+        if let Some(notice) = config.queue_notice.filter(|notice| waited >= *notice && waiter.notice()) {
+            let text = self.core.queue_notice(&self.pool, notice);
+            build::notice_response(
+                &mut self.output,
+                &ErrorFields { severity: Severity::Notice, code: "01000", message: &text, detail: None, hint: None },
+            );
+        }
+        if !self.output.is_empty()
+            && let Poll::Ready(Err(end)) = self.poll_output(cx)
+        {
+            return Some(Stop::End(end));
+        }
+        self.read_ahead(cx).map(Stop::End)
+    }
+
+    /// The client may leave, or send ahead, while it waits.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        let core = Rc::clone(&self.core);
+        let mut scratch = core.scratch.borrow_mut();
+        while self.input.len() < AHEAD {
+            let room = scratch.get_mut(..AHEAD).unwrap_or_default();
+            match self.stream.poll_read(cx, room) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    add(&self.pool.stats.received, n as u64);
+                    self.input.extend_from_slice(scratch.get(..n).unwrap_or_default());
+                }
+                Poll::Ready(_) => return Some(End::ClientGone),
+                Poll::Pending => break,
+            }
+        }
+        None
+    }
+}
+
+/// Why a wait ended without a connection.
+enum Stop {
+    /// The session is over.
+    End(End),
+    /// The request is answered with this.
+    Refuse(Trouble),
+}
