@@ -173,6 +173,7 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
         Err(trouble) => {
             leave(&core);
             pool.shared.count_client(home, false);
+            core.forget_unused(pool);
             talk.refuse(trouble).await.log(talk.peer());
             return None;
         }
@@ -199,7 +200,6 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
         since: Cell::new(now),
         query_began: Cell::new(0),
         tx_began: Cell::new(0),
-        link: RefCell::default(),
         order: Cell::new(None),
         is_called: Cell::new(false),
         is_unwatched: Cell::new(false),

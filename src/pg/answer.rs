@@ -23,6 +23,13 @@ impl Session {
     /// True when the connection is free.
     pub(super) fn answer(&mut self, backend: &mut Backend, bytes: &[u8], fresh: usize) -> Result<bool, End> {
         add(&self.pool.stats.sent, fresh as u64);
+        if let Some(tag) = self.plain_answer(backend, bytes) {
+            self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+            let status = bytes.last().copied().unwrap_or(b'I');
+            self.ready(backend, &[status]);
+            self.deliver(bytes, 0, bytes.len())?;
+            return Ok(self.is_released(backend));
+        }
         let mut at = backend.left.min(bytes.len());
         backend.left -= at;
         // Start of the bytes that go to the client as they are.
@@ -36,25 +43,25 @@ impl Session {
             }
             let (kind, len) = match server_head(rest) {
                 Head::Need => break,
-                Head::Bad(_) => return Err(End::ServerLost(Trouble::ServerNonsense)),
+                Head::Bad(_) => return Err(End::ServerLost(Box::new(Trouble::ServerNonsense))),
                 Head::Frame { kind, len } => (kind, len),
             };
-            let is_rows = matches!(kind, b'D' | b'd' | b'V' | b'T' | b't');
             let Some(frame) = rest.get(..len) else {
-                if !is_rows && len <= LONGEST_OPENED {
+                if self.must_be_whole(kind, len) {
                     break;
                 }
-                if self.flags.undecided && !matches!(kind, b'T' | b't') {
-                    self.decide(backend);
-                }
+                self.take_cut_message(backend, kind);
                 if self.flags.rerun {
                     run = bytes.len();
                 }
                 backend.left = len - rest.len();
                 at = bytes.len();
-                self.count_long(backend, kind);
                 break;
             };
+            if kind == b'D' && !self.flags.undecided && !self.flags.rerun {
+                at += len;
+                continue;
+            }
             let turn = self.take_message(backend, kind, frame)?;
             if turn == Turn::Swallow || self.flags.rerun {
                 self.pass(bytes, run, at);
@@ -79,6 +86,36 @@ impl Session {
             return Err(End::Rerun);
         }
         Ok(is_free)
+    }
+
+    /// The commonest answer: rows, the tag of one statement that means nothing more, ReadyForQuery, to a lone query and
+    /// all at once. Returns the tag. `None`: it has to be looked at message by message.
+    #[inline]
+    fn plain_answer<'a>(&self, backend: &Backend, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let is_usual = !self.flags.undecided && !self.flags.rerun && backend.left == 0;
+        if !is_usual || !backend.track.is_lone() {
+            return None;
+        }
+        let mut rest = bytes;
+        let mut tag = None;
+        loop {
+            let Head::Frame { kind, len } = server_head(rest) else { return None };
+            let (frame, after) = rest.split_at_checked(len)?;
+            match kind {
+                b'T' | b'D' | b'1' | b'2' | b'n' => {}
+                b'C' if tag.is_none() => {
+                    let body = frame.get(5..len - 1)?;
+                    // ROLLBACK, DEALLOCATE and DISCARD are more than a tag.
+                    if matches!(body, [b'R', ..] | [b'D', b'E' | b'I', b'A' | b'S', ..]) {
+                        return None;
+                    }
+                    tag = Some(body);
+                }
+                b'Z' => return tag.filter(|_| after.is_empty()),
+                _ => return None,
+            }
+            rest = after;
+        }
     }
 
     /// One whole message of the server.
@@ -117,14 +154,22 @@ impl Session {
             b'S' => return Ok(self.parameter(backend, body)),
             b'G' => backend.track.copy_in(),
             // Nothing of a login can come after it.
-            b'R' | b'K' | b'v' => return Err(End::ServerLost(Trouble::ServerNonsense)),
+            b'R' | b'K' | b'v' => return Err(End::ServerLost(Box::new(Trouble::ServerNonsense))),
             _ => {}
         }
         Ok(Turn::Pass)
     }
 
-    /// A message too long to open: only the ring must know.
-    fn count_long(&mut self, backend: &mut Backend, kind: u8) {
+    /// True for a message that is opened, so that its end has to be there.
+    fn must_be_whole(&self, kind: u8, len: usize) -> bool {
+        !matches!(kind, b'D' | b'd' | b'V' | b'T' | b't') && len <= LONGEST_OPENED
+    }
+
+    /// A message that goes on before its end is there: only the ring must know.
+    fn take_cut_message(&mut self, backend: &mut Backend, kind: u8) {
+        if self.flags.undecided && !matches!(kind, b'T' | b't') {
+            self.decide(backend);
+        }
         match kind {
             b'T' => backend.track.described(),
             b'E' => {
@@ -149,7 +194,6 @@ impl Session {
         let now = self.core.read_clock();
         let took = now.saturating_sub(self.me.query_began.get());
         add(&stats.query_time, took);
-        stats.query_us.borrow_mut().saturating_record(took / 1000);
         self.me.query_began.set(now);
         backend.track.ready(status);
         if backend.track.is_quiet() {
@@ -166,22 +210,31 @@ impl Session {
                 self.flags.unexamined = false;
             }
             self.flags.committing = false;
-            if let Some(before) = self.before_tx.take()
-                && self.flags.rolled_back
+            if self.before_tx.is_some()
+                || self.rare.actual.is_some()
+                || !Arc::ptr_eq(&backend.settings, &self.settings)
             {
-                self.settings = before;
-                self.rare.actual = None;
+                self.settle_settings(backend);
             }
             self.flags.rolled_back = false;
-            if let Some(actual) = self.rare.actual.take() {
-                backend.settings = actual;
-            } else if !Arc::ptr_eq(&backend.settings, &self.settings) {
-                backend.settings = Arc::clone(&self.settings);
-            }
-            if let Some(route) = self.rare.route_local.take() {
+            if self.rare.route_local.is_some()
+                && let Some(route) = self.rare.route_local.take()
+            {
                 self.rare.route = route;
             }
         }
+    }
+
+    /// The transaction that changed settings is over: what holds now for the session and for its connection.
+    #[cold]
+    fn settle_settings(&mut self, backend: &mut Backend) {
+        if let Some(before) = self.before_tx.take()
+            && self.flags.rolled_back
+        {
+            self.settings = before;
+            self.rare.actual = None;
+        }
+        backend.settings = self.rare.actual.take().unwrap_or_else(|| Arc::clone(&self.settings));
     }
 
     /// True if the connection may go back after this ReadyForQuery.
@@ -199,17 +252,17 @@ impl Session {
     /// `E`
     fn failed(&mut self, backend: &mut Backend, body: &[u8]) -> Result<Turn, End> {
         let Ok(fields) = Fields::read("ErrorResponse", body) else {
-            return Err(End::ServerLost(Trouble::ServerNonsense));
+            return Err(End::ServerLost(Box::new(Trouble::ServerNonsense)));
         };
         let code = fields.sqlstate().unwrap_or_default();
         let severity = fields.severity().unwrap_or_default();
         if severity == b"FATAL" || severity == b"PANIC" {
             let is_panic = severity == b"PANIC";
             self.pool.stats.count_on(backend.entry.node, |n| if is_panic { n.panics += 1 } else { n.fatals += 1 });
-            return Err(End::ServerLost(Trouble::ServerEnded {
+            return Err(End::ServerLost(Box::new(Trouble::ServerEnded {
                 code: String::from_utf8_lossy(code).into_owned(),
                 message: String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned(),
-            }));
+            })));
         }
         self.pool.stats.count_on(backend.entry.node, |n| n.errors += 1);
         add(&self.pool.stats.errors, 1);

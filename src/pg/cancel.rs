@@ -24,7 +24,8 @@ pub fn cancel_client(core: &Rc<Core>, client: &Rc<Client>) {
     match client.state.get() {
         ClientState::Waiting => client.tell(Order::CancelWait),
         ClientState::Active => {
-            if let Some(server) = client.link.borrow().as_ref() {
+            let servers = core.servers.borrow();
+            if let Some(server) = servers.values().find(|server| server.client.get() == client.id) {
                 send(core, server);
             }
         }

@@ -28,6 +28,9 @@ use crate::worker::clock::now_ns;
 const SCRATCH: usize = 64 * 1024;
 /// Statements whose verdict a thread remembers.
 const VERDICTS: usize = 4096;
+/// Buffers that a thread keeps for requests that have to wait, and the size of the largest, bytes.
+const SPARE_BUFFERS: usize = 64;
+const SPARE_BYTES: usize = 2048;
 /// A request that runs for longer, ns, has its client watched.
 const WATCHED_AFTER: u64 = 50_000_000;
 
@@ -57,6 +60,8 @@ pub struct Core {
     pub inert: Arc<Verdict>,
     /// What an admin has ordered about databases.
     pub orders: RefCell<Rc<Orders>>,
+    /// Buffers to be used again.
+    spare: RefCell<Vec<Vec<u8>>>,
     /// The last reading of the clock, ns.
     clock: Cell<u64>,
     verdicts: RefCell<VerdictCache>,
@@ -92,6 +97,7 @@ impl Core {
             is_closing: Cell::new(false),
             inert: Arc::new(Verdict::not_examined()),
             clock: Cell::new(now_ns()),
+            spare: RefCell::default(),
             orders: RefCell::default(),
             verdicts: RefCell::new(VerdictCache::new(VERDICTS)),
             serial: Cell::new(0),
@@ -232,6 +238,18 @@ impl Core {
         }
     }
 
+    /// Forgets a pool that could make no connection and that nobody uses.
+    pub fn forget_unused(&self, pool: Rc<PgPool>) {
+        let counts = pool.state.borrow().counts();
+        let is_idle = pool.clients.get() == 0 && counts.waiting == 0 && counts.servers.total() == 0;
+        if is_idle && !pool.shared.was_used() {
+            let key = pool.shared.key.clone();
+            self.pools.borrow_mut().remove(&key);
+            drop(pool);
+            self.shared.forget_unused(&key);
+        }
+    }
+
     /// Every pool of this thread.
     pub fn all_pools(&self) -> Vec<Rc<PgPool>> {
         self.pools.borrow().values().cloned().collect()
@@ -353,6 +371,20 @@ impl Core {
         let closed = pool.state.borrow_mut().take_stale(|_, _| Stale::Yes);
         closed.iter().for_each(|b| self.forget(b));
         self.open_wanted(pool);
+    }
+
+    /// An empty buffer for a request that has to wait.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes back a buffer that is not needed now.
+    pub fn recycle(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS && (1..=SPARE_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            spare.push(buffer);
+        }
     }
 
     // === time ===
@@ -648,6 +680,11 @@ fn is_harmless(mut bytes: &[u8]) -> bool {
 }
 
 impl PoolShared {
+    /// True once a connection was made for the pool.
+    pub fn was_used(&self) -> bool {
+        self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
     /// What a fresh connection reported.
     pub fn learn_base(&self, welcome: &super::pool::Welcome, is_standby: bool) {
         let mut base = self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -13,11 +13,11 @@ pub enum End {
     /// The client's socket ended or failed.
     ClientGone,
     /// The server connection ended or failed; the session may go on.
-    ServerLost(Trouble),
+    ServerLost(Box<Trouble>),
     /// The answer of a replica was dropped; the request runs on the primary.
     Rerun,
     /// The client is told, then closed.
-    Trouble(Trouble),
+    Trouble(Box<Trouble>),
 }
 
 /// Something that a client is told.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::errors::{End, Trouble};
 use super::prepare::{Names, Statement};
-use super::request::{LONGEST_PARSE, LONGEST_TEXT, text_of};
+use super::request::{LONGEST_PARSE, LONGEST_TEXT, UnnamedBatch, text_of};
 use super::session::Session;
 use super::stats::add;
 use super::track::{Expect, Op};
@@ -71,7 +71,7 @@ impl Session {
             let rest = bytes.get(at..).unwrap_or_default();
             let (kind, len) = match head(rest) {
                 Head::Need => break at,
-                Head::Bad(bad) => return Err(End::Trouble(Trouble::Protocol(bad.to_string()))),
+                Head::Bad(bad) => return Err(End::Trouble(Box::new(Trouble::Protocol(bad.to_string())))),
                 Head::Frame { kind, len } => (kind, len),
             };
             let available = rest.get(..len).unwrap_or(rest);
@@ -109,6 +109,38 @@ impl Session {
             self.say_local(backend);
         }
         Ok(())
+    }
+
+    /// As [`Session::forward`] for one whole Query, or batch, that nobody has to look at.
+    #[inline]
+    pub(super) fn forward_inert(&mut self, backend: &mut Backend, request: &[u8], batch: Option<&UnnamedBatch<'_>>) {
+        self.begin_request(backend);
+        self.rare.last_node = Some(backend.entry.node);
+        self.flags.wrote = true;
+        self.flags.unexamined = true;
+        match batch {
+            None => {
+                // Kept until the answer is complete: if it never is, the text decides what the client is told.
+                backend.retained.extend_from_slice(request);
+                backend.unnamed_of = 0;
+                backend.track.push(Expect::Query(None));
+            }
+            Some(batch) => {
+                let inert = Arc::clone(&self.core.inert);
+                self.names.get_or_insert_default().set_unnamed(batch.definition, inert);
+                self.rare.unnamed_serial = self.core.next_serial();
+                backend.unnamed_of = self.rare.unnamed_serial;
+                self.rare.bound = None;
+                let stats = &self.pool.stats;
+                add(&stats.client_parses, 1);
+                add(&stats.server_parses, 1);
+                add(&stats.binds, 1);
+                backend.track.push(Expect::Batch);
+            }
+        }
+        send(backend, request);
+        self.keep(&[]);
+        self.me.is_unwatched.set(true);
     }
 
     /// A request begins on a quiet connection.
@@ -162,7 +194,7 @@ impl Session {
                 backend.track.push(Expect::Function);
                 Ok(Step::Pass)
             }
-            b'p' => Err(End::Trouble(Trouble::Protocol("unexpected password message after login".into()))),
+            b'p' => Err(End::Trouble(Box::new(Trouble::Protocol("unexpected password message after login".into())))),
             // Skipped by the server after an error, so nothing of it takes effect.
             _ if backend.track.is_skipping() => Ok(if is_whole { Step::Drop } else { Step::Pass }),
             _ => {
@@ -184,7 +216,7 @@ impl Session {
                             backend.track.push(Expect::Describe);
                             Ok(step)
                         }
-                        Err(bad) => Err(End::Trouble(Trouble::Protocol(bad.to_string()))),
+                        Err(bad) => Err(End::Trouble(Box::new(Trouble::Protocol(bad.to_string())))),
                     },
                     b'C' if is_whole => self.step_close(backend, body),
                     _ => Ok(Step::More),
@@ -216,7 +248,7 @@ impl Session {
             return Ok(Step::Pass);
         }
         let Some(text) = text_of(frame) else {
-            return Err(End::Trouble(Trouble::Protocol("invalid query message: the text must end in a NUL".into())));
+            return Err(End::Trouble(Box::new(Trouble::Protocol("invalid query message: the text must end in a NUL".into()))));
         };
         let verdict = match self.planned.take() {
             Some(verdict) => verdict,
@@ -298,7 +330,7 @@ impl Session {
             return self.step_long_parse(backend, frame);
         }
         let body = frame.get(5..).unwrap_or_default();
-        let parse = Parse::read(body).map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?;
+        let parse = Parse::read(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         add(&self.pool.stats.client_parses, 1);
         let verdict = match self.planned.take() {
             Some(verdict) => verdict,
@@ -351,7 +383,7 @@ impl Session {
             return Ok(Step::Rewritten(frame.len()));
         }
         let from = rewrite::parse(&mut backend.out, frame, statement.name().as_bytes())
-            .map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?
+            .map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?
             .unwrap_or(frame.len());
         backend.track.push(Expect::Parse { name: parse.name.into(), statement: Some(statement) });
         Ok(Step::Rewritten(from))
@@ -365,7 +397,7 @@ impl Session {
             return Ok(Step::More);
         }
         if frame.get(5) != Some(&0) {
-            return Err(End::Trouble(Trouble::TooLong));
+            return Err(End::Trouble(Box::new(Trouble::TooLong)));
         }
         self.flags.wrote = true;
         self.flags.dirty = true;
@@ -419,7 +451,7 @@ impl Session {
             return if frame.len() < LONGEST_TEXT {
                 Ok(Step::More)
             } else {
-                Err(End::Trouble(Trouble::Protocol("invalid Bind message".into())))
+                Err(End::Trouble(Box::new(Trouble::Protocol("invalid Bind message".into()))))
             };
         };
         add(&self.pool.stats.binds, 1);
@@ -495,13 +527,13 @@ impl Session {
             backend.track.push(Expect::ParseInjected(statement.id));
         }
         let from = rename(&mut backend.out, frame, statement.name().as_bytes())
-            .map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?
+            .map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?
             .unwrap_or(frame.len());
         Ok(Step::Rewritten(from))
     }
 
     fn step_close(&mut self, backend: &mut Backend, body: &[u8]) -> Result<Step, End> {
-        let (target, name) = message::close(body).map_err(|bad| End::Trouble(Trouble::Protocol(bad.to_string())))?;
+        let (target, name) = message::close(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         if target == Target::Statement && !name.is_empty() {
             if let Some(names) = self.names.as_mut().filter(|n| n.find(name).is_some()) {
                 // Other clients may use the same text: the connection keeps it until it needs the room.

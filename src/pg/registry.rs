@@ -1,7 +1,6 @@
 //! What the console and cancel requests can see of clients and servers of one thread.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::SystemTime;
@@ -36,8 +35,6 @@ pub struct Client {
     pub query_began: Cell<u64>,
     /// When the current or last transaction began, ns.
     pub tx_began: Cell<u64>,
-    /// The connection that it has now.
-    pub link: RefCell<Option<Rc<Server>>>,
     /// Set by somebody else to end or interrupt the session.
     pub order: Cell<Option<Order>>,
     /// The session must look at `order` and at the time when it is next polled.

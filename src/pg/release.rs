@@ -30,15 +30,17 @@ const CLEANING: Duration = Duration::from_secs(10);
 impl Session {
     /// The connection is free.
     pub(super) fn release(&mut self, mut backend: Box<Backend>) {
-        self.unlink();
-        if std::mem::take(&mut self.flags.dirty) {
+        self.unlink(&backend);
+        if self.flags.dirty {
+            self.flags.dirty = false;
             backend.is_dirty = true;
         }
         self.core.give_back(&self.pool, backend);
     }
 
-    fn unlink(&mut self) {
-        self.me.link.borrow_mut().take();
+    /// From here on the connection is nobody's: no cancel request finds it.
+    fn unlink(&mut self, backend: &Backend) {
+        backend.entry.client.set(0);
         self.me.state.set(ClientState::Idle);
         self.me.since.set(self.core.now());
         self.flags.running = false;
@@ -47,7 +49,7 @@ impl Session {
 
     /// The session ends while it has a connection.
     pub(super) fn abandon(&mut self, mut backend: Box<Backend>) {
-        self.unlink();
+        self.unlink(&backend);
         backend.is_dirty |= self.flags.dirty || self.is_bound();
         let is_between = backend.track.is_quiet()
             && !backend.track.is_skipping()
@@ -67,7 +69,7 @@ impl Session {
 
     /// A connection that is not to be used any more.
     pub(super) fn drop_backend(&mut self, backend: Box<Backend>) {
-        self.unlink();
+        self.unlink(&backend);
         self.core.close(&self.pool, backend);
     }
 
@@ -124,7 +126,7 @@ impl Session {
     pub(super) fn reroute(&mut self, mut backend: Box<Backend>) {
         self.remember_write(&backend.retained);
         self.rerun(&mut backend, true);
-        self.unlink();
+        self.unlink(&backend);
         self.core.give_back(&self.pool, backend);
     }
 
@@ -159,7 +161,7 @@ impl Session {
         let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
         let trouble = if (in_block && !committing) || (is_idle && was_bound) {
             if closes || was_bound {
-                return Err(End::Trouble(Trouble::TransactionLost(reason)));
+                return Err(End::Trouble(Box::new(Trouble::TransactionLost(reason))));
             }
             if is_idle {
                 // The client has asked nothing yet: it is told when it does.
@@ -174,7 +176,7 @@ impl Session {
             Trouble::ReadLost(reason)
         };
         if is_cut || was_bound {
-            return Err(End::Trouble(trouble));
+            return Err(End::Trouble(Box::new(trouble)));
         }
         add(&self.pool.stats.errors, 1);
         write_error(&mut self.output, &trouble.as_error());
@@ -237,18 +239,18 @@ impl Session {
             End::Trouble(trouble) | End::ServerLost(trouble) => trouble,
             End::Terminated | End::ClientGone | End::Rerun => return,
         };
-        if matches!(trouble, Trouble::Protocol(_) | Trouble::TooLong) {
+        if matches!(*trouble, Trouble::Protocol(_) | Trouble::TooLong) {
             tracing::warn!(
                 client_id = self.me.id,
                 peer = %self.me.peer,
                 database = %self.me.database,
                 user = %self.me.user,
-                error = %crate::wire::pg::sqlstate::ToClient::message(&trouble),
+                error = %crate::wire::pg::sqlstate::ToClient::message(&*trouble),
                 "a client was closed for what it sent"
             );
         }
         let mut words = std::mem::take(&mut self.output);
-        write_error(&mut words, &trouble);
+        write_error(&mut words, &*trouble);
         let wheel = Rc::clone(&self.core.wheel);
         let _ = wheel.timeout(Some(LAST_WORDS), self.stream.write_all(&words)).await;
     }
@@ -257,7 +259,6 @@ impl Session {
 impl Core {
     /// A connection whose use is over: into the pool, or cleaned first, or closed.
     pub fn give_back(self: &Rc<Self>, pool: &Rc<PgPool>, mut backend: Box<Backend>) {
-        backend.entry.client.set(0);
         if backend.entry.cancels.get() > 0 {
             return self.spawn_after_cancels(pool, backend);
         }

@@ -260,8 +260,11 @@ impl Core {
 
     /// Every client of this thread.
     pub fn report_clients(&self) -> Vec<ClientReport> {
+        let servers = self.servers.borrow();
+        let links: FxHashMap<u64, &std::rc::Rc<super::registry::Server>> =
+            servers.values().map(|server| (server.client.get(), server)).collect();
         let report = |client: &std::rc::Rc<super::registry::Client>| {
-            let link = client.link.borrow().clone();
+            let link = links.get(&client.id);
             ClientReport {
                 id: client.id,
                 database: Arc::clone(&client.database),
@@ -272,8 +275,8 @@ impl Core {
                 application_name: client.application_name.borrow().clone(),
                 state: client.state.get(),
                 since: client.since.get(),
-                link: link.as_ref().map_or(0, |server| server.id),
-                linked: link.as_ref().map_or(0, |server| server.since.get()),
+                link: link.map_or(0, |server| server.id),
+                linked: link.map_or(0, |server| server.since.get()),
                 prepared: client.prepared.get(),
                 pin: client.pin.get(),
             }

@@ -60,7 +60,7 @@ impl Session {
             let rest = bytes.get(at..).unwrap_or_default();
             let (kind, len) = match head(rest) {
                 Head::Need => return (at, Plan::More),
-                Head::Bad(bad) => return (at, Plan::End(End::Trouble(Trouble::Protocol(bad.to_string())))),
+                Head::Bad(bad) => return (at, Plan::End(End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))),
                 Head::Frame { kind, len } => (kind, len),
             };
             let frame = rest.get(..len);
@@ -68,7 +68,7 @@ impl Session {
                 b'X' => return (at, Plan::End(End::Terminated)),
                 b'p' => {
                     let what = "unexpected password message after login".to_owned();
-                    return (at, Plan::End(End::Trouble(Trouble::Protocol(what))));
+                    return (at, Plan::End(End::Trouble(Box::new(Trouble::Protocol(what)))));
                 }
                 b'S' => {
                     if frame.is_none() {
@@ -96,7 +96,7 @@ impl Session {
                 }
                 _ => match self.plan_batch(rest, is_full) {
                     BatchPlan::More => return (at, Plan::More),
-                    BatchPlan::Bad(what) => return (at, Plan::End(End::Trouble(Trouble::Protocol(what)))),
+                    BatchPlan::Bad(what) => return (at, Plan::End(End::Trouble(Box::new(Trouble::Protocol(what))))),
                     BatchPlan::Start(class) => return (at, Plan::Start(class)),
                     BatchPlan::Local(len) => {
                         self.answer_batch(rest.get(..len).unwrap_or_default());
@@ -114,7 +114,7 @@ impl Session {
         };
         let Some(text) = text_of(frame) else {
             let what = "invalid query message: the text must end in a NUL".to_owned();
-            return Some(Plan::End(End::Trouble(Trouble::Protocol(what))));
+            return Some(Plan::End(End::Trouble(Box::new(Trouble::Protocol(what)))));
         };
         let verdict = self.classify(text);
         if self.answer_locally(&verdict, b'I') {
@@ -125,13 +125,31 @@ impl Session {
         Some(Plan::Start(class))
     }
 
+    /// True if a statement without a hint goes to the primary whatever it is.
+    #[inline]
+    fn is_never_steered(&self) -> bool {
+        !self.pool.is_split.get() && self.rare.route != ListenRoute::Replica && !self.flags.force_primary
+    }
+
+    /// True for one whole Query that is known without a closer look to leave nothing behind and to go to the primary.
+    #[inline]
+    pub(super) fn is_inert_query(&self, bytes: &[u8]) -> bool {
+        is_lone_query(bytes)
+            && self.is_never_steered()
+            && text_of(bytes).is_some_and(|text| text.len() <= LONGEST_INERT && is_inert(text))
+    }
+
+    /// A batch around the unnamed statement of which the same is known.
+    #[inline]
+    pub(super) fn inert_batch<'a>(&self, bytes: &'a [u8]) -> Option<UnnamedBatch<'a>> {
+        UnnamedBatch::read(bytes)
+            .filter(|batch| self.is_never_steered() && batch.text.len() <= LONGEST_INERT && is_inert(batch.text))
+    }
+
     /// Extended messages up to their Sync, all there and none of them steering: they go to the primary. `None`: they
     /// have to be looked at more closely.
     fn plan_plain_batch(&mut self, mut bytes: &[u8]) -> Option<Class> {
-        let is_steered = self.pool.is_split.get()
-            || self.rare.route == ListenRoute::Replica
-            || self.names.as_ref().is_some_and(|names| names.may_steer);
-        if is_steered || self.flags.force_primary {
+        if !self.is_never_steered() || self.names.as_ref().is_some_and(|names| names.may_steer) {
             return None;
         }
         loop {
@@ -478,6 +496,48 @@ pub(super) fn transaction_status(byte: u8) -> TransactionStatus {
         b'T' => TransactionStatus::InTransaction,
         b'E' => TransactionStatus::Failed,
         _ => TransactionStatus::Idle,
+    }
+}
+
+/// True if the bytes are one whole Query message and nothing else.
+#[inline]
+pub(super) fn is_lone_query(bytes: &[u8]) -> bool {
+    matches!(head(bytes), Head::Frame { kind: b'Q', len } if len == bytes.len())
+}
+
+/// A batch that goes as it is: the unnamed statement is parsed, bound, perhaps described, executed and synced, all of
+/// it is there, and nothing follows.
+pub(super) struct UnnamedBatch<'a> {
+    /// The Parse body without the name.
+    pub definition: &'a [u8],
+    /// The statement.
+    pub text: &'a [u8],
+}
+
+impl<'a> UnnamedBatch<'a> {
+    /// `None`: it is something else.
+    #[inline]
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let Head::Frame { kind: b'P', len } = head(bytes) else { return None };
+        let (parse, mut rest) = bytes.split_at_checked(len)?;
+        let [_, _, _, _, _, 0, definition @ ..] = parse else { return None };
+        // Without parameter types the text ends where the frame ends.
+        let text = match definition {
+            [text @ .., 0, 0, 0] if !text.ends_with(&[0]) => text,
+            _ => Parse::read(parse.get(5..)?).ok()?.text,
+        };
+        let mut is_bound = false;
+        loop {
+            let Head::Frame { kind, len } = head(rest) else { return None };
+            let (frame, after) = rest.split_at_checked(len)?;
+            match (kind, frame.get(5..)?) {
+                (b'B', [0, 0, ..]) if !is_bound => is_bound = true,
+                (b'D', [b'S' | b'P', 0]) | (b'E', [0, ..]) if is_bound => {}
+                (b'S', []) if is_bound && after.is_empty() => return Some(UnnamedBatch { definition, text }),
+                _ => return None,
+            }
+            rest = after;
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::errors::{End, Trouble};
 use super::pool::PgPool;
 use super::prepare::Names;
 use super::registry::{Client, ClientState, Order, ServerState};
-use super::request::Plan;
+use super::request::{Plan, UnnamedBatch, is_lone_query};
 use super::settings::Settings;
 use super::stats::add;
 use super::track::Op;
@@ -181,23 +181,19 @@ impl Session {
             Poll::Ready(())
         })
         .await;
-        let end = self.work().await;
-        Box::pin(self.leave(end)).await;
-    }
-
-    async fn work(&mut self) -> End {
         let mut stage = Stage::Idle;
-        loop {
+        let end = loop {
             let backend = match poll_fn(|cx| self.poll_stages(cx, &mut stage)).await {
                 Pause::Adjust(backend) => backend,
-                Pause::End(end) => return end,
+                Pause::End(end) => break end,
             };
             match Box::pin(self.begin(backend)).await {
                 Ok(Some(backend)) => stage = Stage::Serving(backend),
                 Ok(None) => {}
-                Err(end) => return end,
+                Err(end) => break end,
             }
-        }
+        };
+        Box::pin(self.leave(end)).await;
     }
 
     /// Goes from stage to stage as far as it goes now.
@@ -208,15 +204,20 @@ impl Session {
                     Poll::Ready(next) => next,
                     Poll::Pending => return Poll::Pending,
                 },
-                Stage::Waiting(wait) => match self.poll_wait(cx, wait) {
-                    Poll::Ready(Ok(Some(backend))) => self.start(backend),
-                    Poll::Ready(Ok(None)) => {
-                        *stage = Stage::Idle;
-                        continue;
+                Stage::Waiting(wait) => {
+                    let found = match self.poll_wait(cx, wait) {
+                        Poll::Ready(found) => found,
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    if let Stage::Waiting(wait) = std::mem::replace(stage, Stage::Idle) {
+                        self.pool.state.borrow_mut().recycle(wait.0);
                     }
-                    Poll::Ready(Err(end)) => Err(end),
-                    Poll::Pending => return Poll::Pending,
-                },
+                    match found {
+                        Ok(Some(backend)) => self.start(backend),
+                        Ok(None) => continue,
+                        Err(end) => Err(end),
+                    }
+                }
                 Stage::Serving(backend) => {
                     let served = match self.poll_serve(cx, backend) {
                         Poll::Ready(served) => served,
@@ -251,7 +252,7 @@ impl Session {
         match how {
             Ok(()) => self.release(backend),
             Err(End::Rerun) => self.reroute(backend),
-            Err(End::ServerLost(trouble)) => return self.server_lost(backend, trouble),
+            Err(End::ServerLost(trouble)) => return self.server_lost(backend, *trouble),
             Err(end) => {
                 self.abandon(backend);
                 return Err(end);
@@ -290,7 +291,7 @@ impl Session {
             let mut filled = have;
             if read {
                 let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
-                    return Poll::Ready(Err(End::Trouble(Trouble::TooLong)));
+                    return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong))));
                 };
                 match self.stream.poll_read(cx, room) {
                     Poll::Ready(Ok(n)) if n > 0 => {
@@ -303,7 +304,7 @@ impl Session {
             }
             read = true;
             let Some(bytes) = scratch.get(..filled) else {
-                return Poll::Ready(Err(End::Trouble(Trouble::TooLong)));
+                return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong))));
             };
             if let Some(done) = self.plan_start(bytes, filled >= scratch.len()) {
                 return Poll::Ready(done);
@@ -314,6 +315,9 @@ impl Session {
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
     fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Next, End>> {
+        if let Some(done) = self.start_inert(bytes) {
+            return Some(done);
+        }
         self.planned = None;
         let (done, plan) = self.plan(bytes, is_full);
         let rest = bytes.get(done..).unwrap_or_default();
@@ -344,13 +348,57 @@ impl Session {
             self.keep(rest);
             return Some(Ok(Next::Adjust(backend)));
         }
-        Some(match self.forward(&mut backend, rest) {
+        Some(self.send(backend, rest))
+    }
+
+    /// The commonest requests, one whole Query or batch that leaves nothing behind and that only the primary may run,
+    /// in a short way. `None`: it is another one, and nothing was done.
+    #[inline]
+    fn start_inert(&mut self, bytes: &[u8]) -> Option<Result<Next, End>> {
+        let is_usual = !self.flags.skip_to_sync && !self.flags.is_rerun && self.discard == 0;
+        if !is_usual || self.rare.owed.is_some() {
+            return None;
+        }
+        let batch = match bytes.first()? {
+            b'Q' if self.is_inert_query(bytes) => None,
+            b'P' => Some(self.inert_batch(bytes)?),
+            _ => return None,
+        };
+        let now = self.core.read_clock();
+        self.rare.reruns = 0;
+        let taken = self.take(Class::Primary, now);
+        let Some(mut backend) = taken else {
+            self.planned = Some(Arc::clone(&self.core.inert));
+            self.keep(bytes);
+            return Some(Ok(Next::Wait(Class::Primary)));
+        };
+        self.adopt(&mut backend, now);
+        if !self.settings.is_same(&backend.settings) {
+            self.keep(bytes);
+            return Some(Ok(Next::Adjust(backend)));
+        }
+        self.forward_inert(&mut backend, bytes, batch.as_ref());
+        Some(Ok(Next::Serve(backend)))
+    }
+
+    /// The request goes to its connection, which has the session's settings.
+    #[inline]
+    fn send(&mut self, mut backend: Box<Backend>, request: &[u8]) -> Result<Next, End> {
+        if self.planned.as_ref().is_some_and(|verdict| Arc::ptr_eq(verdict, &self.core.inert)) {
+            let batch = UnnamedBatch::read(request);
+            if batch.is_some() || is_lone_query(request) {
+                self.planned = None;
+                self.forward_inert(&mut backend, request, batch.as_ref());
+                return Ok(Next::Serve(backend));
+            }
+        }
+        match self.forward(&mut backend, request) {
             Ok(()) => Ok(Next::Serve(backend)),
             Err(end) => {
                 self.abandon(backend);
                 Err(end)
             }
-        })
+        }
     }
 
     /// A connection from the queue: the request that waits in `input` goes to it.
@@ -359,14 +407,10 @@ impl Session {
         if !self.settings.is_same(&backend.settings) {
             return Ok(Next::Adjust(backend));
         }
-        let bytes = std::mem::take(&mut self.input);
-        match self.forward(&mut backend, &bytes) {
-            Ok(()) => Ok(Next::Serve(backend)),
-            Err(end) => {
-                self.abandon(backend);
-                Err(end)
-            }
-        }
+        let request = std::mem::take(&mut self.input);
+        let next = self.send(backend, &request);
+        self.core.recycle(request);
+        next
     }
 
     /// Reads until `input` has the `want`ed bytes, and takes them.
@@ -420,9 +464,9 @@ impl Session {
                             Err(end) => return Poll::Ready(Err(end)),
                         }
                     }
-                    Poll::Ready(Ok(_)) => return Poll::Ready(Err(End::ServerLost(Trouble::ServerClosed))),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Err(End::ServerLost(Box::new(Trouble::ServerClosed)))),
                     Poll::Ready(Err(e)) => {
-                        return Poll::Ready(Err(End::ServerLost(Trouble::ServerIo(e.kind()))));
+                        return Poll::Ready(Err(End::ServerLost(Box::new(Trouble::ServerIo(e.kind())))));
                     }
                     Poll::Pending => {}
                 }
@@ -468,7 +512,7 @@ impl Session {
         }
         let have = put_in_front(scratch, &self.input);
         let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
-            return Poll::Ready(Err(End::Trouble(Trouble::TooLong)));
+            return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong))));
         };
         match self.stream.poll_read(cx, room) {
             Poll::Ready(Ok(n)) if n > 0 => {
@@ -539,7 +583,6 @@ impl Session {
         entry.since.set(now);
         entry.client.set(self.me.id);
         let me = &self.me;
-        *me.link.borrow_mut() = Some(Rc::clone(entry));
         me.state.set(ClientState::Active);
         me.since.set(now);
         me.tx_began.set(now);
@@ -549,12 +592,17 @@ impl Session {
 
     /// Remembers bytes for later.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        self.input.clear();
         if bytes.is_empty() {
-            self.input.shrink_to(0);
-        } else {
-            self.input.extend_from_slice(bytes);
+            if self.input.capacity() > 0 {
+                self.core.recycle(std::mem::take(&mut self.input));
+            }
+            return;
         }
+        if self.input.capacity() == 0 {
+            self.input = self.core.buffer();
+        }
+        self.input.clear();
+        self.input.extend_from_slice(bytes);
     }
 
     /// Sends what the client's socket takes.
@@ -581,7 +629,7 @@ impl Session {
                 Ok(0) => match backend.stream.poll_write_ready(cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(e)) => {
-                        return Poll::Ready(Err(End::ServerLost(Trouble::ServerIo(e.kind()))));
+                        return Poll::Ready(Err(End::ServerLost(Box::new(Trouble::ServerIo(e.kind())))));
                     }
                     Poll::Pending => return Poll::Pending,
                 },
@@ -607,9 +655,9 @@ impl Session {
         self.me.is_called.set(false);
         self.me.is_unwatched.set(false);
         match self.me.order.get() {
-            Some(Order::End(why)) => return Some(End::Trouble(Trouble::Ended(why))),
+            Some(Order::End(why)) => return Some(End::Trouble(Box::new(Trouble::Ended(why)))),
             Some(Order::EndWhenIdle(why)) if self.me.state.get() == ClientState::Idle => {
-                return Some(End::Trouble(Trouble::Ended(why)));
+                return Some(End::Trouble(Box::new(Trouble::Ended(why))));
             }
             // Looks again at each turn until then.
             Some(Order::EndWhenIdle(_)) => self.me.is_called.set(true),
@@ -617,7 +665,7 @@ impl Session {
             None => {}
         }
         let (deadline, trouble) = self.deadline()?;
-        (self.core.read_clock() >= deadline).then_some(End::Trouble(trouble))
+        (self.core.read_clock() >= deadline).then(|| End::Trouble(Box::new(trouble)))
     }
 
     /// When the current state must end, and what the client is told then.

@@ -134,7 +134,17 @@ impl Shared {
         pool
     }
 
-    /// Every pool that was ever used.
+    /// Forgets a pool for which no connection was ever made, if no thread has it any more: anybody who may log in can
+    /// ask for databases that do not exist.
+    pub fn forget_unused(&self, key: &PoolKey) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unused = |pool: &Arc<PoolShared>| Arc::strong_count(pool) == 1 && !pool.was_used();
+        if pools.get(key).is_some_and(is_unused) {
+            pools.remove(key);
+        }
+    }
+
+    /// Every pool that somebody has asked for.
     pub fn pools(&self) -> Vec<Arc<PoolShared>> {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.values().cloned().collect()

@@ -31,6 +31,9 @@ pub enum Op {
 pub enum Expect {
     /// Simple query, until ReadyForQuery.
     Query(Option<Box<Op>>),
+    /// A whole batch around the unnamed statement, its Parse included, that means nothing for the session: everything
+    /// until ReadyForQuery passes.
+    Batch,
     /// FunctionCall, until ReadyForQuery.
     Function,
     /// A client's Parse: `1`. What it taught is untaught if it fails.
@@ -62,6 +65,14 @@ pub enum Expect {
     CopyEnd,
 }
 
+impl Expect {
+    /// True for what the server is not asked.
+    #[inline]
+    fn is_local(&self) -> bool {
+        matches!(self, Expect::ParseKnown | Expect::CloseKnown | Expect::CopyEnd)
+    }
+}
+
 /// What to do with a server's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -75,6 +86,8 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Track {
     ring: VecDeque<Expect>,
+    /// How many in the ring we answer ourselves: almost always none.
+    locals: usize,
     /// Of the last ReadyForQuery: `I`, `T` or `E`.
     pub status: u8,
     failed: bool,
@@ -83,7 +96,7 @@ pub struct Track {
 
 impl Default for Track {
     fn default() -> Self {
-        Track { ring: VecDeque::new(), status: b'I', failed: false, copying_in: false }
+        Track { ring: VecDeque::new(), locals: 0, status: b'I', failed: false, copying_in: false }
     }
 }
 
@@ -91,7 +104,15 @@ impl Track {
     /// A message was sent.
     #[inline]
     pub fn push(&mut self, expect: Expect) {
+        self.locals += usize::from(expect.is_local());
         self.ring.push_back(expect);
+    }
+
+    /// True when one simple query or one such batch is all that is owed, and nothing happens to the session when it
+    /// succeeds.
+    #[inline]
+    pub fn is_lone(&self) -> bool {
+        self.ring.len() == 1 && matches!(self.ring.front(), Some(Expect::Query(None) | Expect::Batch))
     }
 
     /// True when everything that was asked has been answered.
@@ -114,12 +135,16 @@ impl Track {
     /// True if a message waits in front that we answer ourselves.
     #[inline]
     pub fn has_local_front(&self) -> bool {
-        matches!(self.ring.front(), Some(Expect::ParseKnown | Expect::CloseKnown | Expect::CopyEnd))
+        self.locals > 0 && self.ring.front().is_some_and(Expect::is_local)
     }
 
     /// Takes a message from the front that we answer ourselves.
     pub fn pop_local(&mut self) -> Option<Expect> {
-        if self.has_local_front() { self.ring.pop_front() } else { None }
+        if !self.has_local_front() {
+            return None;
+        }
+        self.locals -= 1;
+        self.ring.pop_front()
     }
 
     /// `1`
@@ -188,6 +213,8 @@ impl Track {
         self.copying_in = false;
         match self.ring.front_mut() {
             Some(Expect::Query(op)) => *op = None,
+            // Its Parse may be what failed.
+            Some(Expect::Batch) => lost(Expect::Parse { name: Box::default(), statement: None }),
             Some(Expect::Function | Expect::Sync) | None => {}
             Some(_) => {
                 while let Some(expect) = self.ring.pop_front() {
@@ -195,6 +222,7 @@ impl Track {
                         self.ring.push_front(expect);
                         return;
                     }
+                    self.locals -= usize::from(expect.is_local());
                     lost(expect);
                 }
                 self.failed = true;
@@ -217,7 +245,7 @@ impl Track {
     pub fn ready(&mut self, status: u8) {
         self.status = status;
         self.copying_in = false;
-        if matches!(self.ring.front(), Some(Expect::Query(_) | Expect::Function | Expect::Sync)) {
+        if matches!(self.ring.front(), Some(Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Sync)) {
             self.ring.pop_front();
         }
     }
@@ -239,18 +267,19 @@ impl Track {
     /// Forgets everything, for a connection that starts afresh.
     pub fn clear(&mut self) {
         self.ring.clear();
+        self.locals = 0;
         self.failed = false;
         self.copying_in = false;
     }
 
     /// True if a statement of the client was sent and has not been answered (a Sync alone does not count).
     pub fn has_statement(&self) -> bool {
-        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Function | Expect::Execute(_)))
+        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Execute(_)))
     }
 
     /// True if a Sync of the client waits for its ReadyForQuery, or a simple query does.
     pub fn owes_ready(&self) -> bool {
-        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Function | Expect::Sync))
+        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Sync))
     }
 }
 
@@ -299,6 +328,25 @@ mod tests {
         assert!(matches!(track.pop_local(), Some(Expect::CopyEnd)));
         track.ready(b'I');
         assert!(track.is_free(), "one Sync was swallowed, one was answered");
+    }
+
+    #[test]
+    fn a_batch_is_over_with_its_ready_for_query_and_loses_its_parse_with_an_error() {
+        let mut track = Track::default();
+        track.push(Expect::Batch);
+        assert!(track.is_lone());
+        assert_eq!(track.parse_complete(), Turn::Pass);
+        track.bind_complete();
+        assert!(track.executed(false).is_none());
+        track.ready(b'I');
+        assert!(track.is_free());
+        track.push(Expect::Batch);
+        let mut lost = Vec::new();
+        track.failed(|e| lost.push(e));
+        assert!(matches!(lost.as_slice(), [Expect::Parse { statement: None, .. }]));
+        assert!(!track.is_skipping(), "its Sync was sent with it");
+        track.ready(b'I');
+        assert!(track.is_free());
     }
 
     #[test]

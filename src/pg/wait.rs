@@ -16,7 +16,7 @@ use crate::wire::pg::sqlstate::Severity;
 const AHEAD: usize = 16 * 1024;
 
 /// One client's wait.
-pub(super) struct Wait(Rc<Waiter<Box<Backend>>>);
+pub(super) struct Wait(pub(super) Rc<Waiter<Box<Backend>>>);
 
 impl Session {
     /// Joins the queue. `None`: the request was refused.
@@ -30,7 +30,9 @@ impl Session {
         };
         self.me.state.set(ClientState::Waiting);
         self.me.since.set(now);
-        self.core.open_wanted(&self.pool);
+        if !self.pool.state.borrow().is_full(class) {
+            self.core.open_wanted(&self.pool);
+        }
         self.core.cry(&self.pool);
         Ok(Some(Wait(waiter)))
     }
@@ -44,7 +46,7 @@ impl Session {
         cx: &mut Context<'_>,
         wait: &mut Wait,
     ) -> Poll<Result<Option<Box<Backend>>, End>> {
-        let waiter = Rc::clone(&wait.0);
+        let waiter = &*wait.0;
         let granted = match waiter.poll(cx) {
             Poll::Ready(Ok(backend)) => {
                 let waited = self.core.read_clock().saturating_sub(waiter.since);
@@ -52,11 +54,11 @@ impl Session {
                 add(&self.pool.stats.served, 1);
                 return Poll::Ready(Ok(Some(backend)));
             }
-            Poll::Ready(Err(Refusal::Closed(why))) => Stop::End(End::Trouble(Trouble::Ended(why))),
+            Poll::Ready(Err(Refusal::Closed(why))) => Stop::End(End::Trouble(Box::new(Trouble::Ended(why)))),
             Poll::Ready(Err(Refusal::Server { code, message })) => {
                 Stop::Refuse(Trouble::ServerRefused { code, message })
             }
-            Poll::Pending => match self.look_around(cx, &waiter) {
+            Poll::Pending => match self.look_around(cx, waiter) {
                 Some(stop) => stop,
                 None => return Poll::Pending,
             },
@@ -74,7 +76,6 @@ impl Session {
     fn waited(&mut self, waited: u64) {
         let stats = &self.pool.stats;
         add(&stats.wait_time, waited);
-        stats.wait_us.borrow_mut().saturating_record(waited / 1000);
         self.me.state.set(ClientState::Idle);
     }
 

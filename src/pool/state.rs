@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::waiter::Live;
 use super::{Backoff, Class, Refusal, Waiter};
 
+/// Waiters kept to be used again.
+const SPARE: usize = 64;
+
 /// What bounds a pool. Sizes are per node and over all threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -98,6 +101,13 @@ pub struct SlotsCounts {
     pub opening: usize,
 }
 
+impl SlotsCounts {
+    /// Connections in any state.
+    pub fn total(&self) -> usize {
+        self.idle + self.busy + self.opening
+    }
+}
+
 /// Figures of a pool for the console.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolCounts {
@@ -116,6 +126,8 @@ pub struct Pool<C> {
     nodes: Vec<Slots<C>>,
     queues: [VecDeque<Rc<Waiter<C>>>; 2],
     live: Rc<Live>,
+    /// Waiters that are over, to be used again.
+    spare: Vec<Rc<Waiter<C>>>,
     arrivals: u64,
     turn: u64,
     paused: bool,
@@ -129,6 +141,7 @@ impl<C: Pooled> Pool<C> {
             nodes: Vec::new(),
             queues: Default::default(),
             live: Rc::default(),
+            spare: Vec::new(),
             arrivals: 0,
             turn: 0,
             paused: false,
@@ -264,9 +277,32 @@ impl<C: Pooled> Pool<C> {
             return None;
         }
         self.arrivals += 1;
-        let waiter = Rc::new(Waiter::new(wish, class, now, self.arrivals, Rc::clone(&self.live)));
+        let waiter = Waiter::new(wish, class, now, self.arrivals, Rc::clone(&self.live));
+        let waiter = match self.spare.pop() {
+            Some(mut spare) => match Rc::get_mut(&mut spare) {
+                Some(place) => {
+                    *place = waiter;
+                    spare
+                }
+                None => Rc::new(waiter),
+            },
+            None => Rc::new(waiter),
+        };
         self.queue(class).push_back(Rc::clone(&waiter));
         Some(waiter)
+    }
+
+    /// Takes back a waiter whose wait is over, so that the next one costs no allocation.
+    pub fn recycle(&mut self, waiter: Rc<Waiter<C>>) {
+        if self.spare.len() < SPARE && Rc::strong_count(&waiter) == 1 {
+            self.spare.push(waiter);
+        }
+    }
+
+    /// True if nothing more can be opened for `class` now, whoever waits.
+    pub fn is_full(&self, class: Class) -> bool {
+        let most = self.limits.size + self.limits.reserve_size;
+        self.of_class(class).all(|n| n.permits.load(Ordering::Relaxed) >= most)
     }
 
     /// Gives a connection back after use: to the longest waiter if there is one.

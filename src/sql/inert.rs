@@ -2,6 +2,8 @@
 
 /// Bytes looked at in one go.
 const STEP: usize = 16;
+/// What `INTO` needs to be seen whole by the step in which it begins.
+const WINDOW: usize = STEP + 3;
 
 /// True if `text` is one statement that can leave nothing behind on its connection, whatever it reads or writes:
 /// a plain SELECT, INSERT, UPDATE or DELETE without a call, a comment or a second statement. False is no verdict;
@@ -9,7 +11,7 @@ const STEP: usize = 16;
 ///
 /// What could leave something behind needs a parenthesis (a function), a semicolon (another statement), or `INTO` (a
 /// temporary table); what could steer the routing needs a comment. None of these bytes may occur, not even in a
-/// literal, so that no quoting has to be understood.
+/// literal, so that no quoting has to be understood; nor may a NUL, which would end the text.
 pub fn is_inert(text: &[u8]) -> bool {
     let text = match text {
         [rest @ .., b';'] => rest,
@@ -21,45 +23,57 @@ pub fn is_inert(text: &[u8]) -> bool {
         return false;
     }
     match &first {
-        b"select" => !has_marks(rest) && !has_into(rest),
-        b"insert" | b"update" | b"delete" => !has_marks(rest),
+        b"select" => !has(rest, true),
+        b"insert" | b"update" | b"delete" => !has(rest, false),
         _ => false,
     }
 }
 
-/// A parenthesis, a semicolon or what may begin a comment.
-fn has_marks(text: &[u8]) -> bool {
-    // No early end: the loop over a whole step becomes a few vector instructions.
-    let mark = |found: bool, byte: &u8| found | (*byte == b'(') | (*byte == b';') | (*byte == b'/');
-    let (steps, rest) = text.as_chunks::<STEP>();
-    steps.iter().any(|step| step.iter().fold(false, mark)) || rest.iter().fold(false, mark)
-}
-
-/// `into` in any case, also as part of a longer word.
-fn has_into(text: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(step) = text.get(at..at + STEP + 3) {
-        if is_into_in(step) {
+/// A parenthesis, a semicolon or what may begin a comment; with `into` also that word, as part of a longer one too.
+#[inline]
+fn has(text: &[u8], into: bool) -> bool {
+    let Some(last) = text.last_chunk::<WINDOW>() else { return has_in_short(text, into) };
+    let mut rest = text;
+    while let Some(window) = rest.first_chunk::<WINDOW>() {
+        if has_in_step(window, into) {
             return true;
         }
-        at += STEP;
+        rest = rest.get(STEP..).unwrap_or_default();
     }
-    text.get(at..).is_some_and(|rest| rest.windows(4).any(|word| word.eq_ignore_ascii_case(b"into")))
+    // The last window overlaps what was seen; its last bytes begin no step of their own.
+    has_in_step(last, into) || last.last_chunk::<3>().is_some_and(|end| end.iter().any(is_mark))
 }
 
-fn is_into_in(step: &[u8]) -> bool {
-    let [i, n, t, o] = [0, 1, 2, 3].map(|from| step.get(from..from + STEP).unwrap_or_default());
-    let mut found = false;
-    for (((i, n), t), o) in i.iter().zip(n).zip(t).zip(o) {
-        found |= (i | 0x20 == b'i') & (n | 0x20 == b'n') & (t | 0x20 == b't') & (o | 0x20 == b'o');
+fn is_mark(byte: &u8) -> bool {
+    matches!(byte, b'(' | b';' | b'/' | 0)
+}
+
+/// Looks at each place of a step, without an early end and without a branch, so that the loop becomes about 40 vector
+/// instructions.
+#[inline]
+fn has_in_step(window: &[u8; WINDOW], into: bool) -> bool {
+    let at = |from: usize| window.get(from..).and_then(|rest| rest.first_chunk::<STEP>());
+    let (Some(i), Some(n), Some(t), Some(o)) = (at(0), at(1), at(2), at(3)) else { return true };
+    let mut found = [0; STEP];
+    for ((((found, i), n), t), o) in found.iter_mut().zip(i).zip(n).zip(t).zip(o) {
+        let mark = u8::from(*i == b'(') | u8::from(*i == b';') | u8::from(*i == b'/') | u8::from(*i == 0);
+        let word = u8::from(i | 0x20 == b'i')
+            & u8::from(n | 0x20 == b'n')
+            & u8::from(t | 0x20 == b't')
+            & u8::from(o | 0x20 == b'o');
+        *found = mark | word & u8::from(into);
     }
-    found
+    u128::from_ne_bytes(found) != 0
+}
+
+fn has_in_short(text: &[u8], into: bool) -> bool {
+    text.iter().any(is_mark) || into && text.windows(4).any(|word| word.eq_ignore_ascii_case(b"into"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::{Access, Effects, Kind, classify};
+    use crate::sql::{Effects, Kind, Reason, classify};
     use proptest::prelude::*;
 
     #[test]
@@ -102,14 +116,16 @@ mod tests {
     fn a_mark_is_found_at_every_place() {
         for length in 1..80 {
             for at in 0..length {
-                for mark in [b'(', b';', b'/'] {
-                    let mut text = vec![b'x'; length + 1];
+                for mark in [b'(', b';', b'/', 0] {
+                    let mut text = vec![b'x'; length];
                     text[at] = mark;
-                    assert!(has_marks(&text), "{} at {at} of {length}", mark as char);
+                    assert!(has(&text, false), "{} at {at} of {length}", mark as char);
                 }
-                let mut text = vec![b'x'; length + 4];
+                let mut text = vec![b'x'; length + 3];
+                assert!(!has(&text, true), "nothing in {length}");
                 text[at..at + 4].copy_from_slice(b"InTo");
-                assert!(has_into(&text), "into at {at} of {length}");
+                assert!(has(&text, true), "into at {at} of {length}");
+                assert!(!has(&text, false), "nobody asked for into");
             }
         }
     }
@@ -126,11 +142,13 @@ mod tests {
             let text = format!("{first} {}", words.join(" "));
             if is_inert(text.as_bytes()) {
                 let verdict = classify(text.as_bytes(), None);
-                let harmless = verdict.effects.is_empty() && verdict.kind == Kind::Other && verdict.hint.is_none();
+                // A second INTO makes the classifier think of SELECT INTO, which has no place in these statements.
+                let unreal = if first.eq_ignore_ascii_case("select") { Effects::empty() } else { Effects::DDL | Effects::TEMP };
+                let effects = verdict.effects - unreal;
+                let harmless = effects.is_empty() && verdict.kind == Kind::Other && verdict.hint.is_none();
                 // A text that never ends is refused by the server, unless it reads backslashes differently.
-                let unterminated = verdict.reason == super::super::Reason::Unterminated;
+                let unterminated = verdict.reason == Reason::Unterminated;
                 prop_assert!(harmless || unterminated, "{text}: {verdict:?}");
-                let _ = (Access::Read, Effects::empty());
             }
         }
     }

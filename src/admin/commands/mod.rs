@@ -106,7 +106,7 @@ impl Admin<'_> {
         let unknown = || Refusal::NoDatabase(name.to_owned());
         let found = pg.database(name).ok_or_else(unknown)?;
         let is_fixed = found.entry.is_some_and(|e| e.name == name || e.dbname.is_some());
-        let is_used = || self.instance.shared.pools().iter().any(|p| *p.key.database == *name);
+        let is_used = || self.instance.shared.pools().iter().any(|p| *p.key.database == *name && p.was_used());
         if is_fixed || is_used() || self.instance.orders().paused.contains(name) {
             return Ok(());
         }

@@ -122,10 +122,10 @@ pub fn server_head(buf: &[u8]) -> Head {
 
 #[inline]
 fn measure(buf: &[u8], longest: i32) -> Head {
-    let Some(&[kind, a, b, c, d]) = buf.first_chunk::<HEAD>() else {
+    let Some(&[kind, ref length @ ..]) = buf.first_chunk::<HEAD>() else {
         return Head::Need;
     };
-    let length = i32::from_be_bytes([a, b, c, d]);
+    let length = i32::from_be_bytes(*length);
     if length < 4 || length > longest {
         return Head::Bad(BadFrame::Length { kind, length });
     }
