@@ -210,9 +210,7 @@ impl Session {
                 self.flags.unexamined = false;
             }
             self.flags.committing = false;
-            if self.before_tx.is_some()
-                || self.rare.actual.is_some()
-                || !Arc::ptr_eq(&backend.settings, &self.settings)
+            if self.before_tx.is_some() || self.rare.actual.is_some() || !Arc::ptr_eq(&backend.settings, &self.settings)
             {
                 self.settle_settings(backend);
             }

@@ -241,7 +241,8 @@ impl Core {
     /// Forgets a pool that could make no connection and that nobody uses.
     pub fn forget_unused(&self, pool: Rc<PgPool>) {
         let counts = pool.state.borrow().counts();
-        let is_idle = pool.clients.get() == 0 && counts.waiting == 0 && counts.servers.total() == 0;
+        // The map's and ours: nobody else is on the way in.
+        let is_idle = Rc::strong_count(&pool) == 2 && counts.waiting == 0 && counts.servers.total() == 0;
         if is_idle && !pool.shared.was_used() {
             let key = pool.shared.key.clone();
             self.pools.borrow_mut().remove(&key);

@@ -248,7 +248,9 @@ impl Session {
             return Ok(Step::Pass);
         }
         let Some(text) = text_of(frame) else {
-            return Err(End::Trouble(Box::new(Trouble::Protocol("invalid query message: the text must end in a NUL".into()))));
+            return Err(End::Trouble(Box::new(Trouble::Protocol(
+                "invalid query message: the text must end in a NUL".into(),
+            ))));
         };
         let verdict = match self.planned.take() {
             Some(verdict) => verdict,
@@ -363,7 +365,7 @@ impl Session {
                 parse_again(&mut backend.out, &known);
                 backend.track.push(Expect::ParseInjected(known.id));
             }
-            parse_as(&mut backend.out, known.name().as_bytes(), &definition);
+            parse_as(&mut backend.out, known.name.as_bytes(), &definition);
             backend.track.push(Expect::Parse { name: Box::default(), statement: None });
             return Ok(Step::Rewritten(frame.len()));
         }
@@ -382,7 +384,7 @@ impl Session {
             backend.track.push(Expect::Parse { name: parse.name.into(), statement: Some(statement) });
             return Ok(Step::Rewritten(frame.len()));
         }
-        let from = rewrite::parse(&mut backend.out, frame, statement.name().as_bytes())
+        let from = rewrite::parse(&mut backend.out, frame, statement.name.as_bytes())
             .map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?
             .unwrap_or(frame.len());
         backend.track.push(Expect::Parse { name: parse.name.into(), statement: Some(statement) });
@@ -421,7 +423,7 @@ impl Session {
                 parse_again(&mut backend.out, &statement);
                 backend.track.push(Expect::ParseInjected(statement.id));
             }
-            return Some([b"DEALLOCATE ", statement.name().as_bytes(), &[0, 0, 0]].concat());
+            return Some([b"DEALLOCATE ", statement.name.as_bytes(), &[0, 0, 0]].concat());
         }
         self.own_show(kind)
     }
@@ -455,15 +457,15 @@ impl Session {
             };
         };
         add(&self.pool.stats.binds, 1);
-        self.refresh_show(bind.statement);
         self.rare.bound = None;
         let verdict = self.names.as_ref().and_then(|names| match bind.statement {
-            [] => names.unnamed_verdict.clone(),
-            name => names.find(name).map(|statement| Arc::clone(&statement.verdict)),
+            [] => names.unnamed_verdict.as_ref(),
+            name => names.find(name).map(|statement| &statement.verdict),
         });
-        if let Some(verdict) = verdict {
+        if let Some(verdict) = verdict.cloned() {
             self.note_access(backend, &verdict);
             if !verdict.is_plain() {
+                self.refresh_show(bind.statement, &verdict);
                 self.rare.bound = self.note_bound(bind.statement, &verdict).map(Box::new);
             }
         }
@@ -482,11 +484,9 @@ impl Session {
     }
 
     /// A prepared `SHOW forebay.*` must tell what is true now, not when it was parsed.
-    fn refresh_show(&mut self, name: &[u8]) {
-        let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)) else { return };
-        let Some(definition) = self.own_show(&statement.verdict.kind) else { return };
-        let verdict = statement.verdict.clone();
-        let now = self.core.shared.statements.intern(&definition, verdict);
+    fn refresh_show(&mut self, name: &[u8], verdict: &Arc<Verdict>) {
+        let Some(definition) = self.own_show(&verdict.kind).filter(|_| !name.is_empty()) else { return };
+        let now = self.core.shared.statements.intern(&definition, Arc::clone(verdict));
         if let Some(names) = &mut self.names {
             names.insert(name, now);
         }
@@ -526,14 +526,15 @@ impl Session {
             parse_again(&mut backend.out, &statement);
             backend.track.push(Expect::ParseInjected(statement.id));
         }
-        let from = rename(&mut backend.out, frame, statement.name().as_bytes())
+        let from = rename(&mut backend.out, frame, statement.name.as_bytes())
             .map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?
             .unwrap_or(frame.len());
         Ok(Step::Rewritten(from))
     }
 
     fn step_close(&mut self, backend: &mut Backend, body: &[u8]) -> Result<Step, End> {
-        let (target, name) = message::close(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
+        let (target, name) =
+            message::close(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         if target == Target::Statement && !name.is_empty() {
             if let Some(names) = self.names.as_mut().filter(|n| n.find(name).is_some()) {
                 // Other clients may use the same text: the connection keeps it until it needs the room.
@@ -554,6 +555,7 @@ impl Session {
 }
 
 /// Sends what is in the connection's buffer, then `raw`. What the socket does not take waits in the buffer.
+#[inline]
 fn send(backend: &mut Backend, raw: &[u8]) {
     if backend.out.is_empty() {
         if !raw.is_empty() {
@@ -571,7 +573,7 @@ fn send(backend: &mut Backend, raw: &[u8]) {
 type Rename = fn(&mut Vec<u8>, &[u8], &[u8]) -> Result<Option<usize>, crate::wire::pg::Malformed>;
 
 fn parse_again(out: &mut Vec<u8>, statement: &Statement) {
-    parse_as(out, statement.name().as_bytes(), &statement.body);
+    parse_as(out, statement.name.as_bytes(), &statement.body);
 }
 
 fn parse_unnamed(out: &mut Vec<u8>, names: &Names) {

@@ -14,21 +14,18 @@ use crate::sql::Verdict;
 /// A statement as a client parsed it.
 #[derive(Debug)]
 pub struct Statement {
-    /// Its number in this process; the server knows it as `fb_<number>`.
+    /// Its number in this process.
     pub id: u64,
     /// What follows the name in the Parse message: query text, NUL, parameter types.
     pub body: Box<[u8]>,
     /// What it is.
     pub verdict: Arc<Verdict>,
+    /// Its name on server connections: `fb_<number>`.
+    pub name: Box<str>,
     hash: u64,
 }
 
 impl Statement {
-    /// The name on server connections.
-    pub fn name(&self) -> String {
-        format!("fb_{}", self.id)
-    }
-
     /// The query text.
     pub fn text(&self) -> &[u8] {
         text_in(&self.body)
@@ -61,7 +58,7 @@ impl Statements {
         }
         entry.retain(|s| s.strong_count() > 0);
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, body: body.into(), verdict, hash });
+        let statement = Arc::new(Statement { id, body: body.into(), verdict, name: format!("fb_{id}").into(), hash });
         entry.push(Arc::downgrade(&statement));
         statement
     }

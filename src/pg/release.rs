@@ -29,6 +29,7 @@ const CLEANING: Duration = Duration::from_secs(10);
 
 impl Session {
     /// The connection is free.
+    #[inline]
     pub(super) fn release(&mut self, mut backend: Box<Backend>) {
         self.unlink(&backend);
         if self.flags.dirty {
@@ -39,6 +40,7 @@ impl Session {
     }
 
     /// From here on the connection is nobody's: no cancel request finds it.
+    #[inline]
     fn unlink(&mut self, backend: &Backend) {
         backend.entry.client.set(0);
         self.me.state.set(ClientState::Idle);
@@ -258,6 +260,7 @@ impl Session {
 
 impl Core {
     /// A connection whose use is over: into the pool, or cleaned first, or closed.
+    #[inline]
     pub fn give_back(self: &Rc<Self>, pool: &Rc<PgPool>, mut backend: Box<Backend>) {
         if backend.entry.cancels.get() > 0 {
             return self.spawn_after_cancels(pool, backend);
@@ -277,6 +280,7 @@ impl Core {
     }
 
     /// Gives a clean connection to the longest waiter, or keeps it idle.
+    #[inline]
     pub fn put(self: &Rc<Self>, pool: &Rc<PgPool>, backend: Box<Backend>) {
         backend.entry.state.set(ServerState::Idle);
         let now = self.now();

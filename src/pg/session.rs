@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::backend::Backend;
 use super::core::Core;
@@ -146,7 +146,7 @@ pub(super) struct Flags {
 }
 
 /// What a session is doing.
-enum Stage {
+pub(super) enum Stage {
     /// Has no connection and needs none yet.
     Idle,
     /// In the queue.
@@ -155,22 +155,18 @@ enum Stage {
     Serving(Box<Backend>),
 }
 
-/// Where the planning of a request ended.
-pub(super) enum Next {
-    /// A connection was at hand and has the request.
-    Serve(Box<Backend>),
-    /// A connection was at hand, but its session settings are another client's.
-    Adjust(Box<Backend>),
-    /// Get one first.
-    Wait(Class),
-}
-
 /// Why the loop over the stages stopped.
-enum Pause {
-    /// The connection needs the session's settings first.
+pub(super) enum Pause {
+    /// A connection is at hand, but its session settings are another client's.
     Adjust(Box<Backend>),
     /// The session is over.
     End(End),
+}
+
+impl From<End> for Pause {
+    fn from(end: End) -> Self {
+        Pause::End(end)
+    }
 }
 
 impl Session {
@@ -198,51 +194,38 @@ impl Session {
 
     /// Goes from stage to stage as far as it goes now.
     fn poll_stages(&mut self, cx: &mut Context<'_>, stage: &mut Stage) -> Poll<Pause> {
+        let core = Rc::clone(&self.core);
+        let scratch = &mut *core.scratch.borrow_mut();
         loop {
             let next = match stage {
-                Stage::Idle => match self.poll_idle(cx) {
-                    Poll::Ready(next) => next,
-                    Poll::Pending => return Poll::Pending,
-                },
+                Stage::Idle => ready!(self.poll_idle(cx, scratch)),
                 Stage::Waiting(wait) => {
-                    let found = match self.poll_wait(cx, wait) {
-                        Poll::Ready(found) => found,
-                        Poll::Pending => return Poll::Pending,
-                    };
+                    let found = ready!(self.poll_wait(cx, wait, scratch));
                     if let Stage::Waiting(wait) = std::mem::replace(stage, Stage::Idle) {
                         self.pool.state.borrow_mut().recycle(wait.0);
                     }
                     match found {
                         Ok(Some(backend)) => self.start(backend),
                         Ok(None) => continue,
-                        Err(end) => Err(end),
+                        Err(end) => Err(Pause::End(end)),
                     }
                 }
                 Stage::Serving(backend) => {
-                    let served = match self.poll_serve(cx, backend) {
-                        Poll::Ready(served) => served,
-                        Poll::Pending => return Poll::Pending,
-                    };
+                    let served = ready!(self.poll_serve(cx, backend, scratch));
                     let Stage::Serving(backend) = std::mem::replace(stage, Stage::Idle) else { continue };
                     match self.served(backend, served) {
                         Ok(()) => continue,
-                        Err(end) => Err(end),
+                        Err(end) => Err(Pause::End(end)),
                     }
                 }
             };
-            *stage = match next {
-                Ok(Next::Serve(backend)) => Stage::Serving(backend),
-                Ok(Next::Wait(class)) => match self.enqueue(class) {
-                    Ok(Some(wait)) => Stage::Waiting(wait),
-                    Ok(None) => Stage::Idle,
-                    Err(end) => return Poll::Ready(Pause::End(end)),
-                },
-                Ok(Next::Adjust(backend)) => {
+            match next {
+                Ok(next) => *stage = next,
+                Err(pause) => {
                     *stage = Stage::Idle;
-                    return Poll::Ready(Pause::Adjust(backend));
+                    return Poll::Ready(pause);
                 }
-                Err(end) => return Poll::Ready(Pause::End(end)),
-            };
+            }
         }
     }
 
@@ -262,49 +245,39 @@ impl Session {
     }
 
     /// No connection: reads until there is a request that needs one.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, End>> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Stage, Pause>> {
         if let Some(end) = self.obey() {
-            return Poll::Ready(Err(end));
+            return Poll::Ready(Err(end.into()));
         }
-        let core = Rc::clone(&self.core);
-        let mut scratch = core.scratch.borrow_mut();
         let mut read = self.input.is_empty();
         loop {
             if !self.output.is_empty() {
-                match self.poll_output(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                    Poll::Pending => return Poll::Pending,
-                }
+                ready!(self.poll_output(cx))?;
             }
             if self.want > 0 {
-                match self.poll_large(cx, &mut scratch) {
-                    Poll::Ready(Ok(bytes)) => match self.plan_start(&bytes, true) {
-                        Some(done) => return Poll::Ready(done),
-                        None => continue,
-                    },
-                    Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                    Poll::Pending => return Poll::Pending,
+                let bytes = ready!(self.poll_large(cx, scratch))?;
+                match self.plan_start(&bytes, true) {
+                    Some(done) => return Poll::Ready(done),
+                    None => continue,
                 }
             }
-            let have = put_in_front(&mut scratch, &self.input);
+            let have = put_in_front(scratch, &self.input);
             let mut filled = have;
             if read {
                 let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
-                    return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong))));
+                    return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong)).into()));
                 };
-                match self.stream.poll_read(cx, room) {
-                    Poll::Ready(Ok(n)) if n > 0 => {
+                match ready!(self.stream.poll_read(cx, room)) {
+                    Ok(n) if n > 0 => {
                         add(&self.pool.stats.received, n as u64);
                         filled += n;
                     }
-                    Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone)),
-                    Poll::Pending => return Poll::Pending,
+                    _ => return Poll::Ready(Err(End::ClientGone.into())),
                 }
             }
             read = true;
             let Some(bytes) = scratch.get(..filled) else {
-                return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong))));
+                return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong)).into()));
             };
             if let Some(done) = self.plan_start(bytes, filled >= scratch.len()) {
                 return Poll::Ready(done);
@@ -314,7 +287,7 @@ impl Session {
 
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
-    fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Next, End>> {
+    fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Stage, Pause>> {
         if let Some(done) = self.start_inert(bytes) {
             return Some(done);
         }
@@ -326,13 +299,13 @@ impl Session {
             Plan::Start(_) => {
                 self.keep(rest);
                 let owed = self.rare.owed.take();
-                return owed.and_then(|trouble| self.refuse(*trouble).err()).map(Err);
+                return owed.and_then(|trouble| self.refuse(*trouble).err()).map(|end| Err(end.into()));
             }
             Plan::More => {
                 self.keep(rest);
                 return None;
             }
-            Plan::End(end) => return Some(Err(end)),
+            Plan::End(end) => return Some(Err(end.into())),
         };
         let now = self.core.read_clock();
         self.me.query_began.set(now);
@@ -341,12 +314,12 @@ impl Session {
         }
         let Some(mut backend) = self.take(class, now) else {
             self.keep(rest);
-            return Some(Ok(Next::Wait(class)));
+            return Some(self.enqueue(class));
         };
         self.adopt(&mut backend, now);
         if !self.settings.is_same(&backend.settings) {
             self.keep(rest);
-            return Some(Ok(Next::Adjust(backend)));
+            return Some(Err(Pause::Adjust(backend)));
         }
         Some(self.send(backend, rest))
     }
@@ -354,7 +327,7 @@ impl Session {
     /// The commonest requests, one whole Query or batch that leaves nothing behind and that only the primary may run,
     /// in a short way. `None`: it is another one, and nothing was done.
     #[inline]
-    fn start_inert(&mut self, bytes: &[u8]) -> Option<Result<Next, End>> {
+    fn start_inert(&mut self, bytes: &[u8]) -> Option<Result<Stage, Pause>> {
         let is_usual = !self.flags.skip_to_sync && !self.flags.is_rerun && self.discard == 0;
         if !is_usual || self.rare.owed.is_some() {
             return None;
@@ -370,42 +343,42 @@ impl Session {
         let Some(mut backend) = taken else {
             self.planned = Some(Arc::clone(&self.core.inert));
             self.keep(bytes);
-            return Some(Ok(Next::Wait(Class::Primary)));
+            return Some(self.enqueue(Class::Primary));
         };
         self.adopt(&mut backend, now);
         if !self.settings.is_same(&backend.settings) {
             self.keep(bytes);
-            return Some(Ok(Next::Adjust(backend)));
+            return Some(Err(Pause::Adjust(backend)));
         }
         self.forward_inert(&mut backend, bytes, batch.as_ref());
-        Some(Ok(Next::Serve(backend)))
+        Some(Ok(Stage::Serving(backend)))
     }
 
     /// The request goes to its connection, which has the session's settings.
     #[inline]
-    fn send(&mut self, mut backend: Box<Backend>, request: &[u8]) -> Result<Next, End> {
+    fn send(&mut self, mut backend: Box<Backend>, request: &[u8]) -> Result<Stage, Pause> {
         if self.planned.as_ref().is_some_and(|verdict| Arc::ptr_eq(verdict, &self.core.inert)) {
             let batch = UnnamedBatch::read(request);
             if batch.is_some() || is_lone_query(request) {
                 self.planned = None;
                 self.forward_inert(&mut backend, request, batch.as_ref());
-                return Ok(Next::Serve(backend));
+                return Ok(Stage::Serving(backend));
             }
         }
         match self.forward(&mut backend, request) {
-            Ok(()) => Ok(Next::Serve(backend)),
+            Ok(()) => Ok(Stage::Serving(backend)),
             Err(end) => {
                 self.abandon(backend);
-                Err(end)
+                Err(end.into())
             }
         }
     }
 
     /// A connection from the queue: the request that waits in `input` goes to it.
-    fn start(&mut self, mut backend: Box<Backend>) -> Result<Next, End> {
+    fn start(&mut self, mut backend: Box<Backend>) -> Result<Stage, Pause> {
         self.adopt(&mut backend, self.core.now());
         if !self.settings.is_same(&backend.settings) {
-            return Ok(Next::Adjust(backend));
+            return Err(Pause::Adjust(backend));
         }
         let request = std::mem::take(&mut self.input);
         let next = self.send(backend, &request);
@@ -435,12 +408,15 @@ impl Session {
     /// its socket would cost as much as the rest of the turn, so it is left for the first bytes of the answer, or for
     /// the next tick of the thread's clock ([`Client::call`]): that a client has left, or sends ahead, is noticed by
     /// then.
-    fn poll_serve(&mut self, cx: &mut Context<'_>, backend: &mut Box<Backend>) -> Poll<Result<(), End>> {
+    fn poll_serve(
+        &mut self,
+        cx: &mut Context<'_>,
+        backend: &mut Box<Backend>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), End>> {
         if let Some(end) = self.obey() {
             return Poll::Ready(Err(end));
         }
-        let core = Rc::clone(&self.core);
-        let mut scratch = core.scratch.borrow_mut();
         loop {
             let mut moved = false;
             if !backend.out.is_empty() {
@@ -451,7 +427,7 @@ impl Session {
                 }
             }
             if self.output.len() < OUTPUT_HIGH {
-                let kept = put_in_front(&mut scratch, &backend.partial);
+                let kept = put_in_front(scratch, &backend.partial);
                 let room = scratch.get_mut(kept..).unwrap_or_default();
                 match backend.stream.poll_read(cx, room) {
                     Poll::Ready(Ok(n)) if n > 0 => {
@@ -479,7 +455,7 @@ impl Session {
                 }
             }
             if backend.out.is_empty() && !self.me.is_unwatched.get() {
-                match self.poll_input(cx, backend, &mut scratch) {
+                match self.poll_input(cx, backend, scratch) {
                     Poll::Ready(Ok(())) => moved = true,
                     Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
                     Poll::Pending => {}
@@ -557,6 +533,7 @@ impl Session {
     }
 
     /// An idle connection for a request of `class`, if there is one.
+    #[inline]
     fn take(&mut self, class: Class, now: u64) -> Option<Box<Backend>> {
         loop {
             let taken = if class == Class::Replica {
@@ -591,6 +568,7 @@ impl Session {
     }
 
     /// Remembers bytes for later.
+    #[inline]
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             if self.input.capacity() > 0 {

@@ -104,8 +104,14 @@ impl Settings {
     }
 
     /// True when a connection with `theirs` needs nothing to serve a client with `self`.
+    #[inline]
     pub fn is_same(self: &Arc<Self>, theirs: &Arc<Self>) -> bool {
-        Arc::ptr_eq(self, theirs) || (self.digest == theirs.digest && self.list == theirs.list)
+        Arc::ptr_eq(self, theirs) || self.is_equal(theirs)
+    }
+
+    #[cold]
+    fn is_equal(&self, theirs: &Self) -> bool {
+        self.digest == theirs.digest && self.list == theirs.list
     }
 
     /// SQL that turns a connection with settings `have` into one with `self`. Empty when nothing differs.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use super::backend::Backend;
 use super::errors::{End, Trouble};
 use super::registry::{ClientState, Order};
-use super::session::Session;
+use super::session::{Pause, Session, Stage};
 use super::stats::add;
 use crate::pool::{Class, Refusal, Waiter};
 use crate::wire::pg::build::{self, ErrorFields};
@@ -19,14 +19,15 @@ const AHEAD: usize = 16 * 1024;
 pub(super) struct Wait(pub(super) Rc<Waiter<Box<Backend>>>);
 
 impl Session {
-    /// Joins the queue. `None`: the request was refused.
-    pub(super) fn enqueue(&mut self, class: Class) -> Result<Option<Wait>, End> {
+    /// Joins the queue, or refuses the request.
+    pub(super) fn enqueue(&mut self, class: Class) -> Result<Stage, Pause> {
         let now = self.core.now();
         let waiter = self.pool.state.borrow_mut().enqueue(class, now);
         let Some(waiter) = waiter else {
             add(&self.pool.stats.refused, 1);
             let length = self.pool.config.borrow().settings.queue_length.unwrap_or_default();
-            return self.refuse(Trouble::QueueFull { pool: self.pool.name(), length }).map(|()| None);
+            self.refuse(Trouble::QueueFull { pool: self.pool.name(), length })?;
+            return Ok(Stage::Idle);
         };
         self.me.state.set(ClientState::Waiting);
         self.me.since.set(now);
@@ -34,7 +35,7 @@ impl Session {
             self.core.open_wanted(&self.pool);
         }
         self.core.cry(&self.pool);
-        Ok(Some(Wait(waiter)))
+        Ok(Stage::Waiting(Wait(waiter)))
     }
 
     /// Waits for a connection. `None`: the request was answered without one (refused, cancelled).
@@ -45,6 +46,7 @@ impl Session {
         &mut self,
         cx: &mut Context<'_>,
         wait: &mut Wait,
+        scratch: &mut [u8],
     ) -> Poll<Result<Option<Box<Backend>>, End>> {
         let waiter = &*wait.0;
         let granted = match waiter.poll(cx) {
@@ -58,7 +60,7 @@ impl Session {
             Poll::Ready(Err(Refusal::Server { code, message })) => {
                 Stop::Refuse(Trouble::ServerRefused { code, message })
             }
-            Poll::Pending => match self.look_around(cx, waiter) {
+            Poll::Pending => match self.look_around(cx, waiter, scratch) {
                 Some(stop) => stop,
                 None => return Poll::Pending,
             },
@@ -80,7 +82,12 @@ impl Session {
     }
 
     /// What may end a wait before its turn comes.
-    fn look_around(&mut self, cx: &mut Context<'_>, waiter: &Waiter<Box<Backend>>) -> Option<Stop> {
+    fn look_around(
+        &mut self,
+        cx: &mut Context<'_>,
+        waiter: &Waiter<Box<Backend>>,
+        scratch: &mut [u8],
+    ) -> Option<Stop> {
         if self.me.order.get() == Some(Order::CancelWait) {
             self.me.order.set(None);
             return Some(Stop::Refuse(Trouble::Cancelled));
@@ -109,13 +116,11 @@ impl Session {
         {
             return Some(Stop::End(end));
         }
-        self.read_ahead(cx).map(Stop::End)
+        self.read_ahead(cx, scratch).map(Stop::End)
     }
 
     /// The client may leave, or send ahead, while it waits.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        let core = Rc::clone(&self.core);
-        let mut scratch = core.scratch.borrow_mut();
+    fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Option<End> {
         while self.input.len() < AHEAD {
             let room = scratch.get_mut(..AHEAD).unwrap_or_default();
             match self.stream.poll_read(cx, room) {

@@ -215,6 +215,7 @@ impl<C: Pooled> Pool<C> {
     }
 
     /// Takes an idle connection: the one that was used last, of the node that `choice` prefers.
+    #[inline]
     pub fn take(&mut self, class: Class, choice: Choice) -> Take<C> {
         if self.paused {
             return Take::Wait;
@@ -306,6 +307,7 @@ impl<C: Pooled> Pool<C> {
     }
 
     /// Gives a connection back after use: to the longest waiter if there is one.
+    #[inline]
     pub fn put(&mut self, conn: C, now: u64) -> Put<C> {
         let Some(slots) = self.nodes.get_mut(conn.node()) else { return Put::Close(conn) };
         let over = slots.permits.load(Ordering::Relaxed) > self.limits.size + self.limits.reserve_size;
@@ -317,7 +319,8 @@ impl<C: Pooled> Pool<C> {
         if over {
             return self.drop_busy(conn);
         }
-        if !self.paused
+        if self.live.of(class).get() > 0
+            && !self.paused
             && let Some(waiter) = self.next_waiter(class)
         {
             if let Some(slots) = self.nodes.get_mut(conn.node()) {
