@@ -52,16 +52,7 @@ fn statements(facts: &Facts) -> BTreeMap<(usize, usize), NodeStats> {
     let mut all: BTreeMap<(usize, usize), NodeStats> = BTreeMap::new();
     for pool in &facts.pools {
         for (node, counts) in pool.totals.by_node.iter().enumerate() {
-            let sum = all.entry((pool.cluster, node)).or_default();
-            sum.selects += counts.selects;
-            sum.inserts += counts.inserts;
-            sum.updates += counts.updates;
-            sum.deletes += counts.deletes;
-            sum.ddl += counts.ddl;
-            sum.other += counts.other;
-            sum.panics += counts.panics;
-            sum.fatals += counts.fatals;
-            sum.errors += counts.errors;
+            *all.entry((pool.cluster, node)).or_default() += *counts;
         }
     }
     all
