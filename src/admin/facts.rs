@@ -58,6 +58,19 @@ pub struct Facts {
     pub(super) checks: Vec<Check>,
 }
 
+/// A node and where it belongs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed<'a> {
+    /// Its number over all clusters, as Pgpool-II counts backends.
+    pub(super) id: usize,
+    /// The cluster's index.
+    pub(super) c: usize,
+    pub(super) cluster: &'a ClusterView,
+    /// The node's index in the cluster.
+    pub(super) n: usize,
+    pub(super) node: &'a NodeView,
+}
+
 impl Facts {
     /// Asks whoever knows.
     pub(super) async fn gather(instance: &Arc<Instance>, needs: Needs) -> Self {
@@ -106,15 +119,12 @@ impl Facts {
         }
     }
 
-    /// Every node with its cluster and its number over all clusters, as Pgpool-II counts backends.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, usize, &Arc<ClusterView>, usize, &NodeView)> {
-        let nodes = self
-            .snapshot
-            .clusters
-            .iter()
-            .enumerate()
+    /// Every node of every cluster.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Placed<'_>> {
+        let clusters = self.snapshot.clusters.iter().enumerate();
+        let nodes = clusters
             .flat_map(|(c, cluster)| cluster.nodes.iter().enumerate().map(move |(n, node)| (c, cluster, n, node)));
-        nodes.enumerate().map(|(id, (c, cluster, n, node))| (id, c, cluster, n, node))
+        nodes.enumerate().map(|(id, (c, cluster, n, node))| Placed { id, c, cluster, n, node })
     }
 
     /// The counters of some pools together, and their averages.

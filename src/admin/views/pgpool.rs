@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::drivers;
-use crate::admin::facts::Facts;
+use crate::admin::facts::{Facts, Placed};
 use crate::admin::table::{Row, row};
 use crate::admin::time;
 use crate::pg::registry::ClientState;
@@ -66,7 +66,7 @@ fn share(cluster: &ClusterView, node: &NodeView) -> String {
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
     let statements = statements(facts);
-    let row = |(id, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, c, cluster, n, node }: Placed<'_>| {
         let is_primary = cluster.primary == Some(n);
         row![
             id.to_string(),
@@ -91,7 +91,7 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
 
 pub(super) fn backend_stats(facts: &Facts) -> Vec<Row> {
     let statements = statements(facts);
-    let row = |(id, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, c, cluster, n, node }: Placed<'_>| {
         let s = statements.get(&(c, n)).copied().unwrap_or_default();
         let mut row: Row =
             row![id.to_string(), &node.host, node.port.to_string(), status(node), role(cluster, n, node)];
@@ -105,7 +105,7 @@ pub(super) fn backend_stats(facts: &Facts) -> Vec<Row> {
 pub(super) fn health_check_stats(facts: &Facts) -> Vec<Row> {
     let millis = |d: Option<Duration>| d.map_or(0, |d| d.as_millis()).to_string();
     let moment = |t: Option<SystemTime>| t.map(time::plain).unwrap_or_default();
-    let row = |(id, _, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, cluster, n, node, .. }: Placed<'_>| {
         let health = &node.health;
         row![
             id.to_string(),
@@ -160,7 +160,7 @@ pub(super) fn processes(facts: &Facts) -> Vec<Row> {
 
 pub(super) fn pools(facts: &Facts) -> Vec<Row> {
     let clients: BTreeMap<u64, &ClientReport> = facts.clients.iter().map(|c| (c.id, c)).collect();
-    let ids: BTreeMap<(usize, usize), usize> = facts.nodes().map(|(id, c, _, n, _)| ((c, n), id)).collect();
+    let ids: BTreeMap<(usize, usize), usize> = facts.nodes().map(|at| ((at.c, at.n), at.id)).collect();
     let row = |server: &ServerReport| {
         let client = clients.get(&server.client);
         let primary = facts.snapshot.clusters.get(server.cluster).and_then(|c| c.primary);

@@ -54,7 +54,7 @@ fn their_values_are_checked_all_the_same() {
             "4:12: postgres.hba_file must be a string (found 5)",
         ],
     );
-    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
+    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, ca, cert, key, min_version"]);
 }
 
 #[test]
