@@ -166,7 +166,6 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
 /// Existing keys that have no effect: section, keys, what will not happen.
 static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
     ("postgres.failover", &["commit_resolution"], "unknown COMMITs are not resolved in this version"),
-    ("postgres.failover", &["txn_loss"], "clients of lost transactions are always closed in this version"),
     (
         "postgres.failover",
         &["fence_command", "validate_command", "rejoin_command", "event_command"],
@@ -174,6 +173,16 @@ static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
     ),
     ("security", &["ban_after", "ban_window", "ban_time"], "failed logins are not banned in this version"),
     ("notify", &["webhook"], "webhooks are not called in this version"),
+];
+
+/// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
+/// etcd's endpoints, see [`ETCD_REFUSED`]).
+static TUNING: &[(&str, &[&str])] = &[
+    ("postgres.failover", &["durability", "max_lost_bytes", "drain"]),
+    ("postgres.cluster.nodes", &["promote"]),
+    ("security", &["ban_allow"]),
+    ("coordination", &["etcd", "prefix", "lease", "user", "password"]),
+    ("notify", &["events"]),
 ];
 
 /// What is said of every `[[redis.service]]`; `None` once they are served.
@@ -185,8 +194,9 @@ pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);
 /// Section and key of every row that speaks of a key with a field.
 #[cfg(test)]
 pub(super) fn rows_of_existing_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let keys = WITHOUT_EFFECT.iter().map(|row| (row.0, row.1)).chain(TUNING.iter().copied());
     let refused = REFUSED_WORDS.iter().map(|row| (row.0, row.1));
-    refused.chain(WITHOUT_EFFECT.iter().flat_map(|row| row.1.iter().map(|key| (row.0, *key))))
+    refused.chain(keys.flat_map(|(section, keys)| keys.iter().map(move |key| (section, *key))))
 }
 
 pub(super) fn placeholders(section: &str) -> impl Iterator<Item = &'static Placeholder> {
@@ -211,6 +221,11 @@ pub(super) fn refused_words(section: &str, key: &str) -> Vec<&'static str> {
 /// What a value of this key other than the default does not do.
 pub(super) fn without_effect(section: &str, key: &str) -> Option<&'static str> {
     WITHOUT_EFFECT.iter().find(|row| row.0 == section && row.1.contains(&key)).map(|row| row.2)
+}
+
+/// Whether this key does nothing yet.
+pub(super) fn is_later(section: &str, key: &str) -> bool {
+    without_effect(section, key).is_some() || TUNING.iter().any(|row| row.0 == section && row.1.contains(&key))
 }
 
 impl Placeholder {

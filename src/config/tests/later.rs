@@ -45,6 +45,11 @@ fn values_that_ask_for_nothing_are_accepted() {
 }
 
 #[test]
+fn what_has_an_effect_is_not_warned_of() {
+    assert_eq!(warnings("[postgres.failover]\ntxn_loss = \"error\"\n"), Vec::<String>::new());
+}
+
+#[test]
 fn their_values_are_checked_all_the_same() {
     refused(
         "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nhba_file = 5\n",
