@@ -1,10 +1,13 @@
 //! Questions to the PostgreSQL servers themselves, by the monitor's login.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use crate::config::model::{Cluster, Node};
+use crate::config::model::{Cluster, Config, Node};
 use crate::topology::link::{Link, Login, words};
 
 /// Longest time for one server to take a connection and answer: an operator is waiting.
@@ -32,6 +35,30 @@ pub(super) async fn ask<T>(
         Ok(Err(error)) => Err(words(&error)),
         Err(_) => Err(format!("no answer within {LIMIT:?}")),
     }
+}
+
+/// Asks all nodes of all clusters that are `wanted` at once; the answers are by cluster and node.
+pub(super) async fn ask_all<T: 'static>(
+    config: &Arc<Config>,
+    wanted: impl Fn(usize, usize) -> bool,
+    question: impl AsyncFn(&Client) -> Result<T, tokio_postgres::Error> + Copy + 'static,
+) -> BTreeMap<(usize, usize), Result<T, String>> {
+    let mut asked = JoinSet::new();
+    for (c, cluster) in config.postgres.clusters.iter().enumerate() {
+        for n in (0..cluster.nodes.len()).filter(|n| wanted(c, *n)) {
+            let config = Arc::clone(config);
+            asked.spawn_local(async move {
+                let cluster = config.postgres.clusters.get(c)?;
+                let node = cluster.nodes.get(n)?;
+                Some(((c, n), ask(cluster, node, question).await))
+            });
+        }
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(done) = asked.join_next().await {
+        answers.extend(done.ok().flatten());
+    }
+    answers
 }
 
 /// Whether a database exists, as far as some node of the cluster can be asked.

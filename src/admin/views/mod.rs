@@ -11,6 +11,7 @@ mod nodes;
 mod pgpool;
 mod pools;
 mod process;
+pub(super) mod replication;
 mod sockets;
 mod stats;
 
@@ -207,8 +208,8 @@ pub static VIEWS: &[View] = &[
             Text "node_id" "hostname" "port" "status" "pg_status" "lb_weight" "role" "pg_role" "select_cnt";
             Text "load_balance_node" "replication_delay" "replication_state" "replication_sync_state" "last_status_change";
         ],
-        about: "nodes as Pgpool-II shows them",
-        needs: Needs::POOLS,
+        about: "nodes as Pgpool-II shows them; asks the servers how they replicate",
+        needs: Needs::POOLS.union(Needs::REPLICATION),
         rows: pgpool::nodes,
     },
     View {

@@ -68,6 +68,7 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
     let statements = statements(facts);
     let row = |Placed { id, c, cluster, n, node }: Placed<'_>| {
         let is_primary = cluster.primary == Some(n);
+        let stream = facts.streams.get(&(c, n));
         row![
             id.to_string(),
             &node.host,
@@ -81,8 +82,8 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
             // Not a property of a node here: each statement is balanced on its own.
             if node.fit_for_reads { "true" } else { "false" },
             if is_primary { Some("0".to_owned()) } else { node.lag_bytes.map(|b| b.to_string()) },
-            "",
-            "",
+            stream.map_or("", |stream| &stream.state).to_owned(),
+            stream.map_or("", |stream| &stream.sync_state).to_owned(),
             time::plain(node.last_change),
         ]
     };
