@@ -1,11 +1,13 @@
 //! What the views are made of: gathered once for a statement, from all threads, so that the rows of one answer belong
 //! together as well as they can.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use bitflags::bitflags;
 
 use super::views::checks::{self, Check};
+use super::views::replication::{self, Stream};
 use crate::config::model::Config;
 use crate::ops::Instance;
 use crate::ops::instance::Stop;
@@ -31,6 +33,8 @@ bitflags! {
         const CHECKS = 16;
         /// Memory in use.
         const MEMORY = 32;
+        /// How the primaries see their replicas, of the servers themselves.
+        const REPLICATION = 64;
     }
 }
 
@@ -56,6 +60,21 @@ pub struct Facts {
     pub(super) history: History,
     pub(super) events: Vec<Event>,
     pub(super) checks: Vec<Check>,
+    /// By cluster and node; of those alone of which it is known.
+    pub(super) streams: BTreeMap<(usize, usize), Stream>,
+}
+
+/// A node and where it belongs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed<'a> {
+    /// Its number over all clusters, as Pgpool-II counts backends.
+    pub(super) id: usize,
+    /// The cluster's index.
+    pub(super) c: usize,
+    pub(super) cluster: &'a ClusterView,
+    /// The node's index in the cluster.
+    pub(super) n: usize,
+    pub(super) node: &'a NodeView,
 }
 
 impl Facts {
@@ -85,6 +104,10 @@ impl Facts {
             servers.sort_by_key(|s| s.id);
         }
         let checks = if needs.contains(Needs::CHECKS) { checks::run(instance, &pools).await } else { Vec::new() };
+        let streams = match needs.contains(Needs::REPLICATION) {
+            true => replication::streams(instance).await,
+            false => BTreeMap::new(),
+        };
         let (consoles, console_totals) = instance.shared.consoles.report();
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Facts {
@@ -103,18 +126,16 @@ impl Facts {
             history,
             events: if needs.contains(Needs::EVENTS) { instance.events.rows() } else { Vec::new() },
             checks,
+            streams,
         }
     }
 
-    /// Every node with its cluster and its number over all clusters, as Pgpool-II counts backends.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, usize, &Arc<ClusterView>, usize, &NodeView)> {
-        let nodes = self
-            .snapshot
-            .clusters
-            .iter()
-            .enumerate()
+    /// Every node of every cluster.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Placed<'_>> {
+        let clusters = self.snapshot.clusters.iter().enumerate();
+        let nodes = clusters
             .flat_map(|(c, cluster)| cluster.nodes.iter().enumerate().map(move |(n, node)| (c, cluster, n, node)));
-        nodes.enumerate().map(|(id, (c, cluster, n, node))| (id, c, cluster, n, node))
+        nodes.enumerate().map(|(id, (c, cluster, n, node))| Placed { id, c, cluster, n, node })
     }
 
     /// The counters of some pools together, and their averages.

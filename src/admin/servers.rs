@@ -1,10 +1,14 @@
 //! Questions to the PostgreSQL servers themselves, by the monitor's login.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls};
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
-use crate::config::model::{Cluster, Node};
+use crate::config::model::{Cluster, Config, Node};
+use crate::topology::link::{Link, Login, words};
 
 /// Longest time for one server to take a connection and answer: an operator is waiting.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -18,25 +22,14 @@ pub(super) async fn ask<T>(
     node: &Node,
     question: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, String> {
-    let asked = async {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&node.host)
-            .port(node.port)
-            .user(&cluster.monitor_user)
-            .dbname(&cluster.monitor_database)
-            .application_name("forebay");
-        if !cluster.monitor_password.0.is_empty() {
-            config.password(&cluster.monitor_password.0);
-        }
-        let (client, connection) = config.connect(NoTls).await?;
-        let driver = tokio::task::spawn_local(async move {
-            // What ends it is told to whoever waits for an answer.
-            let _ = connection.await;
-        });
-        let _driver = AbortOnDrop(driver.abort_handle());
-        question(&client).await
+    let login = Login {
+        host: &node.host,
+        port: node.port,
+        user: &cluster.monitor_user,
+        password: &cluster.monitor_password,
+        database: &cluster.monitor_database,
     };
+    let asked = async { question(&Link::open(login, LIMIT).await?.client).await };
     match tokio::time::timeout(LIMIT, asked).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(words(&error)),
@@ -44,20 +37,28 @@ pub(super) async fn ask<T>(
     }
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Asks all nodes of all clusters that are `wanted` at once; the answers are by cluster and node.
+pub(super) async fn ask_all<T: 'static>(
+    config: &Arc<Config>,
+    wanted: impl Fn(usize, usize) -> bool,
+    question: impl AsyncFn(&Client) -> Result<T, tokio_postgres::Error> + Copy + 'static,
+) -> BTreeMap<(usize, usize), Result<T, String>> {
+    let mut asked = JoinSet::new();
+    for (c, cluster) in config.postgres.clusters.iter().enumerate() {
+        for n in (0..cluster.nodes.len()).filter(|n| wanted(c, *n)) {
+            let config = Arc::clone(config);
+            asked.spawn_local(async move {
+                let cluster = config.postgres.clusters.get(c)?;
+                let node = cluster.nodes.get(n)?;
+                Some(((c, n), ask(cluster, node, question).await))
+            });
+        }
     }
-}
-
-fn words(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(db), _) => db.message().to_owned(),
-        (None, Some(source)) => source.to_string(),
-        (None, None) => error.to_string(),
+    let mut answers = BTreeMap::new();
+    while let Some(done) = asked.join_next().await {
+        answers.extend(done.ok().flatten());
     }
+    answers
 }
 
 /// Whether a database exists, as far as some node of the cluster can be asked.

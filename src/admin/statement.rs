@@ -103,6 +103,17 @@ impl<'a> Parser<'a> {
         is_it
     }
 
+    /// Takes what stands between a setting and its value.
+    fn equals_or_to(&mut self) -> Result<(), Refusal> {
+        if !self.take("to") {
+            if self.peek().text != b"=" {
+                return Err(self.mistake("="));
+            }
+            self.next();
+        }
+        Ok(())
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.peek().token, Token::Semicolon | Token::End)
     }

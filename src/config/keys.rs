@@ -240,7 +240,7 @@ fn add_section<T: Section>(all: &mut Vec<KeyInfo>) {
             is_required: key.is_required,
             needs_restart: key.needs_restart,
             inherited: key.inherited,
-            is_later: later::without_effect(T::PATH, key.name).is_some(),
+            is_later: later::is_later(T::PATH, key.name),
             later_words: later::refused_words(T::PATH, key.name),
             is_placeholder: false,
             doc: key.doc,

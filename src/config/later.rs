@@ -69,31 +69,51 @@ const fn text(section: &'static str, key: &'static str, outcome: Outcome, doc: &
     Placeholder { section, key, form: Form::Text, default: None, harmless: &[], outcome, doc }
 }
 
+/// The files of TLS with the other side, whose certificates `ca` is about; `cert` is shown to it.
+const fn tls_files(section: &'static str, why: &'static str, ca: &'static str, cert: &'static str) -> [Placeholder; 3] {
+    [
+        text(section, "tls.ca", Refuse(why), ca),
+        text(section, "tls.cert", Refuse(why), cert),
+        text(section, "tls.key", Refuse(why), "Private key of `tls.cert`, PEM.\n"),
+    ]
+}
+
+/// TLS to the servers of a section.
+const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placeholder; 4] {
+    let [ca, cert, key] = tls_files(
+        section,
+        NO_SERVER_TLS,
+        "Authorities that the servers' certificates are checked against, PEM.\n",
+        "Certificate shown to the servers, PEM.\n",
+    );
+    [mode(section, "tls.mode", TLS_MODES, "\"disable\"", NO_SERVER_TLS, mode_doc), ca, cert, key]
+}
+
 /// Keys without a field.
-static PLACEHOLDERS: &[Placeholder] = &[
-    text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n"),
-    text(
+static PLACEHOLDERS: &[&[Placeholder]] = &[
+    &[
+        text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n"),
+        text(
+            "postgres",
+            "auth_query",
+            Refuse(NO_AUTH_QUERY),
+            "A query that answers the verifier of a login that has no `[[postgres.user]]`.\n",
+        ),
+        text(
+            "postgres",
+            "auth_user",
+            Warn("has no effect without auth_query, which is not available in this version"),
+            "The login that runs `auth_query`.\n",
+        ),
+        mode("postgres", "tls.mode", TLS_MODES, "\"disable\"", NO_CLIENT_TLS, "Whether clients may or must use TLS.\n"),
+    ],
+    &tls_files(
         "postgres",
-        "auth_query",
-        Refuse(NO_AUTH_QUERY),
-        "A query that answers the verifier of a login that has no `[[postgres.user]]`.\n",
-    ),
-    text(
-        "postgres",
-        "auth_user",
-        Warn("has no effect without auth_query, which is not available in this version"),
-        "The login that runs `auth_query`.\n",
-    ),
-    mode("postgres", "tls.mode", TLS_MODES, "\"disable\"", NO_CLIENT_TLS, "Whether clients may or must use TLS.\n"),
-    text("postgres", "tls.cert", Refuse(NO_CLIENT_TLS), "Certificate chain shown to clients, PEM.\n"),
-    text("postgres", "tls.key", Refuse(NO_CLIENT_TLS), "Private key of `tls.cert`, PEM.\n"),
-    text(
-        "postgres",
-        "tls.ca",
-        Refuse(NO_CLIENT_TLS),
+        NO_CLIENT_TLS,
         "Authorities that clients' certificates are checked against, PEM.\n",
+        "Certificate chain shown to clients, PEM.\n",
     ),
-    Placeholder {
+    &[Placeholder {
         section: "postgres",
         key: "tls.min_version",
         form: Form::Words(&["1.2", "1.3"]),
@@ -101,59 +121,34 @@ static PLACEHOLDERS: &[Placeholder] = &[
         harmless: &[],
         outcome: Refuse(NO_CLIENT_TLS),
         doc: "Oldest version of TLS that is accepted.\n",
-    },
-    mode(
-        "postgres.cluster",
-        "tls.mode",
-        TLS_MODES,
-        "\"disable\"",
-        NO_SERVER_TLS,
-        "Whether connections to the nodes use TLS, as libpq's sslmode.\n",
+    }],
+    &server_tls("postgres.cluster", "Whether connections to the nodes use TLS, as libpq's sslmode.\n"),
+    &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
+    &[
+        mode(
+            "security",
+            "proxy_protocol",
+            &["off", "on"],
+            "\"off\"",
+            "the PROXY protocol is not available in this version; remove it, and send no PROXY header to Forebay",
+            "Whether a PROXY header with the client's address is expected on every connection.\n",
+        ),
+        Placeholder {
+            section: "security",
+            key: "allow",
+            form: Form::Texts,
+            default: Some("[]"),
+            harmless: &[],
+            outcome: Refuse("allow lists are not available in this version; remove it and use a firewall"),
+            doc: "CIDR blocks that may connect; empty means all.\n",
+        },
+    ],
+    &tls_files(
+        "coordination",
+        NO_ETCD,
+        "Authorities that etcd's certificates are checked against, PEM.\n",
+        "Certificate shown to etcd, PEM.\n",
     ),
-    text(
-        "postgres.cluster",
-        "tls.ca",
-        Refuse(NO_SERVER_TLS),
-        "Authorities that the nodes' certificates are checked against, PEM.\n",
-    ),
-    text("postgres.cluster", "tls.cert", Refuse(NO_SERVER_TLS), "Certificate shown to the nodes, PEM.\n"),
-    text("postgres.cluster", "tls.key", Refuse(NO_SERVER_TLS), "Private key of `tls.cert`, PEM.\n"),
-    mode(
-        "redis.service",
-        "tls.mode",
-        TLS_MODES,
-        "\"disable\"",
-        NO_SERVER_TLS,
-        "Whether connections to Redis and Sentinel use TLS.\n",
-    ),
-    text(
-        "redis.service",
-        "tls.ca",
-        Refuse(NO_SERVER_TLS),
-        "Authorities that the servers' certificates are checked against, PEM.\n",
-    ),
-    text("redis.service", "tls.cert", Refuse(NO_SERVER_TLS), "Certificate shown to the servers, PEM.\n"),
-    text("redis.service", "tls.key", Refuse(NO_SERVER_TLS), "Private key of `tls.cert`, PEM.\n"),
-    mode(
-        "security",
-        "proxy_protocol",
-        &["off", "on"],
-        "\"off\"",
-        "the PROXY protocol is not available in this version; remove it, and send no PROXY header to Forebay",
-        "Whether a PROXY header with the client's address is expected on every connection.\n",
-    ),
-    Placeholder {
-        section: "security",
-        key: "allow",
-        form: Form::Texts,
-        default: Some("[]"),
-        harmless: &[],
-        outcome: Refuse("allow lists are not available in this version; remove it and use a firewall"),
-        doc: "CIDR blocks that may connect; empty means all.\n",
-    },
-    text("coordination", "tls.ca", Refuse(NO_ETCD), "Authorities that etcd's certificates are checked against, PEM.\n"),
-    text("coordination", "tls.cert", Refuse(NO_ETCD), "Certificate shown to etcd, PEM.\n"),
-    text("coordination", "tls.key", Refuse(NO_ETCD), "Private key of `tls.cert`, PEM.\n"),
 ];
 
 /// Words of existing keys that are refused: section, key, word, the way out.
@@ -168,18 +163,26 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
-/// Existing keys that have no effect: section, key, what will not happen.
-static WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
-    ("postgres.failover", "commit_resolution", "unknown COMMITs are not resolved in this version"),
-    ("postgres.failover", "txn_loss", "clients of lost transactions are always closed in this version"),
-    ("postgres.failover", "fence_command", "hooks are not called in this version"),
-    ("postgres.failover", "validate_command", "hooks are not called in this version"),
-    ("postgres.failover", "rejoin_command", "hooks are not called in this version"),
-    ("postgres.failover", "event_command", "hooks are not called in this version"),
-    ("security", "ban_after", "failed logins are not banned in this version"),
-    ("security", "ban_window", "failed logins are not banned in this version"),
-    ("security", "ban_time", "failed logins are not banned in this version"),
-    ("notify", "webhook", "webhooks are not called in this version"),
+/// Existing keys that have no effect: section, keys, what will not happen.
+static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
+    ("postgres.failover", &["commit_resolution"], "unknown COMMITs are not resolved in this version"),
+    (
+        "postgres.failover",
+        &["fence_command", "validate_command", "rejoin_command", "event_command"],
+        "hooks are not called in this version",
+    ),
+    ("security", &["ban_after", "ban_window", "ban_time"], "failed logins are not banned in this version"),
+    ("notify", &["webhook"], "webhooks are not called in this version"),
+];
+
+/// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
+/// etcd's endpoints, see [`ETCD_REFUSED`]).
+static TUNING: &[(&str, &[&str])] = &[
+    ("postgres.failover", &["durability", "max_lost_bytes", "drain"]),
+    ("postgres.cluster.nodes", &["promote"]),
+    ("security", &["ban_allow"]),
+    ("coordination", &["etcd", "prefix", "lease", "user", "password"]),
+    ("notify", &["events"]),
 ];
 
 /// What is said of every `[[redis.service]]`; `None` once they are served.
@@ -191,12 +194,13 @@ pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);
 /// Section and key of every row that speaks of a key with a field.
 #[cfg(test)]
 pub(super) fn rows_of_existing_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let keys = WITHOUT_EFFECT.iter().map(|row| (row.0, row.1)).chain(TUNING.iter().copied());
     let refused = REFUSED_WORDS.iter().map(|row| (row.0, row.1));
-    refused.chain(WITHOUT_EFFECT.iter().map(|row| (row.0, row.1)))
+    refused.chain(keys.flat_map(|(section, keys)| keys.iter().map(move |key| (section, *key))))
 }
 
 pub(super) fn placeholders(section: &str) -> impl Iterator<Item = &'static Placeholder> {
-    PLACEHOLDERS.iter().filter(move |later| later.section == section)
+    PLACEHOLDERS.iter().copied().flatten().filter(move |later| later.section == section)
 }
 
 pub(super) fn placeholder(section: &str, key: &str) -> Option<&'static Placeholder> {
@@ -216,7 +220,12 @@ pub(super) fn refused_words(section: &str, key: &str) -> Vec<&'static str> {
 
 /// What a value of this key other than the default does not do.
 pub(super) fn without_effect(section: &str, key: &str) -> Option<&'static str> {
-    WITHOUT_EFFECT.iter().find(|row| row.0 == section && row.1 == key).map(|row| row.2)
+    WITHOUT_EFFECT.iter().find(|row| row.0 == section && row.1.contains(&key)).map(|row| row.2)
+}
+
+/// Whether this key does nothing yet.
+pub(super) fn is_later(section: &str, key: &str) -> bool {
+    without_effect(section, key).is_some() || TUNING.iter().any(|row| row.0 == section && row.1.contains(&key))
 }
 
 impl Placeholder {

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::model::Secret;
 use super::reader::Reader;
-use super::setting::{At, Rules, Secrets, Setting, Value, found_type, quote};
+use super::setting::{At, MayBeAbsent, Rules, Secrets, Setting, Value, found_type, quote};
 
 /// A secret's file larger than this is some other file.
 const LARGEST_FILE: u64 = 64 * 1024;
@@ -58,20 +58,7 @@ impl Setting for Secret {
     }
 }
 
-impl Setting for Option<Secret> {
-    fn form(rules: Rules) -> String {
-        Secret::form(rules)
-    }
-    fn blank() -> Self {
-        None
-    }
-    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
-        Secret::parse(value, at, reader).map(Some)
-    }
-    fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
-        self.as_ref()?.literal(rules, secrets)
-    }
-}
+impl MayBeAbsent for Secret {}
 
 /// `users = { name = secret, ... }`
 impl Setting for BTreeMap<String, Secret> {

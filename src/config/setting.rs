@@ -227,15 +227,20 @@ impl Setting for String {
     }
 }
 
-impl Setting for Option<String> {
+/// Types of keys that may be left out and have no word for that: an `Option` of one is read and written like it.
+pub(super) trait MayBeAbsent: Setting {}
+
+impl MayBeAbsent for String {}
+
+impl<T: MayBeAbsent> Setting for Option<T> {
     fn form(rules: Rules) -> String {
-        String::form(rules)
+        T::form(rules)
     }
     fn blank() -> Self {
         None
     }
     fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
-        String::parse(value, at, reader).map(Some)
+        T::parse(value, at, reader).map(Some)
     }
     fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
         self.as_ref()?.literal(rules, secrets)

@@ -10,12 +10,15 @@ use super::Instance;
 use crate::config::model::Config;
 use crate::sql::Catalog;
 use crate::topology::catalog;
+use crate::topology::link::{Link, Login, words};
 
 /// Between two looks at whether a catalog has changed. A statement that became a write in between is refused by the
 /// replica itself and runs on the primary.
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to reach a database.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longest attempt to connect.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Reads the catalog of every database that is asked for, until the instance ends.
 pub(super) async fn keep(instance: Arc<Instance>, mut wanted: mpsc::UnboundedReceiver<(usize, String)>) {
@@ -59,21 +62,15 @@ async fn follow(instance: &Instance, cluster: usize, database: &str) -> Result<(
         .and_then(|p| view.nodes.get(p))
         .or_else(|| view.nodes.iter().find(|n| n.fit_for_reads))
         .ok_or("no node can be asked")?;
-    let mut pg = tokio_postgres::Config::new();
-    pg.host(&node.host)
-        .port(node.port)
-        .user(&conf.monitor_user)
-        .password(&conf.monitor_password.0)
-        .dbname(database)
-        .application_name("forebay")
-        .connect_timeout(Duration::from_secs(5));
-    let (client, connection) = pg.connect(tokio_postgres::NoTls).await?;
-    let driver = tokio::task::spawn_local(async move {
-        let _ = connection.await;
-    });
-    let done = reread(instance, cluster, database, &client).await;
-    driver.abort();
-    done
+    let login = Login {
+        host: &node.host,
+        port: node.port,
+        user: &conf.monitor_user,
+        password: &conf.monitor_password,
+        database,
+    };
+    let link = Link::open(login, CONNECT).await.map_err(|error| words(&error))?;
+    reread(instance, cluster, database, &link.client).await
 }
 
 async fn reread(

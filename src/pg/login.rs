@@ -117,6 +117,16 @@ impl Talk {
         self.stream.write_all(bytes).await.map_err(LoginError::Socket)
     }
 
+    /// Tells a client that asks for a newer protocol, or for extensions, what is spoken here.
+    pub async fn negotiate(&mut self, startup: &Startup) -> Result<(), LoginError> {
+        if !startup.must_negotiate() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        build::negotiate_protocol_version(&mut out, startup.spoken_minor(), &startup.extensions);
+        self.write(&out).await
+    }
+
     async fn fill(&mut self) -> Result<(), LoginError> {
         let mut chunk = [0; 1024];
         match self.stream.read(&mut chunk).await.map_err(LoginError::Socket)? {
@@ -195,11 +205,7 @@ impl Talk {
 
 /// Checks the password as `postgres.auth` says.
 pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
-    if startup.must_negotiate() {
-        let mut out = Vec::new();
-        build::negotiate_protocol_version(&mut out, startup.spoken_minor(), &startup.extensions);
-        talk.write(&out).await?;
-    }
+    talk.negotiate(startup).await?;
     let user = startup.user.as_str();
     let entry = config.postgres.user(user).and_then(|u| u.password.as_ref());
     let credential = entry.and_then(|p| Credential::parse(&p.0).ok());

@@ -13,12 +13,13 @@ use rustc_hash::FxHashMap;
 use super::core::Core;
 use super::pool::PoolKey;
 use super::registry::{ClientState, ServerState};
-use super::stats::Totals;
+use super::stats::{Totals, add_by_index, summed};
 use crate::config::model::{Balance, PoolMode, PoolSettings};
 
 mod averages;
 
-pub use averages::{Averages, History};
+pub use super::stats::Averages;
+pub use averages::History;
 
 /// One pool. Times in ns of the process's clock.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,34 +56,36 @@ pub struct PoolReport {
     pub is_removed: bool,
 }
 
-/// Clients of a pool by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClientCounts {
-    /// Without a server connection, asking for none.
-    pub idle: usize,
-    /// With a server connection.
-    pub active: usize,
-    /// In the queue, also for their login.
-    pub waiting: usize,
+summed! {
+    /// Clients of a pool by state.
+    pub struct ClientCounts {
+        /// Without a server connection, asking for none.
+        pub idle: usize,
+        /// With a server connection.
+        pub active: usize,
+        /// In the queue, also for their login.
+        pub waiting: usize,
+    }
 }
 
-/// Server connections of a pool by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerCounts {
-    /// Serving a client.
-    pub active: usize,
-    /// Serving nobody.
-    pub idle: usize,
-    /// Being cleaned.
-    pub tested: usize,
-    /// Connecting or logging in.
-    pub login: usize,
-    /// Kept back until a cancel request has ended.
-    pub being_canceled: usize,
-    /// Cancel requests on their way to servers.
-    pub cancels: usize,
-    /// To be closed when they come back.
-    pub close_needed: usize,
+summed! {
+    /// Server connections of a pool by state.
+    pub struct ServerCounts {
+        /// Serving a client.
+        pub active: usize,
+        /// Serving nobody.
+        pub idle: usize,
+        /// Being cleaned.
+        pub tested: usize,
+        /// Connecting or logging in.
+        pub login: usize,
+        /// Kept back until a cancel request has ended.
+        pub being_canceled: usize,
+        /// Cancel requests on their way to servers.
+        pub cancels: usize,
+        /// To be closed when they come back.
+        pub close_needed: usize,
+    }
 }
 
 impl ServerCounts {
@@ -139,22 +142,9 @@ pub struct ServerReport {
 impl PoolReport {
     /// Adds another thread's share of the same pool.
     pub fn merge(&mut self, other: &PoolReport) {
-        self.clients.idle += other.clients.idle;
-        self.clients.active += other.clients.active;
-        self.clients.waiting += other.clients.waiting;
-        self.servers.active += other.servers.active;
-        self.servers.idle += other.servers.idle;
-        self.servers.tested += other.servers.tested;
-        self.servers.login += other.servers.login;
-        self.servers.being_canceled += other.servers.being_canceled;
-        self.servers.cancels += other.servers.cancels;
-        self.servers.close_needed += other.servers.close_needed;
-        if self.by_node.len() < other.by_node.len() {
-            self.by_node.resize(other.by_node.len(), 0);
-        }
-        for (mine, theirs) in self.by_node.iter_mut().zip(&other.by_node) {
-            *mine += theirs;
-        }
+        self.clients += other.clients;
+        self.servers += other.servers;
+        add_by_index(&mut self.by_node, &other.by_node);
         self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
         self.totals.add(&other.totals);
         self.is_paused |= other.is_paused;

@@ -2,124 +2,134 @@
 //! console asks each thread for a copy.
 
 use std::cell::{Cell, RefCell};
+use std::ops::AddAssign;
 
 use hdrhistogram::Histogram;
 
-/// Counts since the start of the process. Times in nanoseconds.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "PgBouncer's names, see SHOW STATS")]
-pub struct Stats {
-    pub assignments: Cell<u64>,
-    pub xacts: Cell<u64>,
-    pub queries: Cell<u64>,
-    pub received: Cell<u64>,
-    pub sent: Cell<u64>,
-    pub xact_time: Cell<u64>,
-    pub query_time: Cell<u64>,
-    pub wait_time: Cell<u64>,
-    pub client_parses: Cell<u64>,
-    pub server_parses: Cell<u64>,
-    pub binds: Cell<u64>,
-    pub logins: Cell<u64>,
-    /// Clients that were served after a wait, gave up after `queue_timeout`, or found the queue full.
-    pub served: Cell<u64>,
-    pub timed_out: Cell<u64>,
-    pub refused: Cell<u64>,
-    /// Reads that a replica could not serve because the client's own write had not arrived there.
-    pub stale: Cell<u64>,
-    /// Statements that a replica refused and the primary ran.
-    pub rerouted: Cell<u64>,
-    pub errors: Cell<u64>,
-    /// Connections given to another thread.
-    pub handed_over: Cell<u64>,
-    /// Statements by node.
-    pub by_node: RefCell<Vec<NodeStats>>,
-    /// Microseconds, three digits.
-    pub query_us: RefCell<Histogram<u64>>,
-    /// Microseconds, three digits.
-    pub wait_us: RefCell<Histogram<u64>>,
-}
-
-/// Statements sent to one node by kind, as `SHOW POOL_BACKEND_STATS` counts them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct NodeStats {
-    pub selects: u64,
-    pub inserts: u64,
-    pub updates: u64,
-    pub deletes: u64,
-    pub ddl: u64,
-    pub other: u64,
-    pub panics: u64,
-    pub fatals: u64,
-    pub errors: u64,
-}
-
-/// A plain copy of [`Stats`], added up over threads.
-#[derive(Debug, Clone, Default, PartialEq)]
-#[allow(missing_docs, reason = "the same names as Stats")]
-pub struct Totals {
-    pub assignments: u64,
-    pub xacts: u64,
-    pub queries: u64,
-    pub received: u64,
-    pub sent: u64,
-    pub xact_time: u64,
-    pub query_time: u64,
-    pub wait_time: u64,
-    pub client_parses: u64,
-    pub server_parses: u64,
-    pub binds: u64,
-    pub logins: u64,
-    pub served: u64,
-    pub timed_out: u64,
-    pub refused: u64,
-    pub stale: u64,
-    pub rerouted: u64,
-    pub errors: u64,
-    pub handed_over: u64,
-    pub by_node: Vec<NodeStats>,
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        let zero = || Cell::new(0);
-        // One minute at three digits; longer values are counted in the last bucket.
-        let histogram = || {
-            let mut h = Histogram::new(2).unwrap_or_else(|_| unreachable_histogram());
-            h.auto(true);
-            RefCell::new(h)
-        };
-        Stats {
-            assignments: zero(),
-            xacts: zero(),
-            queries: zero(),
-            received: zero(),
-            sent: zero(),
-            xact_time: zero(),
-            query_time: zero(),
-            wait_time: zero(),
-            client_parses: zero(),
-            server_parses: zero(),
-            binds: zero(),
-            logins: zero(),
-            served: zero(),
-            timed_out: zero(),
-            refused: zero(),
-            stale: zero(),
-            rerouted: zero(),
-            errors: zero(),
-            handed_over: zero(),
-            by_node: RefCell::default(),
-            query_us: histogram(),
-            wait_us: histogram(),
+/// Makes [`Stats`], [`Totals`] and [`Averages`] of one list, so that no counter can be forgotten on its way from a
+/// thread to the console.
+macro_rules! counters {
+    (
+        averaged { $($(#[$shown_doc:meta])* $shown:ident: $how:ident($($over:ident)?),)* }
+        counted { $($(#[$kept_doc:meta])* $kept:ident,)* }
+    ) => {
+        /// Counts since the start of the process. Times in nanoseconds.
+        #[derive(Debug)]
+        #[allow(missing_docs, reason = "PgBouncer's names, see SHOW STATS")]
+        pub struct Stats {
+            $($(#[$shown_doc])* pub $shown: Cell<u64>,)*
+            $($(#[$kept_doc])* pub $kept: Cell<u64>,)*
+            /// Statements by node.
+            pub by_node: RefCell<Vec<NodeStats>>,
+            /// Microseconds, two digits.
+            pub query_us: RefCell<Histogram<u64>>,
+            /// Microseconds, two digits.
+            pub wait_us: RefCell<Histogram<u64>>,
         }
+
+        /// A plain copy of [`Stats`], added up over threads.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        #[allow(missing_docs, reason = "the same names as Stats")]
+        pub struct Totals {
+            $(pub $shown: u64,)*
+            $(pub $kept: u64,)*
+            pub by_node: Vec<NodeStats>,
+        }
+
+        /// Rates a second and means in microseconds, rounded down.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "PgBouncer's names without their avg_, see SHOW STATS")]
+        pub struct Averages {
+            $($(#[$shown_doc])* pub $shown: u64,)*
+        }
+
+        impl Default for Stats {
+            fn default() -> Self {
+                Stats {
+                    $($shown: Cell::new(0),)*
+                    $($kept: Cell::new(0),)*
+                    by_node: RefCell::default(),
+                    query_us: RefCell::new(histogram()),
+                    wait_us: RefCell::new(histogram()),
+                }
+            }
+        }
+
+        impl Stats {
+            /// A copy.
+            pub fn totals(&self) -> Totals {
+                Totals {
+                    $($shown: self.$shown.get(),)*
+                    $($kept: self.$kept.get(),)*
+                    by_node: self.by_node.borrow().clone(),
+                }
+            }
+        }
+
+        impl Totals {
+            fn add_counts(&mut self, other: &Totals) {
+                $(self.$shown += other.$shown;)*
+                $(self.$kept += other.$kept;)*
+            }
+        }
+
+        impl Averages {
+            /// What was done from `old` to `new` in `span` ns; all 0 over no time.
+            pub fn between(old: &Totals, new: &Totals, span: u64) -> Self {
+                Averages { $($shown: $how(span, [old.$shown, new.$shown] $(, [old.$over, new.$over])?),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    averaged {
+        assignments: rate(),
+        xacts: rate(),
+        queries: rate(),
+        received: rate(),
+        sent: rate(),
+        xact_time: mean(xacts),
+        query_time: mean(queries),
+        wait_time: mean(assignments),
+        client_parses: rate(),
+        server_parses: rate(),
+        binds: rate(),
+        logins: rate(),
+    }
+    counted {
+        /// Clients that were served after a wait, gave up after `queue_timeout`, or found the queue full.
+        served,
+        timed_out,
+        refused,
+        /// Reads that a replica could not serve because the client's own write had not arrived there.
+        stale,
+        /// Statements that a replica refused and the primary ran.
+        rerouted,
+        errors,
+        /// Connections given to another thread.
+        handed_over,
     }
 }
 
-/// Two digits are within the documented 0 to 5, so this is never reached; a one-digit histogram is as valid.
-fn unreachable_histogram() -> Histogram<u64> {
-    Histogram::new(1).unwrap_or_else(|_| std::process::abort())
+/// How many a second.
+fn rate(span: u64, [old, new]: [u64; 2]) -> u64 {
+    let done = u128::from(new.saturating_sub(old)) * 1_000_000_000;
+    done.checked_div(u128::from(span)).map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX))
+}
+
+/// How many microseconds each.
+fn mean(span: u64, [old_ns, new_ns]: [u64; 2], [old, new]: [u64; 2]) -> u64 {
+    if span == 0 {
+        return 0;
+    }
+    (new_ns.saturating_sub(old_ns) / 1000).checked_div(new.saturating_sub(old)).unwrap_or(0)
+}
+
+/// Grows with the longest time that is recorded, to 58 KiB at the most.
+#[allow(clippy::expect_used, reason = "fails for more than five digits only, which a test of any counter would show")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new(2).expect("two digits are within 0 to 5")
 }
 
 /// Adds to a counter.
@@ -140,70 +150,58 @@ impl Stats {
             count(entry);
         }
     }
-
-    /// A copy.
-    pub fn totals(&self) -> Totals {
-        Totals {
-            assignments: self.assignments.get(),
-            xacts: self.xacts.get(),
-            queries: self.queries.get(),
-            received: self.received.get(),
-            sent: self.sent.get(),
-            xact_time: self.xact_time.get(),
-            query_time: self.query_time.get(),
-            wait_time: self.wait_time.get(),
-            client_parses: self.client_parses.get(),
-            server_parses: self.server_parses.get(),
-            binds: self.binds.get(),
-            logins: self.logins.get(),
-            served: self.served.get(),
-            timed_out: self.timed_out.get(),
-            refused: self.refused.get(),
-            stale: self.stale.get(),
-            rerouted: self.rerouted.get(),
-            errors: self.errors.get(),
-            handed_over: self.handed_over.get(),
-            by_node: self.by_node.borrow().clone(),
-        }
-    }
 }
 
 impl Totals {
     /// Adds another thread's counts.
     pub fn add(&mut self, other: &Totals) {
-        self.assignments += other.assignments;
-        self.xacts += other.xacts;
-        self.queries += other.queries;
-        self.received += other.received;
-        self.sent += other.sent;
-        self.xact_time += other.xact_time;
-        self.query_time += other.query_time;
-        self.wait_time += other.wait_time;
-        self.client_parses += other.client_parses;
-        self.server_parses += other.server_parses;
-        self.binds += other.binds;
-        self.logins += other.logins;
-        self.served += other.served;
-        self.timed_out += other.timed_out;
-        self.refused += other.refused;
-        self.stale += other.stale;
-        self.rerouted += other.rerouted;
-        self.errors += other.errors;
-        self.handed_over += other.handed_over;
-        if self.by_node.len() < other.by_node.len() {
-            self.by_node.resize(other.by_node.len(), NodeStats::default());
+        self.add_counts(other);
+        add_by_index(&mut self.by_node, &other.by_node);
+    }
+}
+
+/// Adds what another thread counted of each node; a thread knows the nodes up to the last one that it used.
+pub(super) fn add_by_index<T: AddAssign + Copy + Default>(mine: &mut Vec<T>, theirs: &[T]) {
+    if mine.len() < theirs.len() {
+        mine.resize(theirs.len(), T::default());
+    }
+    for (mine, theirs) in mine.iter_mut().zip(theirs) {
+        *mine += *theirs;
+    }
+}
+
+/// Makes a struct of plain numbers that is added up field by field.
+macro_rules! summed {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: $number:ty,)* }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$doc])* pub $field: $number,)* }
+
+        impl std::ops::AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field += other.$field;)*
+            }
         }
-        for (mine, theirs) in self.by_node.iter_mut().zip(&other.by_node) {
-            mine.selects += theirs.selects;
-            mine.inserts += theirs.inserts;
-            mine.updates += theirs.updates;
-            mine.deletes += theirs.deletes;
-            mine.ddl += theirs.ddl;
-            mine.other += theirs.other;
-            mine.panics += theirs.panics;
-            mine.fatals += theirs.fatals;
-            mine.errors += theirs.errors;
-        }
+    };
+}
+pub(super) use summed;
+
+summed! {
+    /// Statements sent to one node by kind, as `SHOW POOL_BACKEND_STATS` counts them.
+    #[allow(missing_docs, reason = "the names say it")]
+    pub struct NodeStats {
+        pub selects: u64,
+        pub inserts: u64,
+        pub updates: u64,
+        pub deletes: u64,
+        pub ddl: u64,
+        pub other: u64,
+        pub panics: u64,
+        pub fatals: u64,
+        pub errors: u64,
     }
 }
 

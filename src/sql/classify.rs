@@ -183,12 +183,7 @@ impl<'a, 'c> Scan<'a, 'c> {
         self.creates = false;
         self.atomic = 0;
         self.lone_set_config = false;
-        let mut first = start;
-        while first.token == Token::Open {
-            self.depth += 1;
-            first = self.lexer.token();
-        }
-        let entry = if first.token == Token::Word { words::find(first.text) } else { NAME };
+        let (first, entry) = self.past_parentheses(start);
         let parenthesised = self.depth > 0;
         let mut kind = Kind::Other;
         match entry.word {
@@ -218,6 +213,16 @@ impl<'a, 'c> Scan<'a, 'c> {
             }
         }
         kind
+    }
+
+    /// Opens the parentheses from `first` on: what stands behind them, and what word it is.
+    #[inline]
+    fn past_parentheses(&mut self, mut first: Lexeme<'a>) -> (Lexeme<'a>, Entry) {
+        while first.token == Token::Open {
+            self.depth += 1;
+            first = self.lexer.token();
+        }
+        (first, if first.token == Token::Word { words::find(first.text) } else { NAME })
     }
 
     /// What a statement that is no query means for routing.

@@ -13,6 +13,7 @@ pub mod catalog;
 mod cluster;
 pub mod events;
 pub mod lag;
+pub mod link;
 pub mod lsn;
 pub mod model;
 pub mod monitor;

@@ -6,13 +6,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 use super::clock::now_ns;
 use super::lag::last_record_end;
+use super::link::{self, Link, Login};
 use super::lsn::Lsn;
 use super::plan::Failure;
 
@@ -58,24 +58,13 @@ pub(super) struct Prober {
 }
 
 struct Session {
-    client: Client,
+    link: Link,
     query: Statement,
     server_version: String,
     wal_block_size: u64,
     /// A server's timeline goes back only with a restart, which ends the session. The receiver's row, the only
     /// prompt source, is gone whenever the receiver is.
     newest_timeline: Option<u32>,
-    /// Held for its end.
-    _connection: Connection,
-}
-
-/// The task that moves a session's bytes; ends with it, also when the session never opens or is stuck.
-struct Connection(AbortHandle);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 enum Trouble {
@@ -148,52 +137,40 @@ async fn within<T>(
     }
 }
 
-/// The server's own words, or the system's: tokio-postgres says only "db error" or "error connecting to server".
+/// With the SQLSTATE: it ends up as a node's reason, which an operator may have to look up.
 fn describe(error: &tokio_postgres::Error) -> String {
-    if let Some(db) = error.as_db_error() {
-        return format!("{}: {} ({})", db.severity(), db.message(), db.code().code());
-    }
-    match std::error::Error::source(error) {
-        Some(source) => source.to_string(),
-        None => error.to_string(),
+    let told = link::words(error);
+    match error.as_db_error() {
+        Some(db) => format!("{}: {told} ({})", db.severity(), db.code().code()),
+        None => told,
     }
 }
 
 impl Session {
     async fn open(target: &Target) -> Result<Self, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&target.host)
-            .port(target.port)
-            .user(&target.user)
-            .dbname(&target.database)
-            .application_name("forebay")
-            .connect_timeout(target.timeout);
-        if !target.password.0.is_empty() {
-            config.password(&target.password.0);
-        }
-        let (client, connection) = config.connect(NoTls).await?;
-        let connection = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a monitor's session ended");
-            }
-        });
-        let connection = Connection(connection.abort_handle());
-        let rights = client.query_one(RIGHTS, &[]).await?;
-        let query = client.prepare(&query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?)).await?;
+        let login = Login {
+            host: &target.host,
+            port: target.port,
+            user: &target.user,
+            password: &target.password,
+            database: &target.database,
+        };
+        let link = Link::open(login, target.timeout).await?;
+        let rights = link.client.query_one(RIGHTS, &[]).await?;
+        let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?);
+        let query = link.client.prepare(&query).await?;
         Ok(Self {
-            client,
+            link,
             query,
             server_version: rights.try_get(0)?,
             wal_block_size: u64::from(rights.try_get::<_, i32>(1)?.unsigned_abs()),
             newest_timeline: None,
-            _connection: connection,
         })
     }
 
     async fn ask(&mut self) -> Result<Answer, tokio_postgres::Error> {
         let asked_ns = now_ns();
-        let row = self.client.query_one(&self.query, &[]).await?;
+        let row = self.link.client.query_one(&self.query, &[]).await?;
         let in_recovery: bool = row.try_get("in_recovery")?;
         let receiver: Option<i32> = row.try_get("receiver")?;
         let received: Option<i32> = row.try_get("received_timeline")?;

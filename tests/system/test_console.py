@@ -272,6 +272,45 @@ def test_pool_nodes_speaks_pgpools_words(forebay, shared_cluster):
     assert [str(row["node_id"]) for row in rows] == ["0", "1", "2"]
 
 
+def test_pool_nodes_tells_how_each_replica_replicates(cluster, start_forebay):
+    forebay = start_forebay(servers=cluster)
+    primary, pg2, pg3 = cluster.nodes
+    unknown, asynchronous, synchronous = ("", ""), ("streaming", "async"), ("streaming", "sync")
+
+    def shows(first, second):
+        wanted = [unknown, first, second]
+        rows = lambda: [(row["replication_state"], row["replication_sync_state"]) for row in forebay.admin("SHOW POOL_NODES")]
+        wait_until(lambda: rows() == wanted, 15, f"{wanted}, last {rows()}")
+
+    def set_on(node, setting):
+        node.sql(f"alter system set {setting}")
+        node.sql("select pg_reload_conf()")
+
+    def receive(node, source, name):
+        set_on(node, f"primary_conninfo = 'host=127.0.0.1 port={source.port} user=replicator application_name={name}'")
+
+    # An ordinary login is not shown what would tell replicas apart.
+    shows(unknown, unknown)
+    primary.sql("grant pg_monitor to monitor")
+    # Each has a slot and a name of its own.
+    shows(asynchronous, asynchronous)
+    set_on(primary, "synchronous_standby_names = 'pg3'")
+    shows(asynchronous, synchronous)
+    set_on(primary, "synchronous_standby_names = ''")
+    pg2.follow(primary)
+    pg3.follow(primary)
+    assert primary.value("select count(*) from pg_replication_slots where active") == 0
+    shows(asynchronous, asynchronous)
+    # Of two with the same name and address nobody can say which is which.
+    receive(pg2, primary, "pg3")
+    shows(unknown, unknown)
+    # This one receives from the other: the primary knows nothing of it.
+    receive(pg2, pg3, "pg2")
+    shows(unknown, asynchronous)
+    set_on(pg2, "primary_conninfo = ''")
+    shows(unknown, asynchronous)
+
+
 def test_no_view_shows_a_secret(start_forebay):
     users = [{"name": "app", "password": "app"}, {"name": "nobody", "password": "very-secret"}]
     forebay = start_forebay(user=users)

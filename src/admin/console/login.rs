@@ -8,7 +8,6 @@ use crate::ops::Instance;
 use crate::pg::login::{LoginError, Talk, check_password};
 use crate::pg::report::is_local;
 use crate::wire::pg::auth::Credential;
-use crate::wire::pg::build;
 use crate::wire::pg::startup::Session as Startup;
 
 /// Why somebody did not come in.
@@ -22,11 +21,7 @@ pub(super) enum Failure {
 /// Lets an `[[admin.user]]` in by its password. Without any such user this machine is let in to look.
 pub(super) async fn login(instance: &Arc<Instance>, talk: &mut Talk, startup: &Startup) -> Result<Caller, Failure> {
     let config = instance.config.load_full();
-    if startup.must_negotiate() {
-        let mut out = Vec::new();
-        build::negotiate_protocol_version(&mut out, startup.spoken_minor(), &startup.extensions);
-        talk.write(&out).await?;
-    }
+    talk.negotiate(startup).await?;
     let name = startup.user.as_str();
     let admin = config.admin.users.iter().find(|u| u.name == name);
     let rights = match admin {

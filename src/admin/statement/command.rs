@@ -117,12 +117,7 @@ impl Parser<'_> {
     /// `SET WEIGHT node = n`, from after WEIGHT.
     pub(super) fn weight(&mut self) -> Result<Command, Refusal> {
         let node = self.dotted(NODE)?;
-        if !self.take("to") {
-            if self.peek().text != b"=" {
-                return Err(self.mistake("="));
-            }
-            self.next();
-        }
+        self.equals_or_to()?;
         let weight = self.number("a number, 0 for no reads")?;
         Ok(Command::SetWeight { node, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
     }

@@ -33,12 +33,7 @@ impl Parser<'_> {
         if !is_quoted {
             name.make_ascii_lowercase();
         }
-        if !self.take("to") {
-            if self.peek().text != b"=" {
-                return Err(self.mistake("="));
-            }
-            self.next();
-        }
+        self.equals_or_to()?;
         let value = self.value()?;
         if drivers::parameter_named(&name).is_some() {
             return Ok(Statement::Set { name, value });

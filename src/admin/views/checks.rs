@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use crate::admin::servers;
 use crate::admin::table::{Row, row};
-use crate::config::model::{Cluster, Config, Postgres};
+use crate::config::model::{Cluster, Postgres};
 use crate::ops::Instance;
 use crate::pg::report::PoolReport;
 use crate::topology::{ClusterView, NodeView, Role, State};
@@ -57,24 +57,14 @@ struct Told {
 pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]) -> Vec<Check> {
     let config = instance.config.load_full();
     let snapshot = instance.monitor.snapshot();
-    let mut asked = JoinSet::new();
-    for (c, cluster) in config.postgres.clusters.iter().enumerate() {
-        for n in 0..cluster.nodes.len() {
-            let config = Arc::clone(&config);
-            asked.spawn_local(async move { (c, n, ask(&config, c, n).await) });
-        }
-    }
-    let mut answers = Vec::new();
-    while let Some(done) = asked.join_next().await {
-        answers.extend(done.ok());
-    }
+    let answers = servers::ask_all(&config, |_, _| true, ask).await;
     let mut checks = Vec::new();
     for (c, cluster) in config.postgres.clusters.iter().enumerate() {
         let Some(view) = snapshot.clusters.get(c).filter(|view| view.name == cluster.name) else { continue };
         let mut of_cluster = Checks { service: &cluster.name, all: Vec::new() };
         of_cluster.roles(view);
         for (n, node) in view.nodes.iter().enumerate() {
-            let told = answers.iter().find(|(ac, an, _)| (*ac, *an) == (c, n)).map(|(_, _, told)| told);
+            let told = answers.get(&(c, n));
             of_cluster.node(view, n, node, told);
             if let Some(Ok(told)) = told {
                 of_cluster.room(node, told, demand(&config.postgres, cluster, c, pools));
@@ -85,28 +75,23 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
     checks
 }
 
-async fn ask(config: &Config, cluster: usize, node: usize) -> Result<Told, String> {
-    let cluster = config.postgres.clusters.get(cluster).ok_or("not configured any more")?;
-    let node = cluster.nodes.get(node).ok_or("not configured any more")?;
-    servers::ask(cluster, node, async |client| {
-        let row = client
-            .query_one(
-                "select pg_catalog.current_setting('max_connections')::bigint, \
-                 pg_catalog.current_setting('superuser_reserved_connections')::bigint \
-                 + coalesce(pg_catalog.current_setting('reserved_connections', true)::bigint, 0), \
-                 (select pg_catalog.count(*) from pg_catalog.pg_stat_replication), \
-                 exists (select from pg_catalog.pg_stat_wal_receiver)",
-                &[],
-            )
-            .await?;
-        Ok(Told {
-            max_connections: row.try_get(0)?,
-            reserved: row.try_get(1)?,
-            senders: row.try_get(2)?,
-            receives: row.try_get(3)?,
-        })
+async fn ask(client: &Client) -> Result<Told, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select pg_catalog.current_setting('max_connections')::bigint, \
+             pg_catalog.current_setting('superuser_reserved_connections')::bigint \
+             + coalesce(pg_catalog.current_setting('reserved_connections', true)::bigint, 0), \
+             (select pg_catalog.count(*) from pg_catalog.pg_stat_replication), \
+             exists (select from pg_catalog.pg_stat_wal_receiver)",
+            &[],
+        )
+        .await?;
+    Ok(Told {
+        max_connections: row.try_get(0)?,
+        reserved: row.try_get(1)?,
+        senders: row.try_get(2)?,
+        receives: row.try_get(3)?,
     })
-    .await
 }
 
 /// The most connections that the pools of a cluster may open to one node, and of what that is the sum.

@@ -11,6 +11,7 @@ mod nodes;
 mod pgpool;
 mod pools;
 mod process;
+pub(super) mod replication;
 mod sockets;
 mod stats;
 
@@ -43,18 +44,19 @@ pub(super) fn named(name: &str) -> Option<&'static View> {
     VIEWS.iter().find(|view| view.name.eq_ignore_ascii_case(name))
 }
 
-const SOCKET: &[Column] = columns![
-    Text "type" "user" "database" "replication" "state" "addr"; Int4 "port"; Text "local_addr"; Int4 "local_port";
-    Text "connect_time" "request_time"; Int4 "wait" "wait_us" "close_needed"; Text "ptr" "link"; Int4 "remote_pid";
-    Text "tls" "application_name"; Int4 "prepared_statements" "id";
-];
-
 const SOCKET_WITH_BUFFERS: &[Column] = columns![
     Text "type" "user" "database" "replication" "state" "addr"; Int4 "port"; Text "local_addr"; Int4 "local_port";
     Text "connect_time" "request_time"; Int4 "wait" "wait_us" "close_needed"; Text "ptr" "link"; Int4 "remote_pid";
     Text "tls" "application_name"; Int4 "prepared_statements" "id";
     Int4 "recv_pos" "pkt_pos" "pkt_remain" "send_pos" "send_remain" "pkt_avail" "send_avail";
 ];
+
+const SOCKET: &[Column] = SOCKET_WITH_BUFFERS.split_at(SOCKET_WITH_BUFFERS.len() - sockets::BUFFERS).0;
+
+/// One that tools ask for, and that has nothing to show in this version.
+const fn without_rows(name: &'static str, columns: &'static [Column], about: &'static str) -> View {
+    View { name, columns, about, needs: Needs::empty(), rows: |_| Vec::new() }
+}
 
 /// Every view, in the order of `SHOW HELP`.
 pub static VIEWS: &[View] = &[
@@ -184,42 +186,30 @@ pub static VIEWS: &[View] = &[
         needs: Needs::empty(),
         rows: process::state,
     },
-    View {
-        name: "PEERS",
-        columns: columns![Int4 "peer_id"; Text "host"; Int4 "port" "pool_size"],
-        about: "other processes that take cancel requests: none, one process takes them all",
-        needs: Needs::empty(),
-        rows: |_| Vec::new(),
-    },
-    View {
-        name: "PEER_POOLS",
-        columns: columns![Int4 "peer_id" "cl_active_cancel_req" "cl_waiting_cancel_req" "sv_active_cancel" "sv_login"],
-        about: "see PEERS",
-        needs: Needs::empty(),
-        rows: |_| Vec::new(),
-    },
-    View {
-        name: "DNS_HOSTS",
-        columns: columns![Text "hostname"; Int8 "ttl"; Text "addrs"],
-        about: "cached names: none, the system's resolver is asked for each connection",
-        needs: Needs::empty(),
-        rows: |_| Vec::new(),
-    },
-    View {
-        name: "DNS_ZONES",
-        columns: columns![Text "zonename"; Int8 "serial"; Int4 "count"],
-        about: "see DNS_HOSTS",
-        needs: Needs::empty(),
-        rows: |_| Vec::new(),
-    },
+    without_rows(
+        "PEERS",
+        columns![Int4 "peer_id"; Text "host"; Int4 "port" "pool_size"],
+        "other processes that take cancel requests: none, one process takes them all",
+    ),
+    without_rows(
+        "PEER_POOLS",
+        columns![Int4 "peer_id" "cl_active_cancel_req" "cl_waiting_cancel_req" "sv_active_cancel" "sv_login"],
+        "see PEERS",
+    ),
+    without_rows(
+        "DNS_HOSTS",
+        columns![Text "hostname"; Int8 "ttl"; Text "addrs"],
+        "cached names: none, the system's resolver is asked for each connection",
+    ),
+    without_rows("DNS_ZONES", columns![Text "zonename"; Int8 "serial"; Int4 "count"], "see DNS_HOSTS"),
     View {
         name: "POOL_NODES",
         columns: columns![
             Text "node_id" "hostname" "port" "status" "pg_status" "lb_weight" "role" "pg_role" "select_cnt";
             Text "load_balance_node" "replication_delay" "replication_state" "replication_sync_state" "last_status_change";
         ],
-        about: "nodes as Pgpool-II shows them",
-        needs: Needs::POOLS,
+        about: "nodes as Pgpool-II shows them; asks the servers how they replicate",
+        needs: Needs::POOLS.union(Needs::REPLICATION),
         rows: pgpool::nodes,
     },
     View {
@@ -316,13 +306,7 @@ pub static VIEWS: &[View] = &[
         needs: Needs::CLIENTS,
         rows: sockets::pins,
     },
-    View {
-        name: "BANS",
-        columns: columns![Text "address" "until" "reason"; Int4 "failures"],
-        about: "addresses that may not log in",
-        needs: Needs::empty(),
-        rows: |_| Vec::new(),
-    },
+    without_rows("BANS", columns![Text "address" "until" "reason"; Int4 "failures"], "addresses that may not log in"),
     View {
         name: "HA",
         columns: columns![

@@ -2,15 +2,15 @@
 
 use std::time::SystemTime;
 
-use crate::admin::facts::Facts;
+use crate::admin::facts::{Facts, Placed};
 use crate::admin::table::{Row, row};
 use crate::admin::time;
 use crate::config::model::{Durability, FailoverMode, ListenAddr};
 use crate::ops::instance::Stop;
-use crate::topology::{ClusterView, Event, NodeView, Role, State};
+use crate::topology::{ClusterView, Event, Role, State};
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
-    let row = |(_, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { c, cluster, n, node, .. }: Placed<'_>| {
         let of_cluster = facts.pools.iter().filter(|p| p.cluster == c);
         let connections: usize = of_cluster.filter_map(|p| p.by_node.get(n)).sum();
         row![

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::drivers;
-use crate::admin::facts::Facts;
+use crate::admin::facts::{Facts, Placed};
 use crate::admin::table::{Row, row};
 use crate::admin::time;
 use crate::pg::registry::ClientState;
@@ -52,16 +52,7 @@ fn statements(facts: &Facts) -> BTreeMap<(usize, usize), NodeStats> {
     let mut all: BTreeMap<(usize, usize), NodeStats> = BTreeMap::new();
     for pool in &facts.pools {
         for (node, counts) in pool.totals.by_node.iter().enumerate() {
-            let sum = all.entry((pool.cluster, node)).or_default();
-            sum.selects += counts.selects;
-            sum.inserts += counts.inserts;
-            sum.updates += counts.updates;
-            sum.deletes += counts.deletes;
-            sum.ddl += counts.ddl;
-            sum.other += counts.other;
-            sum.panics += counts.panics;
-            sum.fatals += counts.fatals;
-            sum.errors += counts.errors;
+            *all.entry((pool.cluster, node)).or_default() += *counts;
         }
     }
     all
@@ -75,8 +66,9 @@ fn share(cluster: &ClusterView, node: &NodeView) -> String {
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
     let statements = statements(facts);
-    let row = |(id, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, c, cluster, n, node }: Placed<'_>| {
         let is_primary = cluster.primary == Some(n);
+        let stream = facts.streams.get(&(c, n));
         row![
             id.to_string(),
             &node.host,
@@ -90,8 +82,8 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
             // Not a property of a node here: each statement is balanced on its own.
             if node.fit_for_reads { "true" } else { "false" },
             if is_primary { Some("0".to_owned()) } else { node.lag_bytes.map(|b| b.to_string()) },
-            "",
-            "",
+            stream.map_or("", |stream| &stream.state).to_owned(),
+            stream.map_or("", |stream| &stream.sync_state).to_owned(),
             time::plain(node.last_change),
         ]
     };
@@ -100,7 +92,7 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
 
 pub(super) fn backend_stats(facts: &Facts) -> Vec<Row> {
     let statements = statements(facts);
-    let row = |(id, c, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, c, cluster, n, node }: Placed<'_>| {
         let s = statements.get(&(c, n)).copied().unwrap_or_default();
         let mut row: Row =
             row![id.to_string(), &node.host, node.port.to_string(), status(node), role(cluster, n, node)];
@@ -114,7 +106,7 @@ pub(super) fn backend_stats(facts: &Facts) -> Vec<Row> {
 pub(super) fn health_check_stats(facts: &Facts) -> Vec<Row> {
     let millis = |d: Option<Duration>| d.map_or(0, |d| d.as_millis()).to_string();
     let moment = |t: Option<SystemTime>| t.map(time::plain).unwrap_or_default();
-    let row = |(id, _, cluster, n, node): (usize, usize, &std::sync::Arc<ClusterView>, usize, &NodeView)| {
+    let row = |Placed { id, cluster, n, node, .. }: Placed<'_>| {
         let health = &node.health;
         row![
             id.to_string(),
@@ -169,7 +161,7 @@ pub(super) fn processes(facts: &Facts) -> Vec<Row> {
 
 pub(super) fn pools(facts: &Facts) -> Vec<Row> {
     let clients: BTreeMap<u64, &ClientReport> = facts.clients.iter().map(|c| (c.id, c)).collect();
-    let ids: BTreeMap<(usize, usize), usize> = facts.nodes().map(|(id, c, _, n, _)| ((c, n), id)).collect();
+    let ids: BTreeMap<(usize, usize), usize> = facts.nodes().map(|at| ((at.c, at.n), at.id)).collect();
     let row = |server: &ServerReport| {
         let client = clients.get(&server.client);
         let primary = facts.snapshot.clusters.get(server.cluster).and_then(|c| c.primary);

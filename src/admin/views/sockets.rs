@@ -96,6 +96,9 @@ pub(super) fn active_sockets(facts: &Facts) -> Vec<Row> {
     with_buffers(facts, |c| c.state != ClientState::Idle, |s| s.state != ServerState::Idle)
 }
 
+/// How many columns speak of the buffers.
+pub(super) const BUFFERS: usize = 7;
+
 /// Nothing is buffered for a socket between two turns of the event loop, so the columns of the buffers are 0.
 fn with_buffers(
     facts: &Facts,
@@ -117,7 +120,7 @@ fn with_buffers(
     let clients = all_clients(facts).filter(|c| which_clients(c)).map(|c| client(facts, c, client_state(c.state)));
     let servers = facts.servers.iter().filter(|s| which_servers(s));
     let servers = servers.map(|s| server(s, &applications, server_state(s.state)));
-    let buffers = || std::iter::repeat_n(Value::from(0), 7);
+    let buffers = || std::iter::repeat_n(Value::from(0), BUFFERS);
     clients.chain(servers).map(|row| row.into_iter().chain(buffers()).collect()).collect()
 }
 

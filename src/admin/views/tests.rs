@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::replication::Stream;
 use super::*;
 use crate::admin::table::{Kind, Value};
 use crate::ops::instance::Stop;
@@ -290,6 +291,7 @@ fn facts() -> Facts {
         history: History::new(0),
         events: vec![event],
         checks: Vec::new(),
+        streams: [((0, 1), Stream { state: "streaming".into(), sync_state: "async".into() })].into(),
     }
 }
 
@@ -399,6 +401,8 @@ fn pgpools_views_count_by_node() {
     assert_eq!(cell("POOL_NODES", "lb_weight", ("node_id", "0")).as_deref(), Some("0.500000"));
     assert_eq!(cell("POOL_NODES", "replication_delay", ("node_id", "1")).as_deref(), Some("12"));
     assert_eq!(cell("POOL_NODES", "role", ("node_id", "1")).as_deref(), Some("standby"));
+    assert_eq!(cell("POOL_NODES", "replication_state", ("node_id", "1")).as_deref(), Some("streaming"));
+    assert_eq!(cell("POOL_NODES", "replication_sync_state", ("node_id", "0")).as_deref(), Some(""), "a primary");
     assert_eq!(cell("NODES", "connections", ("node", "pg1")).as_deref(), Some("4"));
     let version = cell(
         "POOL_VERSION",

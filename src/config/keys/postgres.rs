@@ -69,7 +69,7 @@ section! {
         /// Whether a COMMIT whose outcome is not known is looked up on the new primary.
         commit_resolution: bool = "\"off\"" [words("off", "on")];
         /// What a client gets whose transaction was lost before its COMMIT: its connection closed (57P01), or
-        /// error 40001 and the session goes on.
+        /// error 40001 and the session goes on unless the client was tied to that connection.
         txn_loss_close as "txn_loss": bool = "\"close\"" [words("error", "close")];
         /// Run to keep a lost primary from writing, before another is promoted.
         fence_command: Vec<String> = "[]" [command()];

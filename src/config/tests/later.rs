@@ -45,6 +45,11 @@ fn values_that_ask_for_nothing_are_accepted() {
 }
 
 #[test]
+fn what_has_an_effect_is_not_warned_of() {
+    assert_eq!(warnings("[postgres.failover]\ntxn_loss = \"error\"\n"), Vec::<String>::new());
+}
+
+#[test]
 fn their_values_are_checked_all_the_same() {
     refused(
         "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nhba_file = 5\n",
@@ -54,7 +59,7 @@ fn their_values_are_checked_all_the_same() {
             "4:12: postgres.hba_file must be a string (found 5)",
         ],
     );
-    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
+    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, ca, cert, key, min_version"]);
 }
 
 #[test]

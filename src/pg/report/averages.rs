@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::super::pool::PoolKey;
-use super::super::stats::Totals;
+use super::super::stats::{Averages, Totals};
 
 /// Counters of every pool at one moment.
 #[derive(Debug, Clone, Default)]
@@ -18,27 +18,6 @@ struct Sample {
 pub struct History {
     older: Sample,
     newer: Sample,
-}
-
-/// Rates a second and means in microseconds, rounded down.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "PgBouncer's names without their avg_, see SHOW STATS")]
-pub struct Averages {
-    pub assignments: u64,
-    pub xacts: u64,
-    pub queries: u64,
-    pub received: u64,
-    pub sent: u64,
-    /// For each transaction.
-    pub xact_time: u64,
-    /// For each query.
-    pub query_time: u64,
-    /// For each assignment of a server.
-    pub wait_time: u64,
-    pub client_parses: u64,
-    pub server_parses: u64,
-    pub binds: u64,
-    pub logins: u64,
 }
 
 impl History {
@@ -69,36 +48,6 @@ impl History {
             }
         }
         Averages::between(&older, totals, now.saturating_sub(self.older.at))
-    }
-}
-
-impl Averages {
-    /// What was done from `old` to `new` in `span` ns.
-    fn between(old: &Totals, new: &Totals, span: u64) -> Self {
-        if span == 0 {
-            return Averages::default();
-        }
-        let rate = |old: u64, new: u64| {
-            let done = u128::from(new.saturating_sub(old));
-            u64::try_from(done * 1_000_000_000 / u128::from(span)).unwrap_or(u64::MAX)
-        };
-        let mean = |old_ns: u64, new_ns: u64, old: u64, new: u64| {
-            (new_ns.saturating_sub(old_ns) / 1000).checked_div(new.saturating_sub(old)).unwrap_or(0)
-        };
-        Averages {
-            assignments: rate(old.assignments, new.assignments),
-            xacts: rate(old.xacts, new.xacts),
-            queries: rate(old.queries, new.queries),
-            received: rate(old.received, new.received),
-            sent: rate(old.sent, new.sent),
-            xact_time: mean(old.xact_time, new.xact_time, old.xacts, new.xacts),
-            query_time: mean(old.query_time, new.query_time, old.queries, new.queries),
-            wait_time: mean(old.wait_time, new.wait_time, old.assignments, new.assignments),
-            client_parses: rate(old.client_parses, new.client_parses),
-            server_parses: rate(old.server_parses, new.server_parses),
-            binds: rate(old.binds, new.binds),
-            logins: rate(old.logins, new.logins),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Scan, starts_query};
 use crate::sql::lex::{Lexeme, Token};
-use crate::sql::words::{self, Entry, NAME, Word};
+use crate::sql::words::{Entry, NAME, Word};
 use crate::sql::{Reason, code};
 
 impl<'a> Scan<'a, '_> {
@@ -38,11 +38,7 @@ impl<'a> Scan<'a, '_> {
         if analyzes {
             self.deny(Reason::ExplainAnalyze);
         }
-        while first.token == Token::Open {
-            self.depth += 1;
-            first = self.lexer.token();
-        }
-        let entry = if first.token == Token::Word { words::find(first.text) } else { NAME };
+        let (first, entry) = self.past_parentheses(first);
         if !starts_query(first) {
             self.deny_keyword(first);
             if analyzes {
@@ -55,17 +51,14 @@ impl<'a> Scan<'a, '_> {
 
     /// `COPY (query) TO STDOUT` and `COPY table TO STDOUT` read; everything else does not.
     pub(super) fn copy(&mut self, copy: Lexeme<'a>, entry: Entry) {
-        let mut first = self.lexer.token();
+        let first = self.lexer.token();
         if first.token == Token::Open {
-            while first.token == Token::Open {
-                self.depth += 1;
-                first = self.lexer.token();
-            }
+            let (first, entry) = self.past_parentheses(first);
             if !starts_query(first) {
                 self.deny(Reason::Keyword("COPY"));
-                return self.body(first, if first.token == Token::Word { words::find(first.text) } else { NAME });
+                return self.body(first, entry);
             }
-            self.tokens(first, words::find(first.text), true);
+            self.tokens(first, entry, true);
         } else {
             if !matches!(first.token, Token::Word | Token::Quoted) || first.is("binary") {
                 self.deny(Reason::Keyword("COPY"));
