@@ -82,12 +82,7 @@ impl Session {
     }
 
     /// What may end a wait before its turn comes.
-    fn look_around(
-        &mut self,
-        cx: &mut Context<'_>,
-        waiter: &Waiter<Box<Backend>>,
-        scratch: &mut [u8],
-    ) -> Option<Stop> {
+    fn look_around(&mut self, cx: &mut Context<'_>, waiter: &Waiter<Box<Backend>>, scratch: &mut [u8]) -> Option<Stop> {
         if self.me.order.get() == Some(Order::CancelWait) {
             self.me.order.set(None);
             return Some(Stop::Refuse(Trouble::Cancelled));

@@ -7,7 +7,7 @@ const WINDOW: usize = STEP + 3;
 
 /// True if `text` is one statement that can leave nothing behind on its connection, whatever it reads or writes:
 /// a plain SELECT, INSERT, UPDATE or DELETE without a call, a comment or a second statement. False is no verdict;
-/// then [`super::classify`] has to say.
+/// then [`super::classify()`] has to say.
 ///
 /// What could leave something behind needs a parenthesis (a function), a semicolon (another statement), or `INTO` (a
 /// temporary table); what could steer the routing needs a comment. None of these bytes may occur, not even in a
