@@ -201,6 +201,11 @@ impl Instance {
         *self.stop.borrow()
     }
 
+    /// From here on nobody new is let in, on any thread.
+    pub async fn close_doors(&self) {
+        self.ask_all(|core| core.is_closing.set(true)).await;
+    }
+
     /// Waits for the wish to end.
     pub async fn stop_wished(&self) -> Stop {
         let mut wishes = self.stop.subscribe();
@@ -213,9 +218,7 @@ impl Instance {
     /// Drains as `stop` says, `grace` at the longest. A stronger wish on the way is obeyed.
     pub async fn drain(&self, grace: Duration) {
         let deadline = tokio::time::Instant::now() + grace;
-        for worker in self.workers() {
-            worker.post(|core| core.is_closing.set(true));
-        }
+        self.close_doors().await;
         let mut told = Stop::Run;
         loop {
             let stop = self.stopping();

@@ -33,7 +33,7 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         Command::KillClient(id) => by.kill_client(*id).await,
         Command::Suspend => by.suspend().await,
         Command::WaitClose(database) => by.wait_close(database.as_deref()).await,
-        Command::Shutdown(how) => Ok(by.shutdown(*how)),
+        Command::Shutdown(how) => Ok(by.shutdown(*how).await),
         Command::DetachNode(node) => by.node("DETACH NODE", instance.monitor.detach(node, by.name).await).await,
         Command::DrainNode(node) => by.node("DRAIN NODE", instance.monitor.drain(node, by.name).await).await,
         Command::AttachNode { node, force } => {
