@@ -7,6 +7,7 @@ the median of the ratios of each round, taken against the target called pgbounce
 """
 
 import argparse
+import collections
 import dataclasses
 import os
 import re
@@ -16,12 +17,16 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 BASELINE = "pgbouncer"
 # The memory of these is worth comparing: the others need a process or a server connection for each client.
 HOLD_IDLE_CLIENTS = ("pgbouncer", "forebay-off", "forebay-on")
+# Those with a queue. The last one's pool is larger and spread over the data threads; it takes part in nothing else.
+HAVE_A_QUEUE = ("pgbouncer", "forebay-off", "forebay-spread")
+SPREAD = "forebay-spread"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +139,45 @@ def figures(name, rounds):
     ]
 
 
+def table_of_waits(options, targets, out):
+    """How evenly many clients are served: each transaction's time, and how many each client got done."""
+    print(f"\nFairness: {options.waiting} clients, simple, {options.secs} s; times in ms, medians of {options.rounds} rounds:\n",
+          file=out)
+    print_row(out, ["pooler", "p50", "p99", "p99 / p50", "longest", "transactions of the slowest / fastest client"])
+    print_row(out, ["---"] + ["---:"] * 5)
+    chosen = [target for target in targets if target.name in HAVE_A_QUEUE]
+    rounds = [{target.name: waits(options, target) for target in chosen} for _ in range(options.rounds)]
+    for target in chosen:
+        found = [round_[target.name] for round_ in rounds if round_[target.name]]
+        if not found:
+            print_row(out, [target.name] + ["-"] * 5)
+            continue
+        p50, p99, longest, share = (statistics.median(column) for column in zip(*found))
+        print_row(out, [target.name, f"{p50:.2f}", f"{p99:.2f}", f"{p99 / p50:.2f}", f"{longest:.1f}", f"{share:.2f}"])
+
+
+def waits(options, target):
+    """p50, p99 and the longest of the times of one run in ms, and the least over the most transactions of a client."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [options.pgbench, "-n", "-S", "-c", str(options.waiting), "-j", "1", "-T", str(options.secs), "-l",
+                   "--log-prefix", f"{folder}/log", "-h", "127.0.0.1", "-p", str(target.port), "-U", "bench", "bench"]
+        try:
+            subprocess.run(command, capture_output=True, timeout=options.secs * 3 + 30, check=True)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            return None
+        times, done = [], collections.Counter()
+        for name in os.listdir(folder):
+            with open(f"{folder}/{name}") as log:
+                for line in log:
+                    client, _, microseconds, *_ = line.split()
+                    times.append(int(microseconds) / 1000)
+                    done[client] += 1
+    if not times:
+        return None
+    times.sort()
+    return times[len(times) // 2], times[len(times) * 99 // 100], times[-1], min(done.values()) / max(done.values())
+
+
 def print_row(out, cells):
     print("| " + " | ".join(map(str, cells)) + " |", file=out, flush=True)
 
@@ -211,6 +255,7 @@ def main():
     parser.add_argument("--secs", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--idle", type=int, required=True)
+    parser.add_argument("--waiting", type=int, required=True)
     parser.add_argument("--table", required=True, help="a file that gets the tables, too")
     parser.add_argument("targets", type=target, nargs="+", metavar="NAME=PORT:PID")
     options = parser.parse_args()
@@ -219,7 +264,9 @@ def main():
     if options.idle:
         table_of_idle_clients(options.targets, options.idle, out)
         print(file=out)
-    table_of_runs(options, options.targets, out)
+    table_of_runs(options, [target for target in options.targets if target.name != SPREAD], out)
+    if options.waiting:
+        table_of_waits(options, options.targets, out)
 
 
 main()

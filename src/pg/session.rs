@@ -683,3 +683,20 @@ impl Drop for Session {
         self.core.client_left(&self.me, &self.pool, self.rare.home);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function returns, bytes.
+    fn future_size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_each_client_holds_stays_small() {
+        // Idle clients hold it too: what is rare is boxed when it happens.
+        assert!(size_of::<Session>() <= 320, "a session has {} bytes", size_of::<Session>());
+        assert!(future_size(Session::run) <= 64, "its future has {} bytes", future_size(Session::run));
+    }
+}

@@ -15,6 +15,9 @@ use super::{Backoff, Class, Refusal, Waiter};
 /// Waiters kept to be used again.
 const SPARE: usize = 64;
 
+/// Who waits for longer, ns, looks whether its client is still there.
+const LOOKS_AFTER: u64 = 50_000_000;
+
 /// What bounds a pool. Sizes are per node and over all threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -202,13 +205,13 @@ impl<C: Pooled> Pool<C> {
     }
 
     /// Wakes those who wait at `now` and have something to look at: their limit (`limit` ns) or their notice (after
-    /// `notice` ns) is due, or they have waited since the call before without looking at their client.
+    /// `notice` ns) is due, or they have waited for a while without looking at their client.
     pub fn call_waiting(&self, now: u64, limit: Option<u64>, notice: Option<u64>) {
         for waiter in self.queues.iter().flatten().filter(|w| w.is_waiting()) {
             let waited = now.saturating_sub(waiter.since);
             let is_due = limit.is_some_and(|limit| waited >= limit)
                 || notice.is_some_and(|notice| waited >= notice && !waiter.is_noticed());
-            if is_due || !waiter.is_called() {
+            if is_due || waited >= LOOKS_AFTER && !waiter.is_called() {
                 waiter.call();
             }
         }

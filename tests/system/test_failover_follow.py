@@ -252,7 +252,7 @@ def test_forebay_starts_before_every_server(cluster, start_forebay):
     forebay = start_forebay(servers=cluster, wait="port")
     for node in cluster.nodes:
         node.start(wait=False)
-    wait_until(forebay.nodes_are_up, 30, "all nodes to be found")
+    # A read that comes before any node was found is served by whichever is found first.
     assert forebay.wire().value("select 1") == "1"
 
 
