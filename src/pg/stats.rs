@@ -4,8 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::ops::AddAssign;
 
-use hdrhistogram::Histogram;
-
 /// Makes [`Stats`], [`Totals`] and [`Averages`] of one list, so that no counter can be forgotten on its way from a
 /// thread to the console.
 macro_rules! counters {
@@ -21,10 +19,6 @@ macro_rules! counters {
             $($(#[$kept_doc])* pub $kept: Cell<u64>,)*
             /// Statements by node.
             pub by_node: RefCell<Vec<NodeStats>>,
-            /// Microseconds, two digits.
-            pub query_us: RefCell<Histogram<u64>>,
-            /// Microseconds, two digits.
-            pub wait_us: RefCell<Histogram<u64>>,
         }
 
         /// A plain copy of [`Stats`], added up over threads.
@@ -49,8 +43,6 @@ macro_rules! counters {
                     $($shown: Cell::new(0),)*
                     $($kept: Cell::new(0),)*
                     by_node: RefCell::default(),
-                    query_us: RefCell::new(histogram()),
-                    wait_us: RefCell::new(histogram()),
                 }
             }
         }
@@ -124,12 +116,6 @@ fn mean(span: u64, [old_ns, new_ns]: [u64; 2], [old, new]: [u64; 2]) -> u64 {
         return 0;
     }
     (new_ns.saturating_sub(old_ns) / 1000).checked_div(new.saturating_sub(old)).unwrap_or(0)
-}
-
-/// Grows with the longest time that is recorded, to 58 KiB at the most.
-#[allow(clippy::expect_used, reason = "fails for more than five digits only, which a test of any counter would show")]
-fn histogram() -> Histogram<u64> {
-    Histogram::new(2).expect("two digits are within 0 to 5")
 }
 
 /// Adds to a counter.
