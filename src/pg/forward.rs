@@ -12,7 +12,7 @@ use super::session::Session;
 use super::stats::add;
 use super::track::{Expect, Op};
 use crate::pool::Class;
-use crate::sql::{Access, Effects, Kind, Reason, Verdict};
+use crate::sql::{Effects, Kind, Reason, Verdict};
 use crate::wire::pg::frame::{Head, head};
 use crate::wire::pg::message::{self, Bind, Parse, Target};
 use crate::wire::pg::{build, rewrite};
@@ -291,7 +291,7 @@ impl Session {
         if !matches!(&verdict.kind, Kind::Show(name) if name.starts_with("forebay.")) {
             self.rare.last_node = Some(backend.entry.node);
         }
-        if verdict.access == Access::Write && verdict.kind.may_change_data() {
+        if verdict.may_change_data() {
             self.flags.unexamined = !self.flags.wrote && verdict.reason == Reason::NotExamined;
             self.flags.wrote = true;
         }

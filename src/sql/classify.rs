@@ -106,6 +106,8 @@ struct Scan<'a, 'c> {
     backslash: bool,
     /// The statement is a call of `set_config` that its [`Kind`] describes.
     lone_set_config: bool,
+    /// All statements so far only tidy up the session.
+    tidies: bool,
 }
 
 impl<'a, 'c> Scan<'a, 'c> {
@@ -127,6 +129,7 @@ impl<'a, 'c> Scan<'a, 'c> {
             bad: false,
             backslash: false,
             lone_set_config: false,
+            tidies: true,
         }
     }
 
@@ -160,6 +163,9 @@ impl<'a, 'c> Scan<'a, 'c> {
                 return if several { Kind::Multiple } else { Kind::Other };
             }
         }
+        if first.is_some() && self.tidies {
+            self.effects |= Effects::TIDIES;
+        }
         match first {
             Some(_) if several => {
                 if !self.definition {
@@ -185,6 +191,7 @@ impl<'a, 'c> Scan<'a, 'c> {
         self.lone_set_config = false;
         let (first, entry) = self.past_parentheses(start);
         let parenthesised = self.depth > 0;
+        self.tidies = self.tidies && !parenthesised && code::only_tidies(entry.word, self.lexer);
         let mut kind = Kind::Other;
         match entry.word {
             Word::Select if !parenthesised => {

@@ -51,6 +51,24 @@ pub(super) fn of_statement(first: Word, after: Lexer<'_>) -> Effects {
     }
 }
 
+/// Whether the statement that starts with `first` only undoes what the session has: settings, cursors, locks, plans.
+pub(super) fn only_tidies(first: Word, mut after: Lexer<'_>) -> bool {
+    match first {
+        Word::Reset | Word::Close | Word::Unlisten | Word::Discard | Word::Deallocate => true,
+        Word::Select => {
+            let mut name = after.token();
+            if name.is("pg_catalog") && after.token().token == Token::Dot {
+                name = after.token();
+            }
+            name.is("pg_advisory_unlock_all")
+                && after.token().token == Token::Open
+                && after.token().token == Token::Close
+                && after.token().is_end()
+        }
+        _ => false,
+    }
+}
+
 /// What a statement of this kind does to the session when others stand beside it in one message.
 pub(super) fn among_several(kind: &Kind) -> Effects {
     match kind {

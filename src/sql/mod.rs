@@ -102,7 +102,7 @@ pub enum Kind {
 
 impl Kind {
     /// False for what only begins or ends a transaction, or is a setting.
-    pub fn may_change_data(&self) -> bool {
+    fn may_change_data(&self) -> bool {
         use Kind::{Begin, Commit, Reset, Rollback, Set, SetLocal, SetTransaction};
         !matches!(self, Begin { .. } | Commit | Rollback | Set(_) | SetLocal(_) | SetTransaction | Reset(_))
     }
@@ -149,6 +149,9 @@ bitflags! {
         const DROPS_PREPARED = 2048;
         /// `RESET ALL` among several statements, as drivers' pools send it.
         const RESETS_ALL = 4096;
+        /// Every statement only tidies up the session (`RESET`, `CLOSE`, `UNLISTEN`, `DISCARD`, `DEALLOCATE`,
+        /// `pg_advisory_unlock_all`), as drivers' pools do between two users of a connection: no data changes.
+        const TIDIES = 8192;
     }
 }
 
@@ -190,6 +193,11 @@ impl Verdict {
             hint: None,
             effects: Effects::empty(),
         }
+    }
+
+    /// True if data may be changed: not a read, and more than transactions, settings or tidying up.
+    pub fn may_change_data(&self) -> bool {
+        self.access == Access::Write && self.kind.may_change_data() && !self.effects.contains(Effects::TIDIES)
     }
 
     /// True if the statement means nothing for the session.

@@ -174,3 +174,20 @@ def test_a_hint_for_a_replica_is_stronger_than_consistency(late):
     insert(client, late.mark)
     client.run("/* forebay: replica */ select 1")
     assert role(client) == "replica"
+
+
+def test_what_a_driver_s_pool_sends_between_two_users_is_no_write(late):
+    """asyncpg's reset, Npgsql's and others': the next read need not wait for anything."""
+    client = late.wire()
+    for tidied in (
+        "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
+        "DISCARD ALL",
+        "RESET ALL",
+        "UNLISTEN *",
+    ):
+        client.run(tidied)
+        assert client.value("select 1") == "1"
+        assert role(client) == "replica", f"read after {tidied!r}"
+    client.run(f"SELECT pg_advisory_unlock_all(); insert into w (v) values ('{late.mark} tidied'); RESET ALL")
+    assert client.value(f"select count(*) from w where v = '{late.mark} tidied'") == "1"
+    assert role(client) == "primary", "a write among them is one"
