@@ -1,3 +1,4 @@
 //! The protocols as bytes: pure parsing and writing, without sockets, clocks or allocation on the hot path.
 
 pub mod pg;
+pub mod resp;

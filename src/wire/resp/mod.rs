@@ -1,0 +1,16 @@
+//! The Redis protocol, RESP2 and RESP3, as bytes: where requests and replies begin and end.
+//!
+//! Relayed bytes are cut here and nowhere else. The scanners keep their place when a message is incomplete and never
+//! look at the same bytes of a value twice; no nesting makes them deeper. See <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+
+mod inline;
+mod number;
+mod reply;
+mod request;
+
+pub use inline::{Unbalanced, encode, split};
+pub use reply::{BadReply, ReplyScan, Scanned};
+pub use request::{Bounds, Found, ProtocolError, Request, RequestScan, Span};
+
+/// Longest line of a header, a number, or an inline command, bytes: as in Redis (`PROTO_INLINE_MAX_SIZE`).
+pub const LONGEST_LINE: usize = 64 * 1024;

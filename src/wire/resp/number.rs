@@ -1,0 +1,49 @@
+//! The lines that lengths stand in.
+
+/// The number that `digits` spell, with an optional minus; `None` for anything else, as Redis' `string2ll`: no plus, no
+/// space, no leading zero.
+pub(super) fn parse(digits: &[u8]) -> Option<i64> {
+    let (is_negative, digits) = match digits {
+        [b'-', rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    match digits {
+        [b'0'] if !is_negative => return Some(0),
+        [b'1'..=b'9', rest @ ..] if rest.len() < 19 => {}
+        _ => return None,
+    }
+    let mut value = 0i64;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))?;
+    }
+    Some(if is_negative { -value } else { value })
+}
+
+/// The line at the front of `bytes`, without its CR and LF, and its length with them. `seen` bytes are known to hold no
+/// LF. `None`: it has not ended yet.
+#[inline]
+pub(super) fn line(bytes: &[u8], seen: usize) -> Option<(&[u8], usize)> {
+    let end = seen + memchr::memchr(b'\n', bytes.get(seen..)?)?;
+    let line = bytes.get(..end)?;
+    Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn only_plain_numbers_are_numbers() {
+        for (text, number) in
+            [("0", 0), ("7", 7), ("-1", -1), ("1048576", 1_048_576), ("9223372036854775807", i64::MAX)]
+        {
+            assert_eq!(parse(text.as_bytes()), Some(number), "{text}");
+        }
+        for text in ["", "-", "+1", " 1", "1 ", "01", "-0", "1a", "9223372036854775808", "99999999999999999999"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}
