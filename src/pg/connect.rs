@@ -93,6 +93,10 @@ async fn login(
             }
         }
     };
+    if !core.is_in_place(pool, node, target) {
+        core.forget(&backend);
+        return Err(failed(&format!("{}: the nodes have changed meanwhile", talk.name)));
+    }
     if let Err(why) = core.check_role(pool, node, backend.is_standby) {
         core.suspect(pool, node, &why);
         core.forget(&backend);

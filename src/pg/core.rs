@@ -156,8 +156,13 @@ impl Core {
         Some(pool)
     }
 
-    fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
-        self.topology.borrow().clusters.get(pool.cluster.get()).cloned()
+    pub(super) fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
+        let (config, topology) = (self.config.borrow(), self.topology.borrow());
+        let cluster = pool.cluster.get();
+        let name = &config.postgres.clusters.get(cluster)?.name;
+        // A reload that changes the order of the clusters arrives in two steps: until the second, names tell.
+        let in_place = topology.clusters.get(cluster).filter(|view| view.name == *name);
+        in_place.or_else(|| topology.clusters.iter().find(|view| view.name == *name)).cloned()
     }
 
     /// Tells a pool what each node may be used for.
@@ -172,7 +177,7 @@ impl Core {
                     State::Up if node.role == Role::Replica && node.fit_for_reads => NodeClass::Replica,
                     _ => NodeClass::Unfit,
                 };
-                let permits = pool.shared.permits(&node.host, node.port);
+                let permits = pool.shared.permits(i);
                 unused.extend(state.set_node(i, class, node.weight, &permits));
             }
             for i in view.nodes.len()..state.nodes() {
@@ -190,6 +195,7 @@ impl Core {
     /// New nodes or roles.
     pub fn set_topology(self: &Rc<Self>, snapshot: Arc<Snapshot>) {
         *self.topology.borrow_mut() = snapshot;
+        self.review_servers();
         for pool in self.all_pools() {
             self.place_nodes(&pool);
         }

@@ -140,6 +140,9 @@ impl Core {
     fn take_over(self: &Rc<Self>, key: &PoolKey, portable: Portable, give_up: impl FnOnce()) {
         let pool = self.pools.borrow().get(key).cloned();
         let (Some(pool), Ok(stream)) = (pool, portable.stream.attach()) else { return give_up() };
+        if !self.is_in_place(&pool, portable.server.node, &portable.server.target) {
+            return give_up();
+        }
         let entry = Rc::new(portable.server);
         entry.state.set(ServerState::Idle);
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
