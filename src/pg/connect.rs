@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::backend::Backend;
+use super::backend::{Backend, Line};
 use super::control;
 use super::core::Core;
 use super::pool::{PgPool, ServerFailure, ServerLogin, Welcome};
@@ -273,12 +273,13 @@ impl Core {
             cancels: Default::default(),
             cancelled: Default::default(),
             close_needed: Default::default(),
+            is_cut: Default::default(),
             prepared: Default::default(),
         });
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
         let lifetime = pool.config.borrow().server_lifetime;
         Box::new(Backend {
-            stream,
+            stream: Line::new(stream, &entry),
             expires: lifetime.map_or(u64::MAX, |life| now.saturating_add(jittered(life, entry.id))),
             entry,
             track: Default::default(),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::backend::Backend;
+use super::backend::{Backend, Line};
 use super::core::Core;
 use super::pool::{PgPool, PoolKey};
 use super::prepare::Taught;
@@ -147,7 +147,7 @@ impl Core {
         entry.state.set(ServerState::Idle);
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
         let backend = Box::new(Backend {
-            stream,
+            stream: Line::new(stream, &entry),
             entry,
             track: Default::default(),
             out: Vec::new(),
