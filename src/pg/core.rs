@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::backend::Backend;
 use super::connect::connect;
-use super::errors::Trouble;
+use super::errors::{Trouble, seconds};
 use super::orders::Orders;
 use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
 use super::registry::{Client, ClientState, Order, Server};
@@ -520,8 +520,8 @@ impl Core {
         let counts = state.counts();
         let why = if state.is_paused() { "the pool is paused" } else { "all server connections are in use" };
         format!(
-            "no server connection for {}s: {why} ({} busy, {} waiting); still waiting",
-            after / 1_000_000_000,
+            "no server connection for {}: {why} ({} busy, {} waiting); still waiting",
+            seconds(after / 1_000_000),
             counts.servers.busy,
             counts.waiting
         )

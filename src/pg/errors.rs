@@ -273,7 +273,7 @@ impl ToClient for AsError<'_> {
     }
 }
 
-fn seconds(ms: u64) -> String {
+pub(super) fn seconds(ms: u64) -> String {
     if ms >= 1000 && ms % 1000 < 100 {
         format!("{}s", ms / 1000)
     } else {
