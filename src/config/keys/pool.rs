@@ -152,6 +152,13 @@ inherited! {
     }
 }
 
+/// What a function does is a matter of its database, whoever calls it.
+pub(super) fn routing_keys_of_a_user<T: Inherits>() -> Vec<Key<T>> {
+    let mut keys = routing_keys();
+    keys.retain(|key| !matches!(key.name, "read_functions" | "write_functions"));
+    keys
+}
+
 impl Postgres {
     /// The pool keys for a client: `[postgres.pool]`, then its database's entry (by name, else `*`), then its
     /// user's.
