@@ -19,7 +19,7 @@ use crate::config::model::{Balance, Config};
 use crate::net::{Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Verdict, VerdictCache, classify};
-use crate::topology::{ClusterView, Role, Snapshot, State};
+use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
 use crate::wire::pg::auth::Credential;
 use crate::worker::Wheel;
 use crate::worker::clock::now_ns;
@@ -169,12 +169,13 @@ impl Core {
     fn place_nodes(self: &Rc<Self>, pool: &Rc<PgPool>) {
         let Some(view) = self.view(pool) else { return };
         let mut unused = Vec::new();
+        let limits = Limits::of(&pool.config.borrow().routing);
         {
             let mut state = pool.state.borrow_mut();
             for (i, node) in view.nodes.iter().enumerate() {
                 let class = match node.state {
                     State::Up if view.primary == Some(i) => NodeClass::Primary,
-                    State::Up if node.role == Role::Replica && node.fit_for_reads => NodeClass::Replica,
+                    State::Up if node.role == Role::Replica && node.is_fit(&limits) => NodeClass::Replica,
                     _ => NodeClass::Unfit,
                 };
                 let permits = pool.shared.permits(i);
@@ -545,7 +546,8 @@ impl Core {
     /// True if every replica that may serve has replayed everything that was committed at `wrote_at`.
     pub fn replicas_have_seen(&self, pool: &PgPool, wrote_at: u64) -> bool {
         let Some(view) = self.view(pool) else { return false };
-        let mut fit = view.nodes.iter().filter(|n| n.fit_for_reads && n.state == State::Up).peekable();
+        let limits = Limits::of(&pool.config.borrow().routing);
+        let mut fit = view.nodes.iter().filter(|n| n.is_fit(&limits) && n.state == State::Up).peekable();
         let seen = fit.peek().is_some() && fit.all(|n| n.fresh.has_seen(wrote_at));
         if !seen {
             view.wanted_fresh.raise();
