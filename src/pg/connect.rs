@@ -302,3 +302,15 @@ fn jittered(life: u64, id: u64) -> u64 {
     let tenths = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     life - (life / 10).saturating_mul(tenths & 0xff) / 256
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_made_together_do_not_end_together_and_none_lives_too_long() {
+        let ages: std::collections::BTreeSet<u64> = (1..=20).map(|id| jittered(1_000_000, id)).collect();
+        assert!(ages.len() > 15, "{ages:?}");
+        assert!(ages.iter().all(|age| (900_000..=1_000_000).contains(age)), "{ages:?}");
+    }
+}
