@@ -124,8 +124,8 @@ async fn admit(
     let Some((_, pool_config, _)) = core.pool_config(&key) else {
         return Err(talk.refuse(Trouble::NoDatabase(startup.database.clone())).await);
     };
-    let settings = match wanted {
-        Ok(settings) => settings,
+    let (settings, route) = match wanted {
+        Ok((settings, wish)) => (settings, wish.unwrap_or(route)),
         Err(trouble) => return Err(talk.refuse(*trouble).await),
     };
     let shared = core.shared.pool(&key, &pool_config);
