@@ -214,7 +214,7 @@ def test_hundreds_of_clients_that_wait_are_all_served(start_forebay, table):
 
 @pytest.mark.parametrize("size", [4, 40])
 def test_nobody_starves(start_forebay, size):
-    """Also where a pool is spread over cores."""
+    """Also where a pool is spread over cores. docs/pooling.md has what this prints (pytest -s)."""
     forebay = start_forebay(pool={"size": size}, routing=ON_PRIMARY)
     clients, rounds = size * 3, 12
 
@@ -230,6 +230,7 @@ def test_nobody_starves(start_forebay, size):
         return counts
 
     counts = asyncio.run(everyone())
+    print(f"size {size}: {min(counts)} to {max(counts)} turns for each of {clients} clients")
     assert min(counts) > 0 and min(counts) * 4 >= sum(counts) / len(counts), f"unfair shares: {sorted(counts)}"
 
 
