@@ -191,13 +191,13 @@ async fn query(config: &Config, running: &Running, statements: &[&str]) -> Resul
     console.user(user).dbname(&config.admin.database).application_name("forebay");
     if let Ok(password) = std::env::var("PGPASSWORD") {
         console.password(password);
-    } else if let Some(admin) = admin {
-        console.password(&admin.password.0);
+    } else if let Some(known) = config.admin.users.iter().find(|u| u.name == user) {
+        console.password(&known.password.0);
     }
     let (client, connection) = console
         .connect(tokio_postgres::NoTls)
         .await
-        .map_err(|e| format!("cannot reach the console of the running instance: {}", cause(&e)))?;
+        .map_err(|e| format!("cannot reach the console of the running instance at {}: {}", listen.addr, cause(&e)))?;
     tokio::spawn(connection);
     let mut all = serde_json::Map::new();
     for sql in statements {

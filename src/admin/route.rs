@@ -9,7 +9,7 @@ use crate::ops::Instance;
 use crate::pg::pool::PoolConfig;
 use crate::pg::route::{Way, begin_of, splits, way};
 use crate::sql::{Access, Hint, Kind, Verdict, classify};
-use crate::topology::{ClusterView, Role, State};
+use crate::topology::{ClusterView, Limits, Role, State};
 
 pub(super) const COLUMNS: &[Column] = columns![Text "target" "reason" "statement"];
 
@@ -32,7 +32,7 @@ pub(super) fn explain(instance: &Instance, database: Option<&str>, text: &str) -
     let named = name.as_deref().unwrap_or_default();
     let settings = PoolConfig::new(pg.pool_for(named, ""), pg.routing_for(named, ""), pg.failover.hold);
     let snapshot = instance.monitor.snapshot();
-    let has_replicas = snapshot.clusters.get(cluster).is_some_and(|c| has_fit_replica(c));
+    let has_replicas = snapshot.clusters.get(cluster).is_some_and(|c| has_fit_replica(c, &settings));
     let row: Row = decide(&verdict, &settings, has_replicas).row(text);
     Ok(Table { columns: COLUMNS.into(), rows: vec![row] })
 }
@@ -49,8 +49,9 @@ fn usual_database(instance: &Instance) -> Option<String> {
     config.postgres.databases.iter().find(|d| d.name != "*").map(|d| d.name.clone())
 }
 
-fn has_fit_replica(cluster: &ClusterView) -> bool {
-    cluster.nodes.iter().any(|n| n.state == State::Up && n.role == Role::Replica && n.fit_for_reads && n.weight > 0)
+fn has_fit_replica(cluster: &ClusterView, settings: &PoolConfig) -> bool {
+    let limits = Limits::of(&settings.routing);
+    cluster.nodes.iter().any(|n| n.state == State::Up && n.role == Role::Replica && n.is_fit(&limits))
 }
 
 struct Decision {

@@ -178,6 +178,7 @@ static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
 /// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
 static TUNING: &[(&str, &[&str])] = &[
+    ("admin", &["listen"]),
     ("postgres.failover", &["durability", "max_lost_bytes", "drain"]),
     ("postgres.cluster.nodes", &["promote"]),
     ("security", &["ban_allow"]),

@@ -179,7 +179,7 @@ pub struct PoolSettings {
     pub connect_timeout: Duration,
     /// An idle server connection is closed after this long; `None` never.
     pub server_idle_timeout: Option<Duration>,
-    /// A server connection is closed when idle after this age (jittered by up to 10 %); `None` never.
+    /// A server connection is closed when idle after this age (up to 10 % earlier, each its own); `None` never.
     pub server_lifetime: Option<Duration>,
     /// From accept to the end of login.
     pub client_login_timeout: Option<Duration>,

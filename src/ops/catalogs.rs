@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Instance;
-use crate::config::model::Config;
+use crate::config::model::{Config, Database};
 use crate::sql::Catalog;
 use crate::topology::catalog;
 use crate::topology::link::{Link, Login, words};
@@ -82,7 +82,7 @@ async fn reread(
     let mut last = None;
     loop {
         let config = instance.config.load_full();
-        let lists = lists(&config, database);
+        let lists = lists(&config, cluster, database);
         let fingerprint = (catalog::fingerprint(client).await?, lists.clone());
         if last.as_ref() != Some(&fingerprint) {
             let catalog = catalog::load(client, &lists.0, &lists.1).await?;
@@ -94,10 +94,23 @@ async fn reread(
     }
 }
 
-/// The functions that the configuration names, for this database.
-fn lists(config: &Config, database: &str) -> (Vec<String>, Vec<String>) {
-    let routing = config.postgres.routing_for(database, "");
-    (routing.read_functions, routing.write_functions)
+/// The functions that the configuration names for a database of the servers, under all names that clients have for it.
+fn lists(config: &Config, cluster: usize, database: &str) -> (Vec<String>, Vec<String>) {
+    let pg = &config.postgres;
+    let is_it =
+        |entry: &&Database| entry.cluster == cluster && entry.dbname.as_deref().unwrap_or(&entry.name) == database;
+    let mut names: Vec<&str> = pg.databases.iter().filter(is_it).map(|entry| &*entry.name).collect();
+    let any_name = pg.database(database).filter(|found| found.cluster == cluster);
+    if any_name.is_some_and(|found| found.entry.is_none_or(|entry| entry.name == "*" && entry.dbname.is_none())) {
+        names.push(database);
+    }
+    let (mut read, mut write) = (Vec::new(), Vec::new());
+    for name in names {
+        let routing = pg.routing_for(name, "");
+        read.extend(routing.read_functions);
+        write.extend(routing.write_functions);
+    }
+    (read, write)
 }
 
 fn publish(instance: &Instance, cluster: usize, database: &str, catalog: Catalog) {

@@ -19,6 +19,7 @@ use crate::net::{Accepted, Detached, Listener, Stream};
 use crate::wire::pg::build;
 use crate::wire::pg::sqlstate::write_error;
 use crate::wire::pg::startup::{self, Startup};
+use crate::worker::Elapsed;
 use crate::worker::clock::now_ns;
 
 /// Accepts from one listener until the process ends.
@@ -52,15 +53,12 @@ async fn accept_all(core: &Rc<Core>, listener: &Accepted, route: ListenRoute) {
 async fn greet(core: Rc<Core>, stream: Stream, route: ListenRoute) {
     core.shared.clients.fetch_add(1, Ordering::Relaxed);
     let peer = stream.peer();
-    let limit = core.config.borrow().postgres.pool.client_login_timeout;
-    let wheel = Rc::clone(&core.wheel);
-    let greeted = wheel.timeout(limit, Box::pin(meet(&core, stream, route))).await;
-    match greeted {
+    match Box::pin(meet(&core, stream, route)).await {
         // Counted until the session's end from here on.
         Ok(Ok(Met::AtHome)) => return,
         Ok(Ok(Met::Done)) => {}
         Ok(Err(error)) => error.log(peer),
-        Err(_) => tracing::info!(%peer, "a client did not log in within client_login_timeout"),
+        Err(Elapsed) => tracing::info!(%peer, "a client did not log in within client_login_timeout"),
     }
     core.shared.clients.fetch_sub(1, Ordering::Relaxed);
 }
@@ -72,18 +70,42 @@ enum Met {
     Done,
 }
 
-async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Met, LoginError> {
+/// Until the startup packet has come the general time-out holds, then that of its database and user.
+async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Result<Met, LoginError>, Elapsed> {
+    let began = now_ns();
     let mut talk = Talk::new(stream);
-    let startup = loop {
+    let limit = core.config.borrow().postgres.pool.client_login_timeout;
+    let startup = match core.wheel.timeout(limit, hear(core, &mut talk)).await? {
+        Ok(Some(startup)) => startup,
+        Ok(None) => return Ok(Ok(Met::Done)),
+        Err(error) => return Ok(Err(error)),
+    };
+    let limit = core.config.borrow().postgres.pool_for(&startup.database, &startup.user).client_login_timeout;
+    let spent = Duration::from_nanos(now_ns().saturating_sub(began));
+    let left = limit.map(|limit| limit.saturating_sub(spent));
+    core.wheel.timeout(left, admit(core, talk, startup, route)).await
+}
+
+/// What the client wants; `None` if that was done.
+async fn hear(core: &Rc<Core>, talk: &mut Talk) -> Result<Option<startup::Session>, LoginError> {
+    loop {
         match talk.startup().await? {
             Startup::Ssl | Startup::GssEnc => talk.write(b"N").await?,
             Startup::Cancel(cancel) => {
                 relay_cancel(core, &cancel);
-                return Ok(Met::Done);
+                return Ok(None);
             }
-            Startup::Session(session) => break session,
+            Startup::Session(session) => return Ok(Some(session)),
         }
-    };
+    }
+}
+
+async fn admit(
+    core: &Rc<Core>,
+    mut talk: Talk,
+    startup: startup::Session,
+    route: ListenRoute,
+) -> Result<Met, LoginError> {
     let config = Arc::clone(&core.config.borrow());
     if startup.database == config.admin.database || startup.database == "pgbouncer" {
         core.shared.control.console(Newcomer::new(talk, startup)?);
@@ -102,8 +124,8 @@ async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Met
     let Some((_, pool_config, _)) = core.pool_config(&key) else {
         return Err(talk.refuse(Trouble::NoDatabase(startup.database.clone())).await);
     };
-    let settings = match wanted {
-        Ok(settings) => settings,
+    let (settings, route) = match wanted {
+        Ok((settings, wish)) => (settings, wish.unwrap_or(route)),
         Err(trouble) => return Err(talk.refuse(*trouble).await),
     };
     let shared = core.shared.pool(&key, &pool_config);

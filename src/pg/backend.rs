@@ -1,20 +1,24 @@
 //! One server connection of a pool, with everything that it remembers between clients.
 
+use std::future::poll_fn;
+use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::prepare::Taught;
 use super::registry::Server;
 use super::settings::Settings;
 use super::track::Track;
-use crate::net::Stream;
+use crate::net::{Detached, Stream};
 use crate::pool::Pooled;
 
 /// A logged-in connection. It is idle in its pool or owned by one client's session; never shared.
 #[derive(Debug)]
 pub struct Backend {
     /// The socket.
-    pub stream: Stream,
+    pub stream: Line,
     /// What others see of it.
     pub entry: Rc<Server>,
     /// Answers owed.
@@ -41,6 +45,51 @@ pub struct Backend {
     pub is_standby: bool,
     /// Its session state is not known any more: it must be cleaned before somebody else gets it.
     pub is_dirty: bool,
+}
+
+/// The socket of a server connection, which an admin may cut ([`Server::is_cut`]): from then on it reads as failed with
+/// [`Line::CUT`], whatever the server still says, so that its client is told as if the server had been lost.
+#[derive(Debug)]
+pub struct Line {
+    stream: Stream,
+    entry: Rc<Server>,
+}
+
+impl Line {
+    /// No socket that is read from fails with this by itself.
+    pub const CUT: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+
+    /// The socket of the connection that others see as `entry`.
+    pub fn new(stream: Stream, entry: &Rc<Server>) -> Self {
+        Line { stream, entry: Rc::clone(entry) }
+    }
+
+    /// As [`Stream::poll_read`].
+    #[inline]
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.entry.is_cut.get() {
+            return Poll::Ready(Err(Self::CUT.into()));
+        }
+        self.stream.poll_read(cx, buf)
+    }
+
+    /// As [`Stream::read`].
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// As [`Stream::detach`].
+    pub fn detach(self) -> io::Result<Detached> {
+        self.stream.detach()
+    }
+}
+
+impl Deref for Line {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
 }
 
 impl Pooled for Box<Backend> {

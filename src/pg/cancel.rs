@@ -34,7 +34,7 @@ pub fn cancel_client(core: &Rc<Core>, client: &Rc<Client>) {
 }
 
 /// Sends a cancel to a server connection's process.
-fn send(core: &Rc<Core>, server: &Rc<Server>) {
+pub(super) fn send(core: &Rc<Core>, server: &Rc<Server>) {
     server.cancels.update(|n| n + 1);
     let (wheel, server) = (Rc::clone(&core.wheel), Rc::clone(server));
     tokio::task::spawn_local(async move {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::backend::Backend;
+use super::backend::{Backend, Line};
 use super::control;
 use super::core::Core;
 use super::pool::{PgPool, ServerFailure, ServerLogin, Welcome};
@@ -93,6 +93,10 @@ async fn login(
             }
         }
     };
+    if !core.is_in_place(pool, node, target) {
+        core.forget(&backend);
+        return Err(failed(&format!("{}: the nodes have changed meanwhile", talk.name)));
+    }
     if let Err(why) = core.check_role(pool, node, backend.is_standby) {
         core.suspect(pool, node, &why);
         core.forget(&backend);
@@ -269,12 +273,13 @@ impl Core {
             cancels: Default::default(),
             cancelled: Default::default(),
             close_needed: Default::default(),
+            is_cut: Default::default(),
             prepared: Default::default(),
         });
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
         let lifetime = pool.config.borrow().server_lifetime;
         Box::new(Backend {
-            stream,
+            stream: Line::new(stream, &entry),
             expires: lifetime.map_or(u64::MAX, |life| now.saturating_add(jittered(life, entry.id))),
             entry,
             track: Default::default(),
@@ -296,4 +301,16 @@ impl Core {
 fn jittered(life: u64, id: u64) -> u64 {
     let tenths = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     life - (life / 10).saturating_mul(tenths & 0xff) / 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_made_together_do_not_end_together_and_none_lives_too_long() {
+        let ages: std::collections::BTreeSet<u64> = (1..=20).map(|id| jittered(1_000_000, id)).collect();
+        assert!(ages.len() > 15, "{ages:?}");
+        assert!(ages.iter().all(|age| (900_000..=1_000_000).contains(age)), "{ages:?}");
+    }
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::backend::Backend;
 use super::connect::connect;
-use super::errors::Trouble;
+use super::errors::{Trouble, seconds};
 use super::orders::Orders;
 use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
 use super::registry::{Client, ClientState, Order, Server};
@@ -19,7 +19,7 @@ use crate::config::model::{Balance, Config};
 use crate::net::{Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Verdict, VerdictCache, classify};
-use crate::topology::{ClusterView, Role, Snapshot, State};
+use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
 use crate::wire::pg::auth::Credential;
 use crate::worker::Wheel;
 use crate::worker::clock::now_ns;
@@ -156,23 +156,29 @@ impl Core {
         Some(pool)
     }
 
-    fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
-        self.topology.borrow().clusters.get(pool.cluster.get()).cloned()
+    pub(super) fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
+        let (config, topology) = (self.config.borrow(), self.topology.borrow());
+        let cluster = pool.cluster.get();
+        let name = &config.postgres.clusters.get(cluster)?.name;
+        // A reload that changes the order of the clusters arrives in two steps: until the second, names tell.
+        let in_place = topology.clusters.get(cluster).filter(|view| view.name == *name);
+        in_place.or_else(|| topology.clusters.iter().find(|view| view.name == *name)).cloned()
     }
 
     /// Tells a pool what each node may be used for.
     fn place_nodes(self: &Rc<Self>, pool: &Rc<PgPool>) {
         let Some(view) = self.view(pool) else { return };
         let mut unused = Vec::new();
+        let limits = Limits::of(&pool.config.borrow().routing);
         {
             let mut state = pool.state.borrow_mut();
             for (i, node) in view.nodes.iter().enumerate() {
                 let class = match node.state {
                     State::Up if view.primary == Some(i) => NodeClass::Primary,
-                    State::Up if node.role == Role::Replica && node.fit_for_reads => NodeClass::Replica,
+                    State::Up if node.role == Role::Replica && node.is_fit(&limits) => NodeClass::Replica,
                     _ => NodeClass::Unfit,
                 };
-                let permits = pool.shared.permits(&node.host, node.port);
+                let permits = pool.shared.permits(i);
                 unused.extend(state.set_node(i, class, node.weight, &permits));
             }
             for i in view.nodes.len()..state.nodes() {
@@ -190,6 +196,7 @@ impl Core {
     /// New nodes or roles.
     pub fn set_topology(self: &Rc<Self>, snapshot: Arc<Snapshot>) {
         *self.topology.borrow_mut() = snapshot;
+        self.review_servers();
         for pool in self.all_pools() {
             self.place_nodes(&pool);
         }
@@ -514,8 +521,8 @@ impl Core {
         let counts = state.counts();
         let why = if state.is_paused() { "the pool is paused" } else { "all server connections are in use" };
         format!(
-            "no server connection for {}s: {why} ({} busy, {} waiting); still waiting",
-            after / 1_000_000_000,
+            "no server connection for {}: {why} ({} busy, {} waiting); still waiting",
+            seconds(after / 1_000_000),
             counts.servers.busy,
             counts.waiting
         )
@@ -539,7 +546,8 @@ impl Core {
     /// True if every replica that may serve has replayed everything that was committed at `wrote_at`.
     pub fn replicas_have_seen(&self, pool: &PgPool, wrote_at: u64) -> bool {
         let Some(view) = self.view(pool) else { return false };
-        let mut fit = view.nodes.iter().filter(|n| n.fit_for_reads && n.state == State::Up).peekable();
+        let limits = Limits::of(&pool.config.borrow().routing);
+        let mut fit = view.nodes.iter().filter(|n| n.is_fit(&limits) && n.state == State::Up).peekable();
         let seen = fit.peek().is_some() && fit.all(|n| n.fresh.has_seen(wrote_at));
         if !seen {
             view.wanted_fresh.raise();

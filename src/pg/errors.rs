@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use super::backend::Line;
 use crate::wire::pg::sqlstate::{self, Severity, ToClient};
 
 /// Why a session ends.
@@ -136,6 +137,7 @@ impl Trouble {
         match self {
             Trouble::ServerClosed => "the server closed the connection".into(),
             Trouble::ServerEnded { message, .. } => message.clone(),
+            Trouble::ServerIo(Line::CUT) => "its node was taken out of service by an administrator".into(),
             Trouble::ServerIo(kind) => format!("the connection to the server failed ({kind})"),
             Trouble::ServerNonsense => "the server sent an invalid message".into(),
             other => other.message().into_owned(),
@@ -271,7 +273,7 @@ impl ToClient for AsError<'_> {
     }
 }
 
-fn seconds(ms: u64) -> String {
+pub(super) fn seconds(ms: u64) -> String {
     if ms >= 1000 && ms % 1000 < 100 {
         format!("{}s", ms / 1000)
     } else {

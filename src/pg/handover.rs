@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::backend::Backend;
+use super::backend::{Backend, Line};
 use super::core::Core;
 use super::pool::{PgPool, PoolKey};
 use super::prepare::Taught;
@@ -140,11 +140,14 @@ impl Core {
     fn take_over(self: &Rc<Self>, key: &PoolKey, portable: Portable, give_up: impl FnOnce()) {
         let pool = self.pools.borrow().get(key).cloned();
         let (Some(pool), Ok(stream)) = (pool, portable.stream.attach()) else { return give_up() };
+        if !self.is_in_place(&pool, portable.server.node, &portable.server.target) {
+            return give_up();
+        }
         let entry = Rc::new(portable.server);
         entry.state.set(ServerState::Idle);
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
         let backend = Box::new(Backend {
-            stream,
+            stream: Line::new(stream, &entry),
             entry,
             track: Default::default(),
             out: Vec::new(),

@@ -6,7 +6,7 @@ use super::core::Core;
 use super::errors::Trouble;
 use super::settings::Settings;
 use super::shared::Shared;
-use crate::config::model::{AuthMethod, Config};
+use crate::config::model::{AuthMethod, Config, ListenRoute};
 use crate::net::{Detached, Endpoint, Stream};
 use crate::wire::pg::auth::{Credential, Method};
 use crate::wire::pg::frame::{Head, head};
@@ -292,11 +292,11 @@ async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option
     }
 }
 
-/// The session settings that a startup packet asks for.
+/// The session settings that a startup packet asks for, and the route if it names one (`forebay.route`).
 ///
 /// # Errors
-/// Options that cannot be read, values that are no text, a replication connection.
-pub fn settings(startup: &Startup) -> Result<Arc<Settings>, Trouble> {
+/// Options that cannot be read, values that are no text, no such route, a replication connection.
+pub fn settings(startup: &Startup) -> Result<(Arc<Settings>, Option<ListenRoute>), Trouble> {
     let mut list = Vec::new();
     let text = |name: &str, value: Vec<u8>| {
         String::from_utf8(value)
@@ -318,5 +318,21 @@ pub fn settings(startup: &Startup) -> Result<Arc<Settings>, Trouble> {
         let value = text(&name, value.clone())?;
         list.push((name, value));
     }
-    Ok(Settings::from_startup(list))
+    let mut route = None;
+    for (_, value) in list.extract_if(.., |(name, _)| name == ROUTE) {
+        route = Some(route_of(value)?);
+    }
+    Ok((Settings::from_startup(list), route))
+}
+
+/// The setting that is the client's wish where its statements run.
+const ROUTE: &str = "forebay.route";
+
+fn route_of(value: String) -> Result<ListenRoute, Trouble> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(ListenRoute::Auto),
+        "primary" => Ok(ListenRoute::Primary),
+        "replica" => Ok(ListenRoute::Replica),
+        _ => Err(Trouble::BadSetting { name: ROUTE, value, accepted: "auto, primary and replica" }),
+    }
 }

@@ -25,6 +25,7 @@ pub mod registry;
 mod release;
 pub mod report;
 mod request;
+mod review;
 pub mod route;
 mod session;
 pub mod settings;

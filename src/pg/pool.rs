@@ -39,7 +39,7 @@ pub struct PoolShared {
     /// `PAUSE`d.
     pub paused: AtomicBool,
     settings: Mutex<HashMap<u64, Weak<Settings>>>,
-    permits: Mutex<HashMap<(String, u16), Arc<AtomicUsize>>>,
+    permits: Mutex<Vec<Arc<AtomicUsize>>>,
     /// What a fresh connection reported at its login; the primary's if there was one.
     pub base: Mutex<Option<Arc<Welcome>>>,
     /// What a login is told, by the settings that the client asked for.
@@ -85,10 +85,14 @@ impl PoolShared {
         settings
     }
 
-    /// The counter of connections to one server over all threads.
-    pub fn permits(&self, host: &str, port: u16) -> Arc<AtomicUsize> {
+    /// The counter of connections to a node over all threads. It belongs to the place in the cluster: connections to
+    /// what was there before a reload still count there until they are closed.
+    pub fn permits(&self, node: usize) -> Arc<AtomicUsize> {
         let mut all = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry((host.to_owned(), port)).or_default())
+        if all.len() <= node {
+            all.resize_with(node + 1, Default::default);
+        }
+        all.get(node).cloned().unwrap_or_default()
     }
 
     /// The home with the fewest clients.

@@ -122,6 +122,8 @@ pub struct Server {
     pub cancelled: RefCell<Option<Waker>>,
     /// Close it when it comes back (`RECONNECT`, a changed configuration).
     pub close_needed: Cell<bool>,
+    /// Taken away from its client by an admin: it reads as lost.
+    pub is_cut: Cell<bool>,
     /// Statements that it knows.
     pub prepared: Cell<usize>,
 }

@@ -17,9 +17,11 @@ use super::probe::{Answer, Target};
 use super::schedule::{Schedule, Turn};
 
 /// Settings of `[postgres]` that every cluster shares.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Limiting {
     limits: Limits,
+    /// Of databases and users that have their own.
+    others: Vec<Limits>,
     /// A sample of the primary that is older than this tells no lag in time.
     recent: Duration,
 }
@@ -27,7 +29,8 @@ pub(super) struct Limiting {
 impl Limiting {
     pub(super) fn of(config: &Postgres) -> Self {
         Self {
-            limits: Limits { time: config.routing.max_lag, bytes: config.routing.max_lag_bytes },
+            limits: Limits::of(&config.routing),
+            others: Limits::others(config),
             recent: config.failover.check_interval * 3 + config.failover.check_timeout,
         }
     }
@@ -62,6 +65,8 @@ pub(super) struct WatchedNode {
     answer: Option<Answer>,
     lag: Lag,
     unfit: Option<String>,
+    /// Whether it may be read under the limits that some databases and users have of their own.
+    elsewhere: Vec<(Limits, bool)>,
     standing: Standing,
     last_change: SystemTime,
 }
@@ -104,6 +109,7 @@ impl WatchedNode {
             answer: None,
             lag: Lag::default(),
             unfit: None,
+            elsewhere: Vec::new(),
             standing: Standing { role: Role::Unknown, state: State::Down, reason: String::new() },
             last_change: SystemTime::now(),
         }
@@ -269,8 +275,13 @@ impl Watched {
             }
             let own = node.answer.as_ref().and_then(|answer| answer.timeline);
             let hidden = node.answer.as_ref().is_some_and(|answer| answer.receiver_hidden);
-            node.unfit = other_history(own, timeline, hidden, &self.monitor_user)
-                .or_else(|| self.limiting.limits.refusal(&node.lag, node.unfit.is_none()));
+            let diverged = other_history(own, timeline, hidden, &self.monitor_user);
+            let elsewhere = self.limiting.others.iter().map(|limits| {
+                let was_fit = node.elsewhere.iter().find(|(of, _)| of == limits).is_none_or(|(_, fit)| *fit);
+                (*limits, diverged.is_none() && limits.refusal(&node.lag, was_fit).is_none())
+            });
+            node.elsewhere = elsewhere.collect();
+            node.unfit = diverged.or_else(|| self.limiting.limits.refusal(&node.lag, node.unfit.is_none()));
             node.standing = standing;
         }
     }
@@ -319,6 +330,9 @@ impl WatchedNode {
             timeline: answer.and_then(|answer| answer.timeline),
             last_change: self.last_change,
             fit_for_reads: serves && self.unfit.is_none() && self.weight > 0,
+            fit_elsewhere: (self.elsewhere.iter())
+                .map(|(limits, fit)| (*limits, serves && *fit && self.weight > 0))
+                .collect(),
             reason,
             fresh: Arc::clone(&self.fresh),
             suspicion: Arc::clone(&self.suspicion),

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::lsn::Lsn;
+use crate::config::model::{Postgres, RoutingOverrides, RoutingSettings};
 
 #[cfg(test)]
 mod tests;
@@ -208,6 +209,29 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Those of a pool, or of `[postgres.routing]` itself.
+    pub fn of(routing: &RoutingSettings) -> Self {
+        Limits { time: routing.max_lag, bytes: routing.max_lag_bytes }
+    }
+
+    /// Every other pair of limits that some database or user goes by.
+    pub fn others(config: &Postgres) -> Vec<Self> {
+        let sets_its_own = |own: &RoutingOverrides| own.max_lag.is_some() || own.max_lag_bytes.is_some();
+        let none = RoutingOverrides::default();
+        let databases = config.databases.iter().map(|entry| &entry.routing).filter(|own| sets_its_own(own));
+        let users: Vec<_> = config.users.iter().map(|entry| &entry.routing).filter(|own| sets_its_own(own)).collect();
+        let mut others = Vec::new();
+        for database in databases.chain([&none]) {
+            for user in users.iter().copied().chain([&none]) {
+                let limits = Limits::of(&config.routing.with(database).with(user));
+                if limits != Limits::of(&config.routing) && !others.contains(&limits) {
+                    others.push(limits);
+                }
+            }
+        }
+        others
+    }
+
     /// Why a replica with this lag gets no reads; `None` when it may.
     ///
     /// One that is out has to come below 80 % of a limit to be let in again, so that it does not flap around it.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::lag::Limits;
 use super::lsn::Lsn;
 
 /// Every cluster at one moment.
@@ -88,8 +89,10 @@ pub struct NodeView {
     pub last_change: SystemTime,
     /// Why the node is not used, or not for reads; empty when there is nothing to say.
     pub reason: String,
-    /// A replica that is up, of the primary's history, within the lag limits, and of weight > 0.
+    /// A replica that is up, of the primary's history, within the lag limits of `[postgres.routing]`, and of weight > 0.
     pub fit_for_reads: bool,
+    /// The same under each other pair of lag limits that a database or user has.
+    pub fit_elsewhere: Vec<(Limits, bool)>,
     /// How far this node is known to have come, without a new snapshot.
     pub fresh: Arc<Freshness>,
     /// Doubts that the data path has raised since the last probe.
@@ -99,12 +102,17 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// Whether a pool with these lag limits may read here. Limits that are news to the monitor are not yet enforced.
+    pub fn is_fit(&self, limits: &Limits) -> bool {
+        self.fit_elsewhere.iter().find(|(of, _)| of == limits).map_or(self.fit_for_reads, |(_, fit)| *fit)
+    }
+
     fn routes_like(&self, other: &NodeView) -> bool {
         fn key(view: &NodeView) -> (&str, &str, u16, u32, Role, State, bool, *const Freshness) {
             let fresh = Arc::as_ptr(&view.fresh);
             (&view.name, &view.host, view.port, view.weight, view.role, view.state, view.fit_for_reads, fresh)
         }
-        key(self) == key(other)
+        key(self) == key(other) && self.fit_elsewhere == other.fit_elsewhere
     }
 }
 

@@ -166,6 +166,18 @@ def test_a_client_that_does_not_log_in_is_closed(start_forebay):
     assert forebay.wire().value("select 1") == "1"
 
 
+def test_a_user_may_have_a_login_time_out_of_its_own(start_forebay):
+    users = [{"name": "app", "password": "app"}, {"name": "other", "password": "other", "client_login_timeout": "500ms"}]
+    forebay = start_forebay(user=users, pool={"client_login_timeout": "10m"})
+    patient, hasty = Wire(forebay.port), Wire(forebay.port, user="other")
+    for client in (patient, hasty):
+        client.send(client.startup_packet())
+        assert client.read_frame().type == "R"
+    hasty.wait_closed(10)
+    assert patient.nothing_comes(0.3), "the general time-out is not over"
+    assert forebay.wire(user="other").value("select 1") == "1"
+
+
 def test_an_answer_of_the_wrong_kind_in_the_middle_of_scram_is_refused(target):
     client = Wire(target.port)
     client.send(client.startup_packet())

@@ -45,6 +45,15 @@ def test_round_robin_minds_the_weights(start_forebay, shared_cluster):
     assert 50 <= nodes["pg3"] <= 70 and nodes["pg2"] + nodes["pg3"] == 80, f"weights 1 and 3 gave {nodes}"
 
 
+@pytest.mark.parametrize("balance", ["random", "least_connections"])
+def test_weights_hold_for_the_other_ways_to_choose(start_forebay, shared_cluster, balance):
+    forebay = start_forebay(
+        nodes=weighted(shared_cluster, 1, 1, 4), routing={**EVENTUAL, "balance": balance},
+        config={"general": {"threads": 1}})
+    nodes = reads(warmed(forebay.wire(), "pg2", "pg3"), 200)
+    assert 130 <= nodes["pg3"] <= 185 and nodes["pg2"] + nodes["pg3"] == 200, f"weights 1 and 4 gave {nodes}"
+
+
 def test_random_uses_every_replica(start_forebay):
     nodes = reads(warmed(start_forebay(routing={**EVENTUAL, "balance": "random"}).wire(), "pg2", "pg3"), 60)
     assert set(nodes) == {"pg2", "pg3"} and min(nodes.values()) >= 10, nodes
@@ -185,6 +194,21 @@ def test_a_replica_too_far_behind_in_bytes_leaves_and_returns(cluster, start_for
     assert int(forebay.node("pg2")["lag_bytes"]) > 256 * 1024
     cluster.nodes[1].set_apply_delay(0)
     wait_until(lambda: "pg2" in reads(client, 6), 20, "the replica to get reads again")
+
+
+def test_a_database_may_have_lag_limits_of_its_own(cluster, start_forebay):
+    forebay = start_forebay(
+        servers=cluster, routing={**EVENTUAL, "max_lag": "10m"},
+        database=[{"name": "bench"}, {"name": "fresh", "dbname": "bench", "max_lag_bytes": "64KiB"}])
+    cluster.everywhere("create table t (a text)")
+    patient, fresh = forebay.wire(), forebay.wire(dbname="fresh")
+    cluster.nodes[1].set_apply_delay(60)
+    for _ in range(20):
+        cluster.sql("insert into t select repeat('x', 1000) from generate_series(1, 50)")
+    wait_until(lambda: set(reads(fresh, 6)) == {"pg3"}, 20, "the late replica to get no reads of the strict database")
+    wait_until(lambda: "pg2" in reads(patient, 6), 10, "the late replica to get reads of the other")
+    cluster.nodes[1].set_apply_delay(0)
+    wait_until(lambda: "pg2" in reads(fresh, 6), 20, "the replica to get reads again")
 
 
 def test_an_idle_primary_does_not_make_replicas_late(start_forebay, shared_cluster):

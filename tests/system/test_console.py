@@ -44,6 +44,30 @@ COLUMNS = {
     "PEERS": ["peer_id", "host", "port", "pool_size"],
     "POOL_NODES": "node_id hostname port status pg_status lb_weight role pg_role select_cnt load_balance_node "
                   "replication_delay replication_state replication_sync_state last_status_change".split(),
+    "ACTIVE_SOCKETS": [*SOCKET, *"recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail".split()],
+    "PEER_POOLS": "peer_id cl_active_cancel_req cl_waiting_cancel_req sv_active_cancel sv_login".split(),
+    "DNS_HOSTS": "hostname ttl addrs".split(),
+    "DNS_ZONES": "zonename serial count".split(),
+    "POOL_PROCESSES": "pool_pid start_time client_connection_count database username backend_connection_time pool_counter "
+                      "status".split(),
+    "POOL_POOLS": "pool_pid start_time client_connection_count pool_id backend_id database username "
+                  "backend_connection_time client_connection_time client_disconnection_time client_idle_duration majorversion "
+                  "minorversion pool_counter pool_backendpid pool_connected status load_balance_node client_host client_port "
+                  "statement".split(),
+    "POOL_BACKEND_STATS": "node_id hostname port status role select_cnt insert_cnt update_cnt delete_cnt ddl_cnt other_cnt "
+                          "panic_cnt fatal_cnt error_cnt".split(),
+    "POOL_HEALTH_CHECK_STATS": "node_id hostname port status role last_status_change total_count success_count fail_count "
+                               "skip_count retry_count average_retry_count max_retry_count max_duration min_duration "
+                               "average_duration last_health_check last_successful_health_check last_skip_health_check "
+                               "last_failed_health_check".split(),
+    "POOL_CACHE": "num_cache_hits num_selects cache_hit_ratio num_hash_entries used_hash_entries num_cache_entries "
+                  "used_cache_entries_size free_cache_entries_size fragment_cache_entries_size".split(),
+    "EVENTS": "time service epoch event node detail".split(),
+    "PINS": "client_id database user reason since".split(),
+    "BANS": "address until reason failures".split(),
+    "HA": "service mode durability epoch primary timeline phase guarantee".split(),
+    "HA CHECKS": "service node check result detail".split(),
+    "INSTANCES": "instance address version leader epoch_acked gate lease_left_ms last_seen".split(),
     "NODES": "service kind node host port role state weight lag_bytes lag_ms position timeline connections last_change reason".split(),
     "QUEUE": "service database user waiting oldest_wait_ms served timed_out refused".split(),
 }

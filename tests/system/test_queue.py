@@ -134,6 +134,17 @@ def test_who_waits_long_is_told_by_a_notice_and_then_served(start_forebay):
     assert wire.rows(client.read_until()) == [["served"]]
 
 
+def test_the_notice_tells_how_long_and_why(start_forebay):
+    forebay = start_forebay(pool={"size": 1, "queue_notice": "300ms"}, routing=ON_PRIMARY)
+    holder = hold(forebay)
+    client = forebay.wire()
+    client.send(wire.query("select 1"))
+    notice = wire.fields(client.read_frame(5))
+    assert notice["M"].startswith("no server connection for 0.3s: all server connections are in use (1 busy, 1 waiting)")
+    holder.run("commit")
+    client.read_until()
+
+
 def test_who_is_served_soon_gets_no_notice(start_forebay):
     forebay = start_forebay(pool={"size": 1, "queue_notice": "20s"}, routing=ON_PRIMARY)
     holder = hold(forebay)
@@ -155,7 +166,12 @@ def test_the_queue_is_shown(start_forebay):
     forebay.wait_pool(cl_waiting=0)
     row = next(r for r in forebay.admin("SHOW QUEUE") if (r["database"], r["user"]) == ("bench", "app"))
     assert int(row["timed_out"]) == 3
+    served = int(row["served"])
+    waiting = queue_up(forebay, 2, "select 1")
     holder.run("commit")
+    assert [client.read_until()[-1].type for client in waiting] == ["Z", "Z"]
+    row = next(r for r in forebay.admin("SHOW QUEUE") if (r["database"], r["user"]) == ("bench", "app"))
+    assert (int(row["served"]), int(row["waiting"])) == (served + 2, 0)
 
 
 def test_a_waiter_that_leaves_costs_no_connection(start_forebay):
@@ -198,7 +214,7 @@ def test_hundreds_of_clients_that_wait_are_all_served(start_forebay, table):
 
 @pytest.mark.parametrize("size", [4, 40])
 def test_nobody_starves(start_forebay, size):
-    """Also where a pool is spread over cores."""
+    """Also where a pool is spread over cores. docs/pooling.md has what this prints (pytest -s)."""
     forebay = start_forebay(pool={"size": size}, routing=ON_PRIMARY)
     clients, rounds = size * 3, 12
 
@@ -214,6 +230,7 @@ def test_nobody_starves(start_forebay, size):
         return counts
 
     counts = asyncio.run(everyone())
+    print(f"size {size}: {min(counts)} to {max(counts)} turns for each of {clients} clients")
     assert min(counts) > 0 and min(counts) * 4 >= sum(counts) / len(counts), f"unfair shares: {sorted(counts)}"
 
 

@@ -84,6 +84,42 @@ def test_nodes_come_and_go(start_forebay, shared_cluster):
     assert [client.value("select 1") for _ in range(10)] == ["1"] * 10
 
 
+def test_a_node_that_leaves_the_middle_of_the_list_gets_no_more_traffic(start_forebay, shared_cluster):
+    """The node behind it takes its place in the list, not its connections."""
+    forebay = start_forebay(routing={"consistency": "eventual", "balance": "round_robin"}, config={"general": {"threads": 1}})
+    client, seen = forebay.wire(), set()
+
+    def reads_on_both():
+        client.value("select 1")
+        seen.add(client.value("show forebay.node"))
+        return len(seen) == 2
+
+    wait_until(reads_on_both, 10, "connections to both replicas")
+    holder = forebay.wire()
+    holder.run("begin read only")
+    primary, _, last = shared_cluster.addresses
+    cluster = forebay.config["postgres"]["cluster"][0]
+    forebay.change(cluster=[{**cluster, "nodes": [primary, last]}])
+    forebay.admin("RELOAD")
+    assert holder.value("select 'still served'") == "still served", "a transaction on the node that left may end"
+    holder.run("commit")
+    ports = {client.value("/* forebay: replica */ select inet_server_port()") for _ in range(20)}
+    assert ports == {last.split(":")[1]}, "reads only where the file still has a node"
+
+
+def test_nodes_may_change_their_order(start_forebay, shared_cluster, table):
+    forebay = start_forebay(config={"general": {"threads": 1}})
+    client = forebay.wire()
+    client.run("select 1")
+    client.run(f"insert into {table} (v) values ('before')")
+    cluster = forebay.config["postgres"]["cluster"][0]
+    forebay.change(cluster=[{**cluster, "nodes": shared_cluster.addresses[::-1]}])
+    forebay.admin("RELOAD")
+    for _ in range(20):
+        assert client.value(f"insert into {table} (v) values ('after') returning not pg_is_in_recovery()") == "t"
+    assert client.value(f"select count(*) from {table}") == "21"
+
+
 def test_a_reload_without_a_change_disturbs_nobody(start_forebay):
     forebay = start_forebay(routing=ON_PRIMARY)
     clients = [forebay.wire() for _ in range(5)]

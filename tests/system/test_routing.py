@@ -220,6 +220,12 @@ def test_the_configuration_overrules_the_catalog(start_forebay, functions):
     assert roles(client, f"select {functions}_stable()") == {"primary"}
 
 
+def test_a_database_under_another_name_has_its_lists_of_functions(start_forebay, functions):
+    databases = [{"name": "bench"}, {"name": "alias", "dbname": "bench", "read_functions": [f"{functions}_volatile"]}]
+    client = start_forebay(database=databases).wire(dbname="alias")
+    wait_until(lambda: roles(client, f"select {functions}_volatile()", 1) == {"replica"}, 15, "read_functions to be believed")
+
+
 def test_a_function_that_appeared_later_is_no_read(start_forebay, shared_cluster, name):
     forebay = start_forebay()
     client = forebay.wire()

@@ -155,6 +155,22 @@ def test_set_forebay_route_holds_for_the_session(routed):
     assert role_after(other, wire.query("select 1")) == "replica", "another session is not affected"
 
 
+@pytest.mark.parametrize("asked", [{"options": "-c forebay.route=primary"}, {"forebay.route": "Primary"}])
+def test_a_route_may_be_asked_for_at_the_start(routed, asked):
+    client = routed.wire(params=asked)
+    client.run("select 1")
+    assert role(client) == "primary"
+    client.run("set forebay.route = 'replica'")
+    client.run("reset forebay.route")
+    assert client.value("show forebay.route") == "primary"
+
+
+def test_a_route_that_does_not_exist_is_refused_at_the_start(routed):
+    with pytest.raises(wire.ServerError) as caught:
+        routed.wire(params={"options": "-c forebay.route=nowhere"})
+    assert caught.value.sqlstate == "22023"
+
+
 def test_set_local_forebay_route_holds_for_the_transaction(routed):
     client = routed.wire()
     client.run("begin")

@@ -177,6 +177,7 @@ fn node(name: &str, role: Role) -> NodeView {
         last_change: SystemTime::UNIX_EPOCH,
         reason: String::new(),
         fit_for_reads: role == Role::Replica,
+        fit_elsewhere: Vec::new(),
         fresh: Arc::new(Freshness::default()),
         suspicion: Arc::default(),
         health: Default::default(),

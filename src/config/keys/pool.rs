@@ -112,8 +112,8 @@ inherited! {
         connect_timeout: Duration = "\"5s\"" [at_least(1)];
         /// A server connection that nobody used for this long is closed.
         server_idle_timeout: Option<Duration> = "\"10m\"";
-        /// A server connection older than this is closed when it is free, up to 10 % earlier or later so that not
-        /// all go at once.
+        /// A server connection older than this is closed when it is free; each goes up to 10 % earlier, so that
+        /// not all go at once.
         server_lifetime: Option<Duration> = "\"1h\"";
         /// How long a client may take to log in.
         client_login_timeout: Option<Duration> = "\"15s\"";
@@ -127,7 +127,8 @@ inherited! {
         /// A client that is idle inside of a transaction for longer is closed. Set it where applications forget
         /// to commit: each such client holds a server connection.
         idle_in_transaction_timeout: Option<Duration> = "\"off\"";
-        /// Prepared statements kept on one server connection; 0 turns their handling off.
+        /// Prepared statements kept on one server connection; the one not used for longest gives way. 0 is as 1: unlike
+        /// PgBouncer's 0 it never breaks clients that prepare.
         prepared_statements: usize = "500";
     }
 }
@@ -150,6 +151,13 @@ inherited! {
         /// Functions that are writes although the catalog does not say so.
         write_functions: Vec<String> = "[]";
     }
+}
+
+/// What a function does is a matter of its database, whoever calls it.
+pub(super) fn routing_keys_of_a_user<T: Inherits>() -> Vec<Key<T>> {
+    let mut keys = routing_keys();
+    keys.retain(|key| !matches!(key.name, "read_functions" | "write_functions"));
+    keys
 }
 
 impl Postgres {

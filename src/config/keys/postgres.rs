@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pool::{pool_keys, routing_keys};
+use super::pool::{pool_keys, routing_keys, routing_keys_of_a_user};
 use super::section;
 use crate::config::model::{
     AuthMethod, Cluster, Database, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute, Node, NodeRole,
@@ -147,5 +147,5 @@ section! {
         pool: Default::default(),
         routing: Default::default(),
     }
-    plus { pool_keys(), routing_keys() }
+    plus { pool_keys(), routing_keys_of_a_user() }
 }

@@ -118,3 +118,11 @@ fn a_syntax_error_stops_at_its_place() {
     let found = errors("[general\nthreads = 1\n");
     assert_eq!(found, ["f.toml:1:9: this is not TOML: unclosed table, expected `]`"]);
 }
+
+#[test]
+fn what_a_function_does_is_no_matter_of_a_user() {
+    let found = errors(&format!("{BASE}read_functions = [\"f\"]\n"));
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("unknown key \"read_functions\" in [[postgres.user]]"), "{found:?}");
+    assert!(found[0].contains("did you mean \"postgres.routing.read_functions\"?"), "{found:?}");
+}

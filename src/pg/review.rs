@@ -1,0 +1,69 @@
+//! Server connections whose node is not what it was when they were made.
+//!
+//! A connection knows its node by the place in the cluster, and a reload may give that place to another server. Each
+//! new picture of the nodes is therefore held against every connection before a pool acts on it.
+//!
+//! Whom a connection serves may go on with it until it comes back, unless the node is detached: that is at once.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::cancel;
+use super::core::Core;
+use super::pool::{PgPool, PoolKey};
+use super::registry::Server;
+use crate::net::Target;
+use crate::pool::Stale;
+use crate::topology::{NodeView, State};
+
+impl Core {
+    /// Looks at every connection of this thread. Those to a server that is no longer at their place serve nobody else,
+    /// those to a detached node are taken away from their clients.
+    pub(super) fn review_servers(self: &Rc<Self>) {
+        let servers: Vec<Rc<Server>> = self.servers.borrow().values().cloned().collect();
+        let mut pools: Vec<Rc<PgPool>> = Vec::new();
+        for server in servers {
+            let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
+            let Some(pool) = self.pools.borrow().get(&key).cloned() else { continue };
+            if self.state_of(&pool, &server) == Some(State::Detached) {
+                self.cut(&server);
+            }
+            if self.is_in_place(&pool, server.node, &server.target) || server.close_needed.replace(true) {
+                continue;
+            }
+            if !pools.iter().any(|known| Rc::ptr_eq(known, &pool)) {
+                pools.push(pool);
+            }
+        }
+        for pool in pools {
+            let is_over = |needed: bool| if needed { Stale::Yes } else { Stale::No };
+            let closed = pool.state.borrow_mut().take_stale(|backend, _| is_over(backend.entry.close_needed.get()));
+            closed.iter().for_each(|backend| self.forget(backend));
+        }
+    }
+
+    /// Takes a connection away from the client that it serves, and cancels what it runs. One that serves nobody is
+    /// closed as its pool wants it.
+    fn cut(self: &Rc<Self>, server: &Rc<Server>) {
+        if let Some(client) = self.clients.borrow().get(&server.client.get())
+            && !server.is_cut.replace(true)
+        {
+            cancel::send(self, server);
+            client.call();
+        }
+    }
+
+    fn state_of(&self, pool: &PgPool, server: &Server) -> Option<State> {
+        let view = self.view(pool)?;
+        view.nodes.get(server.node).filter(|node| is_at(node, &server.target)).map(|node| node.state)
+    }
+
+    /// True if `target` is the server at place `node` of the pool's cluster.
+    pub(super) fn is_in_place(&self, pool: &PgPool, node: usize, target: &Target) -> bool {
+        self.view(pool).is_some_and(|view| view.nodes.get(node).is_some_and(|node| is_at(node, target)))
+    }
+}
+
+fn is_at(node: &NodeView, target: &Target) -> bool {
+    node.host == target.host && node.port == target.port
+}
