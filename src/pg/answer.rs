@@ -62,7 +62,19 @@ impl Session {
                 at += len;
                 continue;
             }
-            let turn = self.take_message(backend, kind, frame)?;
+            let turn = match self.take_message(backend, kind, frame) {
+                Ok(turn) => turn,
+                Err(end) => {
+                    // What came before it goes to the client in any case.
+                    self.pass(bytes, run, at);
+                    if is_free && !self.flags.rerun {
+                        // The answer was complete: what follows is between us and the server, which has ended.
+                        backend.partial.extend_from_slice(rest);
+                        return Ok(true);
+                    }
+                    return Err(end);
+                }
+            };
             if turn == Turn::Swallow || self.flags.rerun {
                 self.pass(bytes, run, at);
                 run = at + len;
@@ -129,7 +141,7 @@ impl Session {
             b'D' | b'd' | b'c' | b'V' | b'N' | b'A' | b't' | b'H' | b'W' => {}
             b'C' => {
                 let tag = body.split_last().map_or(body, |(_, tag)| tag);
-                let op = backend.track.executed(false);
+                let op = backend.track.executed();
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
                     self.flags.rolled_back = true;
@@ -141,7 +153,7 @@ impl Session {
                 }
             }
             b's' | b'I' => {
-                if let Some(op) = backend.track.executed(kind == b's') {
+                if let Some(op) = backend.track.executed() {
                     self.apply(backend, *op);
                 }
             }
@@ -179,7 +191,7 @@ impl Session {
                 backend.is_dirty = true;
             }
             b'C' => {
-                let _ = backend.track.executed(false);
+                let _ = backend.track.executed();
             }
             _ => {}
         }
@@ -220,7 +232,25 @@ impl Session {
             {
                 self.rare.route = route;
             }
+        } else if status == b'T' && (self.flags.rolled_back || self.flags.committing && !self.flags.running) {
+            self.go_on();
         }
+    }
+
+    /// A transaction has changed settings, and which of them hold is not known: the client keeps its connection.
+    fn lose_track(&mut self) {
+        self.flags.dirty = true;
+        self.me.pin.set(Some("setting"));
+    }
+
+    /// A transaction goes on: after a `ROLLBACK TO`, or as the next one of a chain.
+    #[cold]
+    fn go_on(&mut self) {
+        if self.before_tx.is_some() {
+            self.lose_track();
+        }
+        self.flags.rolled_back = false;
+        self.flags.committing = false;
     }
 
     /// The transaction that changed settings is over: what holds now for the session and for its connection.
@@ -274,22 +304,14 @@ impl Session {
         self.flags.rolled_back = true;
         let mut lost = Vec::new();
         backend.track.failed(|expect| lost.push(expect));
-        for expect in lost {
-            match expect {
-                Expect::Parse { name, statement: Some(statement) } => {
-                    backend.taught.forget(statement.id);
-                    if let Some(names) = &mut self.names {
-                        names.remove(&name);
-                        self.me.prepared.set(names.len());
-                    }
-                }
-                Expect::Parse { statement: None, .. } | Expect::ParseInjected(0) => backend.unnamed_of = 0,
-                Expect::ParseInjected(id) => backend.taught.forget(id),
-                // It was counted as gone when the Close was sent; a statement too many on the server does no harm
-                // but under the same number it could not be taught again.
-                Expect::CloseInjected => backend.is_dirty = true,
-                _ => {}
-            }
+        if backend.track.has_more() && lost.iter().any(Expect::is_injected) {
+            // What was sent ahead may teach and close the same statements.
+            backend.taught.clear();
+            backend.is_dirty = true;
+        }
+        // The last first, so that a name has in the end what it had before.
+        for expect in lost.into_iter().rev() {
+            self.undo(backend, expect);
         }
         if code == b"26000" {
             // A statement that we thought the connection knows is gone: something dropped it behind our back.
@@ -303,6 +325,48 @@ impl Session {
             return Ok(Turn::Swallow);
         }
         Ok(Turn::Pass)
+    }
+
+    /// A message has failed, or was skipped because one before it had.
+    fn undo(&mut self, backend: &mut Backend, lost: Expect) {
+        match lost {
+            Expect::Parse { name, statement: Some(statement) } => {
+                backend.taught.forget(statement.id);
+                self.forget_name(&name);
+            }
+            Expect::ParseKnown(name) => self.forget_name(&name),
+            Expect::Parse { name, .. } if name.is_empty() => {
+                backend.unnamed_of = 0;
+                if !backend.track.is_to_learn(0)
+                    && let Some(names) = &mut self.names
+                {
+                    // If it was skipped, the server has the one before, which nobody remembers.
+                    names.clear_unnamed();
+                }
+            }
+            Expect::ParseInjected(0) => backend.unnamed_of = 0,
+            Expect::ParseInjected(id) => backend.taught.forget(id),
+            Expect::CloseKnown { name, statement } => {
+                if let Some(names) = &mut self.names {
+                    names.insert(&name, statement);
+                    self.me.prepared.set(names.len());
+                }
+            }
+            Expect::CloseInjected(Some(statement)) if !backend.is_dirty => backend.taught.restore(statement),
+            Expect::CloseInjected(_) => backend.is_dirty = true,
+            // Locks, prepared statements and the like outlive the error.
+            Expect::Query(Some(op)) | Expect::Execute(Some(op)) if matches!(*op, Op::Pin(_)) => {
+                self.flags.dirty = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_name(&mut self, name: &[u8]) {
+        if let Some(names) = &mut self.names {
+            names.remove(name);
+            self.me.prepared.set(names.len());
+        }
     }
 
     /// An ErrorResponse about a statement that the server knows by our name, with the client's name for it.
@@ -378,8 +442,8 @@ impl Session {
     pub(super) fn say_local(&mut self, backend: &mut Backend) {
         while let Some(expect) = backend.track.pop_local() {
             match expect {
-                Expect::ParseKnown => build::parse_complete(&mut self.output),
-                Expect::CloseKnown => build::close_complete(&mut self.output),
+                Expect::ParseKnown(_) => build::parse_complete(&mut self.output),
+                Expect::CloseKnown { .. } => build::close_complete(&mut self.output),
                 _ => {}
             }
         }
@@ -454,7 +518,7 @@ impl Session {
             }
             Op::Savepoint => {
                 if self.before_tx.is_some() {
-                    self.flags.dirty = true;
+                    self.lose_track();
                 }
             }
         }

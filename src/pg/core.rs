@@ -458,7 +458,8 @@ impl Core {
                     config.has_timeouts()
                         && (is_over(client.tx_began.get(), config.transaction_timeout)
                             || is_over(client.query_began.get(), config.query_timeout)
-                            || is_over(client.since.get(), config.idle_in_transaction_timeout))
+                            || is_over(client.since.get(), config.idle_in_transaction_timeout)
+                            || is_over(client.since.get(), config.client_idle_timeout))
                 })
             } {
                 client.call();

@@ -103,11 +103,15 @@ impl Session {
         }
         self.keep(bytes.get(kept..).unwrap_or_default());
         self.planned = None;
-        let is_whole = kept == bytes.len() && self.left == 0 && self.want == 0 && !self.flags.unsynced;
-        self.me.is_unwatched.set(is_whole && self.flags.running && !backend.track.is_copying_in());
         if backend.track.has_local_front() {
             self.say_local(backend);
         }
+        let is_whole = kept == bytes.len() && self.left == 0 && self.want == 0 && !self.flags.unsynced;
+        if is_whole && backend.track.is_quiet() {
+            // The server has nothing to answer.
+            self.flags.running = false;
+        }
+        self.me.is_unwatched.set(is_whole && self.flags.running && !backend.track.is_copying_in());
         Ok(())
     }
 
@@ -135,7 +139,10 @@ impl Session {
                 add(&stats.client_parses, 1);
                 add(&stats.server_parses, 1);
                 add(&stats.binds, 1);
-                backend.track.push(Expect::Batch);
+                backend.track.push(Expect::Batch { is_parsed: false });
+                if self.flags.undecided {
+                    backend.retained.extend_from_slice(request);
+                }
             }
         }
         send(backend, request);
@@ -206,7 +213,10 @@ impl Session {
                     b'P' => self.step_parse(backend, frame, is_whole, run),
                     b'B' => self.step_bind(backend, frame, run),
                     b'E' if is_whole => {
-                        let op = self.rare.bound.take();
+                        let op = match body.first() {
+                            Some(0) => self.rare.bound.take(),
+                            _ => self.op_of_portal(body),
+                        };
                         backend.track.push(Expect::Execute(op));
                         Ok(Step::Pass)
                     }
@@ -317,6 +327,7 @@ impl Session {
             Kind::Savepoint => Some(Op::Savepoint),
             Kind::Multiple if verdict.effects.contains(Effects::RESETS_ALL) => Some(Op::Reset(None)),
             Kind::Multiple if verdict.effects.contains(Effects::DROPS_PREPARED) => Some(Op::DiscardAll),
+            Kind::Multiple if verdict.effects.contains(Effects::TRANSACTION) => Some(Op::Savepoint),
             _ => None,
         }
     }
@@ -345,6 +356,8 @@ impl Session {
         };
         let is_ours = matches!(definition, Cow::Owned(_));
         if parse.name.is_empty() {
+            // The text of the one that runs already is not remembered any more.
+            self.flags.unexamined &= !self.flags.wrote;
             self.names.get_or_insert_default().set_unnamed(&definition, verdict);
             add(&self.pool.stats.server_parses, 1);
             self.rare.unnamed_serial = self.core.next_serial();
@@ -360,21 +373,19 @@ impl Session {
         if let Some(known) = self.names.as_ref().and_then(|n| n.find(parse.name)).cloned() {
             // The name is taken: the server says so, and skips what follows, when it is taught the same name twice.
             run.flush(backend);
-            if !backend.taught.knows(known.id) {
-                self.learn(backend, &known);
-                parse_again(&mut backend.out, &known);
-                backend.track.push(Expect::ParseInjected(known.id));
-            }
+            self.teach(backend, &known);
+            // Unless something sent ahead drops the first one: then our name stands for another text.
+            backend.is_dirty = true;
             parse_as(&mut backend.out, known.name.as_bytes(), &definition);
-            backend.track.push(Expect::Parse { name: Box::default(), statement: None });
+            backend.track.push(Expect::Parse { name: parse.name.into(), statement: None });
             return Ok(Step::Rewritten(frame.len()));
         }
         let statement = self.core.shared.statements.intern(&definition, verdict);
         let names = self.names.get_or_insert_default();
         names.insert(parse.name, Arc::clone(&statement));
         self.me.prepared.set(names.len());
-        if backend.taught.knows(statement.id) {
-            backend.track.push(Expect::ParseKnown);
+        if backend.taught.knows(statement.id) && !backend.track.is_unsure_of(statement.id) {
+            backend.track.push(Expect::ParseKnown(parse.name.into()));
             return Ok(Step::Drop);
         }
         run.flush(backend);
@@ -404,8 +415,7 @@ impl Session {
         self.flags.wrote = true;
         self.flags.dirty = true;
         if let Some(names) = &mut self.names {
-            names.unnamed = Vec::new();
-            names.unnamed_verdict = None;
+            names.clear_unnamed();
         }
         self.rare.unnamed_serial = self.core.next_serial();
         backend.unnamed_of = self.rare.unnamed_serial;
@@ -417,12 +427,8 @@ impl Session {
     fn instead(&mut self, backend: &mut Backend, kind: &Kind, run: &mut Run<'_>) -> Option<Vec<u8>> {
         if let Kind::Deallocate(Some(name)) = kind {
             let statement = self.names.as_ref()?.find(name.as_bytes()).cloned()?;
-            if !backend.taught.knows(statement.id) {
-                run.flush(backend);
-                self.learn(backend, &statement);
-                parse_again(&mut backend.out, &statement);
-                backend.track.push(Expect::ParseInjected(statement.id));
-            }
+            run.flush(backend);
+            self.teach(backend, &statement);
             return Some([b"DEALLOCATE ", statement.name.as_bytes(), &[0, 0, 0]].concat());
         }
         self.own_show(kind)
@@ -439,12 +445,27 @@ impl Session {
     /// The connection is about to be taught a statement; one that it has not used for long may have to go.
     fn learn(&mut self, backend: &mut Backend, statement: &Arc<Statement>) {
         add(&self.pool.stats.server_parses, 1);
+        if backend.is_dirty || backend.track.is_unsure_of(statement.id) {
+            // Closing what is not there is no error, teaching what is there would be.
+            build::close(&mut backend.out, Target::Statement, statement.name.as_bytes());
+            backend.track.push(Expect::CloseInjected(None));
+        }
         let limit = self.pool.config.borrow().prepared_statements;
         if let Some(old) = backend.taught.learn(statement, limit) {
-            build::close(&mut backend.out, Target::Statement, format!("fb_{old}").as_bytes());
-            backend.track.push(Expect::CloseInjected);
+            build::close(&mut backend.out, Target::Statement, old.name.as_bytes());
+            backend.track.push(Expect::CloseInjected(Some(old)));
         }
         backend.entry.prepared.set(backend.taught.len());
+    }
+
+    /// The connection is taught a statement of the client's unless it knows it.
+    fn teach(&mut self, backend: &mut Backend, statement: &Arc<Statement>) {
+        if backend.taught.knows(statement.id) && !backend.track.is_unsure_of(statement.id) {
+            return;
+        }
+        self.learn(backend, statement);
+        parse_again(&mut backend.out, statement);
+        backend.track.push(Expect::ParseInjected(statement.id));
     }
 
     fn step_bind(&mut self, backend: &mut Backend, frame: &[u8], run: &mut Run<'_>) -> Result<Step, End> {
@@ -457,7 +478,7 @@ impl Session {
             };
         };
         add(&self.pool.stats.binds, 1);
-        self.rare.bound = None;
+        let mut op = None;
         let verdict = self.names.as_ref().and_then(|names| match bind.statement {
             [] => names.unnamed_verdict.as_ref(),
             name => names.find(name).map(|statement| &statement.verdict),
@@ -466,12 +487,35 @@ impl Session {
             self.note_access(backend, &verdict);
             if !verdict.is_plain() {
                 self.refresh_show(bind.statement, &verdict);
-                self.rare.bound = self.note_bound(bind.statement, &verdict).map(Box::new);
+                op = self.note_bound(bind.statement, &verdict).map(Box::new);
             }
+        }
+        match bind.portal {
+            [] => self.rare.bound = op,
+            name => self.remember_portal(backend, name, op),
         }
         let step = self.step_name(backend, Target::Statement, bind.statement, frame, run, rewrite::bind)?;
         backend.track.push(Expect::Bind);
         Ok(step)
+    }
+
+    /// What the statement of a named portal means for the session, until the portal is executed.
+    fn remember_portal(&mut self, backend: &Backend, name: &[u8], op: Option<Box<Op>>) {
+        let portals = &mut self.rare.portals;
+        if backend.track.is_free() {
+            // None outlives its transaction.
+            portals.clear();
+        }
+        portals.retain(|(known, _)| **known != *name);
+        if let Some(op) = op {
+            portals.push((name.into(), op));
+        }
+    }
+
+    /// What executing a named portal means for the session. `body` is that of the Execute.
+    fn op_of_portal(&self, body: &[u8]) -> Option<Box<Op>> {
+        let name = body.split(|byte| *byte == 0).next()?;
+        self.rare.portals.iter().find(|(known, _)| **known == *name).map(|(_, op)| op.clone())
     }
 
     /// As [`Session::note`], for a statement that is bound.
@@ -506,26 +550,31 @@ impl Session {
             return Ok(Step::Pass);
         }
         if name.is_empty() {
-            if let Some(names) =
-                self.names.as_ref().filter(|n| backend.unnamed_of != self.rare.unnamed_serial && !n.unnamed.is_empty())
-            {
-                run.flush(backend);
-                parse_unnamed(&mut backend.out, names);
-                backend.unnamed_of = self.rare.unnamed_serial;
-                backend.track.push(Expect::ParseInjected(0));
-                return Ok(Step::Rewritten(0));
+            let serial = self.rare.unnamed_serial;
+            if backend.unnamed_of == serial && serial != 0 && !backend.track.is_unsure_of(0) {
+                return Ok(Step::Pass);
             }
-            return Ok(Step::Pass);
+            run.flush(backend);
+            match self.names.as_ref().filter(|names| !names.unnamed.is_empty()) {
+                Some(names) => {
+                    parse_unnamed(&mut backend.out, names);
+                    backend.unnamed_of = serial;
+                    backend.track.push(Expect::ParseInjected(0));
+                }
+                None => {
+                    // What the connection has may be another client's; the server says that there is none.
+                    build::close(&mut backend.out, Target::Statement, b"");
+                    backend.unnamed_of = 0;
+                    backend.track.push(Expect::CloseInjected(None));
+                }
+            }
+            return Ok(Step::Rewritten(0));
         }
         let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)).cloned() else {
             return Ok(Step::Pass);
         };
         run.flush(backend);
-        if !backend.taught.knows(statement.id) {
-            self.learn(backend, &statement);
-            parse_again(&mut backend.out, &statement);
-            backend.track.push(Expect::ParseInjected(statement.id));
-        }
+        self.teach(backend, &statement);
         let from = rename(&mut backend.out, frame, statement.name.as_bytes())
             .map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?
             .unwrap_or(frame.len());
@@ -536,18 +585,18 @@ impl Session {
         let (target, name) =
             message::close(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         if target == Target::Statement && !name.is_empty() {
-            if let Some(names) = self.names.as_mut().filter(|n| n.find(name).is_some()) {
+            let known = self.names.as_ref().and_then(|n| n.find(name)).cloned();
+            if let (Some(names), Some(statement)) = (&mut self.names, known) {
                 // Other clients may use the same text: the connection keeps it until it needs the room.
                 names.remove(name);
                 self.me.prepared.set(names.len());
-                backend.track.push(Expect::CloseKnown);
+                backend.track.push(Expect::CloseKnown { name: name.into(), statement });
                 return Ok(Step::Drop);
             }
         } else if target == Target::Statement
             && let Some(names) = &mut self.names
         {
-            names.unnamed = Vec::new();
-            names.unnamed_verdict = None;
+            names.clear_unnamed();
         }
         backend.track.push(Expect::Close);
         Ok(Step::Pass)

@@ -131,6 +131,11 @@ impl Names {
     /// Takes all names back.
     pub fn clear(&mut self) {
         self.named = HashMap::default();
+        self.clear_unnamed();
+    }
+
+    /// There is no unnamed statement any more.
+    pub fn clear_unnamed(&mut self) {
         self.unnamed = Vec::new();
         self.unnamed_verdict = None;
     }
@@ -153,7 +158,7 @@ pub struct Taught {
 struct Known {
     used: u64,
     // Held so that the number is not forgotten and given a second time to the same text.
-    _statement: Arc<Statement>,
+    statement: Arc<Statement>,
 }
 
 impl Taught {
@@ -169,17 +174,21 @@ impl Taught {
         }
     }
 
-    /// The connection is being taught this statement. Returns the number of one to close when there are more than
-    /// `limit`.
-    pub fn learn(&mut self, statement: &Arc<Statement>, limit: usize) -> Option<u64> {
+    /// The connection is being taught this statement. Returns one to close when there are more than `limit`.
+    pub fn learn(&mut self, statement: &Arc<Statement>, limit: usize) -> Option<Arc<Statement>> {
         self.clock += 1;
-        self.known.insert(statement.id, Known { used: self.clock, _statement: Arc::clone(statement) });
+        self.known.insert(statement.id, Known { used: self.clock, statement: Arc::clone(statement) });
         if self.known.len() <= limit.max(1) {
             return None;
         }
         let oldest = self.known.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)?;
-        self.known.remove(&oldest);
-        Some(oldest)
+        self.known.remove(&oldest).map(|known| known.statement)
+    }
+
+    /// The connection knows it after all: the Close was not read.
+    pub fn restore(&mut self, statement: Arc<Statement>) {
+        let used = self.clock;
+        self.known.entry(statement.id).or_insert(Known { used, statement });
     }
 
     /// The connection does not know it after all.

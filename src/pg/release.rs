@@ -47,6 +47,9 @@ impl Session {
         self.me.since.set(self.core.now());
         self.flags.running = false;
         self.flags.hold = false;
+        if !self.rare.portals.is_empty() {
+            self.rare.portals = Vec::new();
+        }
     }
 
     /// The session ends while it has a connection.
@@ -154,8 +157,9 @@ impl Session {
         let is_cut = backend.left > 0 && !was_undecided || self.left > 0;
         let in_block = backend.track.status != b'I';
         let is_idle = backend.track.is_quiet() && !self.flags.unsynced;
-        let owes_ready = backend.track.owes_ready();
-        let has_synced = owes_ready || !self.flags.unsynced;
+        let owed = backend.track.owed_readies();
+        // A COPY of the extended protocol has swallowed the Sync that came with it.
+        let is_synced = owed == 0 && !self.flags.unsynced && !backend.track.is_copying_in();
         let committing = self.flags.committing;
         let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
         let was_bound = self.is_bound();
@@ -181,10 +185,13 @@ impl Session {
             return Err(End::Trouble(Box::new(trouble)));
         }
         add(&self.pool.stats.errors, 1);
-        write_error(&mut self.output, &trouble.as_error());
-        if has_synced {
+        // Each request that was sent ahead has its own end.
+        for _ in 0..owed + usize::from(is_synced) {
+            write_error(&mut self.output, &trouble.as_error());
             build::ready_for_query(&mut self.output, transaction_status(b'I'));
-        } else {
+        }
+        if !is_synced && (owed == 0 || self.flags.unsynced) {
+            write_error(&mut self.output, &trouble.as_error());
             self.flags.skip_to_sync = true;
         }
         self.start_over();
@@ -266,7 +273,8 @@ impl Core {
             return self.spawn_after_cancels(pool, backend);
         }
         if !backend.is_clean() {
-            return self.close(pool, backend);
+            self.close(pool, backend);
+            return self.open_wanted(pool);
         }
         if backend.is_dirty {
             return clean(self, pool, backend);

@@ -381,15 +381,17 @@ impl Session {
     pub(super) fn answer_locally(&mut self, verdict: &Verdict, status: u8) -> bool {
         match &verdict.kind {
             Kind::Set(setting) if setting.name == "forebay.route" => {
-                let done = self.set_route(setting.value.as_deref(), false);
+                let done = self.set_route(setting.value.as_deref(), false, status);
                 self.local_done("SET", done, status);
             }
             Kind::SetLocal(setting) if setting.name == "forebay.route" => {
-                let done = self.set_route(setting.value.as_deref(), true);
+                let done = self.set_route(setting.value.as_deref(), true, status);
                 self.local_done("SET", done, status);
             }
             Kind::Reset(Some(name)) if name == "forebay.route" => {
-                self.rare.route = self.rare.listen_route;
+                if status != b'E' {
+                    self.rare.route = self.rare.listen_route;
+                }
                 self.local_done("RESET", Ok(()), status);
             }
             Kind::Show(name) => match self.own_value(name) {
@@ -397,7 +399,7 @@ impl Session {
                 None => return false,
             },
             Kind::Deallocate(Some(name)) if self.names.as_ref().is_some_and(|n| n.find(name.as_bytes()).is_some()) => {
-                if let Some(names) = &mut self.names {
+                if let Some(names) = self.names.as_mut().filter(|_| status != b'E') {
                     names.remove(name.as_bytes());
                     self.me.prepared.set(names.len());
                 }
@@ -431,7 +433,10 @@ impl Session {
         }
     }
 
-    fn set_route(&mut self, value: Option<&str>, local: bool) -> Result<(), Trouble> {
+    fn set_route(&mut self, value: Option<&str>, local: bool, status: u8) -> Result<(), Trouble> {
+        if status == b'E' {
+            return Err(Trouble::InFailedTransaction);
+        }
         let route = match value.map(str::to_ascii_lowercase).as_deref() {
             Some("auto") => ListenRoute::Auto,
             Some("primary") => ListenRoute::Primary,

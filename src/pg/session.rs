@@ -73,6 +73,8 @@ pub(super) struct Rare {
     pub route_local: Option<ListenRoute>,
     /// What the statement bound last does to the session.
     pub bound: Option<Box<Op>>,
+    /// The same for named portals whose statement means something for the session.
+    pub portals: Vec<(Box<[u8]>, Box<Op>)>,
     /// Names the text of the unnamed statement among all clients of the thread; 0 before the first.
     pub unnamed_serial: u64,
     /// Node of the last statement, for `SHOW forebay.node`.
@@ -101,6 +103,7 @@ impl Rare {
             listen_route: route,
             route_local: None,
             bound: None,
+            portals: Vec::new(),
             unnamed_serial: 0,
             last_node: None,
             home,
@@ -246,7 +249,7 @@ impl Session {
 
     /// No connection: reads until there is a request that needs one.
     fn poll_idle(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Stage, Pause>> {
-        if let Some(end) = self.obey() {
+        if let Some(end) = self.obey(true) {
             return Poll::Ready(Err(end.into()));
         }
         let mut read = self.input.is_empty();
@@ -414,7 +417,7 @@ impl Session {
         backend: &mut Box<Backend>,
         scratch: &mut [u8],
     ) -> Poll<Result<(), End>> {
-        if let Some(end) = self.obey() {
+        if let Some(end) = self.obey(backend.track.is_free()) {
             return Poll::Ready(Err(end));
         }
         loop {
@@ -495,10 +498,22 @@ impl Session {
                 add(&self.pool.stats.received, n as u64);
                 self.input.clear();
                 let bytes = scratch.get(..have + n).unwrap_or_default();
+                if backend.track.is_quiet() && !self.flags.unsynced && self.left == 0 {
+                    self.next_begins(backend);
+                }
                 Poll::Ready(self.forward(backend, bytes))
             }
             Poll::Ready(_) => Poll::Ready(Err(End::ClientGone)),
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The client asks for more on the connection that it has kept: its time begins now.
+    fn next_begins(&self, backend: &Backend) {
+        let now = self.core.read_clock();
+        self.me.query_began.set(now);
+        if backend.track.status == b'I' {
+            self.me.tx_began.set(now);
         }
     }
 
@@ -622,14 +637,14 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at orders and time-outs, if somebody asked for it.
+    /// Looks at orders and time-outs, if somebody asked for it. `is_outside`: no transaction is open.
     #[inline]
-    pub(super) fn obey(&mut self) -> Option<End> {
-        if self.me.is_called.get() { self.answer_call() } else { None }
+    pub(super) fn obey(&mut self, is_outside: bool) -> Option<End> {
+        if self.me.is_called.get() { self.answer_call(is_outside) } else { None }
     }
 
     #[cold]
-    fn answer_call(&mut self) -> Option<End> {
+    fn answer_call(&mut self, is_outside: bool) -> Option<End> {
         self.me.is_called.set(false);
         self.me.is_unwatched.set(false);
         match self.me.order.get() {
@@ -642,18 +657,22 @@ impl Session {
             Some(Order::CancelWait) => self.me.order.set(None),
             None => {}
         }
-        let (deadline, trouble) = self.deadline()?;
+        let (deadline, trouble) = self.deadline(is_outside)?;
         (self.core.read_clock() >= deadline).then(|| End::Trouble(Box::new(trouble)))
     }
 
     /// When the current state must end, and what the client is told then.
-    fn deadline(&self) -> Option<(u64, Trouble)> {
+    fn deadline(&self, is_outside: bool) -> Option<(u64, Trouble)> {
         let config = self.pool.config.borrow();
         let me = &self.me;
         let at = |from: u64, limit: Option<u64>, trouble: Trouble| limit.map(|l| (from.saturating_add(l), trouble));
         let both = match me.state.get() {
             ClientState::Idle => [at(me.since.get(), config.client_idle_timeout, Trouble::IdleTimeout), None],
             ClientState::Waiting => [None, None],
+            // Keeps its connection, but asks nothing of it.
+            ClientState::Active if is_outside && !self.flags.running => {
+                [at(me.since.get(), config.client_idle_timeout, Trouble::IdleTimeout), None]
+            }
             ClientState::Active => [
                 at(me.tx_began.get(), config.transaction_timeout, Trouble::TransactionTimeout),
                 if self.flags.running {

@@ -33,7 +33,10 @@ pub enum Expect {
     Query(Option<Box<Op>>),
     /// A whole batch around the unnamed statement, its Parse included, that means nothing for the session: everything
     /// until ReadyForQuery passes.
-    Batch,
+    Batch {
+        /// The Parse has succeeded, as far as that was looked at.
+        is_parsed: bool,
+    },
     /// FunctionCall, until ReadyForQuery.
     Function,
     /// A client's Parse: `1`. What it taught is untaught if it fails.
@@ -45,8 +48,8 @@ pub enum Expect {
     },
     /// A Parse of ours: its `1` is swallowed.
     ParseInjected(u64),
-    /// A Parse that the connection did not need: we say `1` when its turn comes.
-    ParseKnown,
+    /// A Parse that the connection did not need, by the client's name: we say `1` when its turn comes.
+    ParseKnown(Box<[u8]>),
     /// `2`
     Bind,
     /// `T` or `n` (after `t` for a statement)
@@ -55,10 +58,15 @@ pub enum Expect {
     Execute(Option<Box<Op>>),
     /// `3`
     Close,
-    /// A Close that never leaves us: we say `3` when its turn comes.
-    CloseKnown,
-    /// A Close of ours: its `3` is swallowed.
-    CloseInjected,
+    /// A Close that never leaves us, with what it took back: we say `3` when its turn comes.
+    CloseKnown {
+        /// The client's name.
+        name: Box<[u8]>,
+        /// What it stood for.
+        statement: Arc<Statement>,
+    },
+    /// A Close of ours, with what the connection had been taught: its `3` is swallowed.
+    CloseInjected(Option<Arc<Statement>>),
     /// ReadyForQuery
     Sync,
     /// No answer: marks that the client ended its COPY here.
@@ -69,7 +77,24 @@ impl Expect {
     /// True for what the server is not asked.
     #[inline]
     fn is_local(&self) -> bool {
-        matches!(self, Expect::ParseKnown | Expect::CloseKnown | Expect::CopyEnd)
+        matches!(self, Expect::ParseKnown(_) | Expect::CloseKnown { .. } | Expect::CopyEnd)
+    }
+
+    /// True for what the client did not ask.
+    #[inline]
+    pub fn is_injected(&self) -> bool {
+        matches!(self, Expect::ParseInjected(_) | Expect::CloseInjected(_))
+    }
+
+    /// True if it changes whether the connection knows statement `id` (0: the unnamed one).
+    fn is_about(&self, id: u64) -> bool {
+        match self {
+            Expect::ParseInjected(of) => *of == id,
+            Expect::CloseInjected(of) => of.as_ref().is_some_and(|statement| statement.id == id),
+            Expect::Parse { name, statement: None } => id == 0 && name.is_empty(),
+            Expect::Batch { .. } => id == 0,
+            _ => false,
+        }
     }
 }
 
@@ -88,6 +113,8 @@ pub struct Track {
     ring: VecDeque<Expect>,
     /// How many in the ring we answer ourselves: almost always none.
     locals: usize,
+    /// How many in the ring are messages of ours.
+    injected: usize,
     /// Of the last ReadyForQuery: `I`, `T` or `E`.
     pub status: u8,
     failed: bool,
@@ -96,7 +123,7 @@ pub struct Track {
 
 impl Default for Track {
     fn default() -> Self {
-        Track { ring: VecDeque::new(), locals: 0, status: b'I', failed: false, copying_in: false }
+        Track { ring: VecDeque::new(), locals: 0, injected: 0, status: b'I', failed: false, copying_in: false }
     }
 }
 
@@ -105,6 +132,7 @@ impl Track {
     #[inline]
     pub fn push(&mut self, expect: Expect) {
         self.locals += usize::from(expect.is_local());
+        self.injected += usize::from(expect.is_injected());
         self.ring.push_back(expect);
     }
 
@@ -112,7 +140,33 @@ impl Track {
     /// succeeds.
     #[inline]
     pub fn is_lone(&self) -> bool {
-        self.ring.len() == 1 && matches!(self.ring.front(), Some(Expect::Query(None) | Expect::Batch))
+        self.ring.len() == 1 && matches!(self.ring.front(), Some(Expect::Query(None) | Expect::Batch { .. }))
+    }
+
+    /// True if an earlier batch, which may fail, teaches the connection statement `id` or takes it from it: what it
+    /// knows by now is not known. `id` 0 is the unnamed statement.
+    pub fn is_unsure_of(&self, id: u64) -> bool {
+        if self.ring.is_empty() || self.injected == 0 && id != 0 {
+            return false;
+        }
+        let mut is_earlier = false;
+        for expect in self.ring.iter().rev() {
+            is_earlier |= matches!(expect, Expect::Sync | Expect::Batch { .. });
+            if expect.is_about(id) {
+                return is_earlier;
+            }
+        }
+        false
+    }
+
+    /// True if something after the batch that has just failed changes whether the connection knows statement `id`.
+    pub fn is_to_learn(&self, id: u64) -> bool {
+        self.ring.iter().skip(1).any(|expect| expect.is_about(id))
+    }
+
+    /// True if something was sent after the batch that has just failed.
+    pub fn has_more(&self) -> bool {
+        self.ring.len() > 1
     }
 
     /// True when everything that was asked has been answered.
@@ -149,13 +203,18 @@ impl Track {
 
     /// `1`
     pub fn parse_complete(&mut self) -> Turn {
-        match self.ring.front() {
+        match self.ring.front_mut() {
             Some(Expect::ParseInjected(_)) => {
+                self.injected -= 1;
                 self.ring.pop_front();
                 Turn::Swallow
             }
             Some(Expect::Parse { .. }) => {
                 self.ring.pop_front();
+                Turn::Pass
+            }
+            Some(Expect::Batch { is_parsed }) => {
+                *is_parsed = true;
                 Turn::Pass
             }
             _ => Turn::Pass,
@@ -173,7 +232,8 @@ impl Track {
     /// `3`
     pub fn close_complete(&mut self) -> Turn {
         match self.ring.front() {
-            Some(Expect::CloseInjected) => {
+            Some(Expect::CloseInjected(_)) => {
+                self.injected -= 1;
                 self.ring.pop_front();
                 Turn::Swallow
             }
@@ -193,13 +253,14 @@ impl Track {
         }
     }
 
-    /// `C`, `s` or `I`: the statement's effect on the session, if it completed.
+    /// `C`, `s` or `I`: the statement's effect on the session. A statement that stopped at its limit of rows has called
+    /// its functions as well.
     #[inline]
-    pub fn executed(&mut self, suspended: bool) -> Option<Box<Op>> {
+    pub fn executed(&mut self) -> Option<Box<Op>> {
         self.copying_in = false;
         match self.ring.front_mut() {
             Some(Expect::Execute(op)) => {
-                let op = if suspended { None } else { op.take() };
+                let op = op.take();
                 self.ring.pop_front();
                 op
             }
@@ -212,9 +273,9 @@ impl Track {
     pub fn failed(&mut self, mut lost: impl FnMut(Expect)) {
         self.copying_in = false;
         match self.ring.front_mut() {
-            Some(Expect::Query(op)) => *op = None,
-            // Its Parse may be what failed.
-            Some(Expect::Batch) => lost(Expect::Parse { name: Box::default(), statement: None }),
+            Some(Expect::Query(op)) => lost(Expect::Query(op.take())),
+            Some(Expect::Batch { is_parsed: true }) => {}
+            Some(Expect::Batch { .. }) => lost(Expect::Parse { name: Box::default(), statement: None }),
             Some(Expect::Function | Expect::Sync) | None => {}
             Some(_) => {
                 while let Some(expect) = self.ring.pop_front() {
@@ -223,6 +284,7 @@ impl Track {
                         return;
                     }
                     self.locals -= usize::from(expect.is_local());
+                    self.injected -= usize::from(expect.is_injected());
                     lost(expect);
                 }
                 self.failed = true;
@@ -245,7 +307,8 @@ impl Track {
     pub fn ready(&mut self, status: u8) {
         self.status = status;
         self.copying_in = false;
-        if matches!(self.ring.front(), Some(Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Sync)) {
+        if matches!(self.ring.front(), Some(Expect::Query(_) | Expect::Batch { .. } | Expect::Function | Expect::Sync))
+        {
             self.ring.pop_front();
         }
     }
@@ -268,18 +331,23 @@ impl Track {
     pub fn clear(&mut self) {
         self.ring.clear();
         self.locals = 0;
+        self.injected = 0;
         self.failed = false;
         self.copying_in = false;
     }
 
     /// True if a statement of the client was sent and has not been answered (a Sync alone does not count).
     pub fn has_statement(&self) -> bool {
-        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Execute(_)))
+        let is_statement =
+            |e: &Expect| matches!(e, Expect::Query(_) | Expect::Batch { .. } | Expect::Function | Expect::Execute(_));
+        self.ring.iter().any(is_statement)
     }
 
-    /// True if a Sync of the client waits for its ReadyForQuery, or a simple query does.
-    pub fn owes_ready(&self) -> bool {
-        self.ring.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Batch | Expect::Function | Expect::Sync))
+    /// How many ReadyForQuery the client waits for: one for each of its Syncs, simple queries and function calls.
+    pub fn owed_readies(&self) -> usize {
+        let is_ended =
+            |e: &&Expect| matches!(e, Expect::Query(_) | Expect::Batch { .. } | Expect::Function | Expect::Sync);
+        self.ring.iter().filter(is_ended).count()
     }
 }
 
@@ -324,7 +392,7 @@ mod tests {
         track.copy_in();
         track.push(Expect::CopyEnd);
         track.push(Expect::Sync);
-        assert!(track.executed(false).is_none());
+        assert!(track.executed().is_none());
         assert!(matches!(track.pop_local(), Some(Expect::CopyEnd)));
         track.ready(b'I');
         assert!(track.is_free(), "one Sync was swallowed, one was answered");
@@ -333,14 +401,14 @@ mod tests {
     #[test]
     fn a_batch_is_over_with_its_ready_for_query_and_loses_its_parse_with_an_error() {
         let mut track = Track::default();
-        track.push(Expect::Batch);
+        track.push(Expect::Batch { is_parsed: false });
         assert!(track.is_lone());
         assert_eq!(track.parse_complete(), Turn::Pass);
         track.bind_complete();
-        assert!(track.executed(false).is_none());
+        assert!(track.executed().is_none());
         track.ready(b'I');
         assert!(track.is_free());
-        track.push(Expect::Batch);
+        track.push(Expect::Batch { is_parsed: false });
         let mut lost = Vec::new();
         track.failed(|e| lost.push(e));
         assert!(matches!(lost.as_slice(), [Expect::Parse { statement: None, .. }]));

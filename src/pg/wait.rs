@@ -87,7 +87,7 @@ impl Session {
             self.me.order.set(None);
             return Some(Stop::Refuse(Trouble::Cancelled));
         }
-        if let Some(end) = self.obey() {
+        if let Some(end) = self.obey(true) {
             return Some(Stop::End(end));
         }
         if !waiter.is_called() && self.output.is_empty() {
