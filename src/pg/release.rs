@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// Examines the statement whose answer was lost and which nobody examined before.
-    fn is_read_after_all(&self, backend: &Backend) -> bool {
+    pub(super) fn is_read_after_all(&self, backend: &Backend) -> bool {
         let text = match head(&backend.retained) {
             Head::Frame { kind: b'Q', len } => backend.retained.get(..len).and_then(super::request::text_of),
             _ => self.names.as_ref().map(|names| names.unnamed_text()),

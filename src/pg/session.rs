@@ -240,11 +240,33 @@ impl Session {
             Err(End::Rerun) => self.reroute(backend),
             Err(End::ServerLost(trouble)) => return self.server_lost(backend, *trouble),
             Err(end) => {
+                let end = self.honest(&backend, end);
                 self.abandon(backend);
                 return Err(end);
             }
         }
         Ok(())
+    }
+
+    /// A client that is closed while its COMMIT, or its write outside a transaction, is with the server is told that
+    /// nobody knows whether it took effect.
+    fn honest(&self, backend: &Backend, end: End) -> End {
+        let End::Trouble(trouble) = end else { return end };
+        let is_on_its_way = backend.track.has_statement() && backend.track.status == b'I' && self.flags.wrote;
+        match *trouble {
+            Trouble::Ended(why) if self.flags.committing || is_on_its_way => {
+                let is_read = self.flags.unexamined && self.is_read_after_all(backend);
+                End::Trouble(Box::new(if is_read {
+                    Trouble::Ended(why)
+                } else {
+                    Trouble::OutcomeUnknown(why.to_owned())
+                }))
+            }
+            Trouble::TransactionTimeout | Trouble::QueryTimeout if self.flags.committing => {
+                End::Trouble(Box::new(Trouble::OutcomeUnknown("the time-out is over".to_owned())))
+            }
+            other => End::Trouble(Box::new(other)),
+        }
     }
 
     /// No connection: reads until there is a request that needs one.
@@ -429,7 +451,7 @@ impl Session {
                     Poll::Pending => {}
                 }
             }
-            if self.output.len() < OUTPUT_HIGH {
+            if self.output.len() < OUTPUT_HIGH || backend.entry.is_cut.get() {
                 let kept = put_in_front(scratch, &backend.partial);
                 let room = scratch.get_mut(kept..).unwrap_or_default();
                 match backend.stream.poll_read(cx, room) {

@@ -97,6 +97,25 @@ def test_kill_client_closes_that_client_alone(start_forebay):
     assert safe.value("select 1") == "1"
 
 
+@pytest.mark.parametrize("running, code", [
+    ("insert into killed select 1 from pg_sleep(30)", "08007"),
+    ("select count(*) from generate_series(1, 1000000000)", "57P01"),
+    ("begin; insert into killed select 1 from pg_sleep(30)", "57P01"),
+])
+def test_a_client_killed_with_a_write_on_its_way_is_told_that_nobody_knows(start_forebay, shared_cluster, running, code):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    shared_cluster.primary.sql("create table if not exists killed (a int); grant all on killed to public")
+    victim = forebay.wire()
+    *before, last = running.split("; ")
+    for statement in before:
+        victim.run(statement)
+    victim.send(wire.query(last))
+    forebay.wait_pool(cl_active=1)
+    row = next(r for r in forebay.admin("SHOW CLIENTS") if f"{r['addr']}:{r['port']}" == victim.address)
+    forebay.admin(f"KILL_CLIENT {row['id']}")
+    assert wire.errors(victim.wait_closed(10)) == [code]
+
+
 def test_wait_close_returns_when_the_old_connections_are_gone(start_forebay):
     forebay = start_forebay(pool={"size": 1}, routing=ON_PRIMARY, database=[{"name": "bench"}])
     client = forebay.wire()
