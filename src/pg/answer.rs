@@ -144,7 +144,8 @@ impl Session {
                 let op = backend.track.executed();
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
-                    self.flags.rolled_back = true;
+                    // Outside of a transaction it takes nothing back.
+                    self.flags.rolled_back = self.before_tx.is_some();
                 } else if let [b'D', b'E' | b'I', ..] = tag {
                     forget_taught(backend, tag);
                 }
@@ -451,6 +452,10 @@ impl Session {
 
     /// A statement that means something for the session has succeeded.
     fn apply(&mut self, backend: &mut Backend, op: Op) {
+        if self.flags.rolled_back && matches!(op, Op::Set(..) | Op::Reset(_)) {
+            // Made after a ROLLBACK in the same batch: it holds, what was made before it does not.
+            self.lose_track();
+        }
         match op {
             Op::Set(setting, text) if setting.name == "forebay.route" => {
                 self.rare.route = match setting.value.as_deref() {

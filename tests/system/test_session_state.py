@@ -93,6 +93,16 @@ def test_settings_follow_savepoints_and_chains(double, steps, expected):
     assert client.value("show work_mem") == expected
 
 
+@pytest.mark.parametrize("steps", [["rollback"], ["begin", "set work_mem = '5MB'", "rollback"]])
+def test_a_setting_after_a_rollback_in_the_same_batch_holds(double, steps):
+    client = double.wire()
+    client.run("set work_mem = '6MB'")
+    statements = [*steps, "set work_mem = '3MB'"]
+    client.ask(*(wire.parse(sql) + wire.bind() + wire.execute() for sql in statements), wire.sync())
+    assert double.wire().value("show work_mem") == "4MB", "another client's"
+    assert client.value("show work_mem") == "3MB"
+
+
 # -- prepared statements --------------------------------------------------------------------------------------------
 
 
