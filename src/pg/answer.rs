@@ -24,6 +24,9 @@ impl Session {
     pub(super) fn answer(&mut self, backend: &mut Backend, bytes: &[u8], fresh: usize) -> Result<bool, End> {
         add(&self.pool.stats.sent, fresh as u64);
         if let Some(tag) = self.plain_answer(backend, bytes) {
+            if self.flags.undecided {
+                self.decide(backend);
+            }
             self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
             let status = bytes.last().copied().unwrap_or(b'I');
             self.ready(backend, &[status]);
@@ -104,8 +107,7 @@ impl Session {
     /// all at once. Returns the tag. `None`: it has to be looked at message by message.
     #[inline]
     fn plain_answer<'a>(&self, backend: &Backend, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let is_usual = !self.flags.undecided && !self.flags.rerun && backend.left == 0;
-        if !is_usual || !backend.track.is_lone() {
+        if self.flags.rerun || backend.left > 0 || !backend.track.is_lone() {
             return None;
         }
         let mut rest = bytes;

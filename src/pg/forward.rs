@@ -115,23 +115,38 @@ impl Session {
         Ok(())
     }
 
-    /// As [`Session::forward`] for one whole Query, or batch, that nobody has to look at.
+    /// As [`Session::forward`] for one whole Query, or batch, that means nothing for the session.
     #[inline]
-    pub(super) fn forward_inert(&mut self, backend: &mut Backend, request: &[u8], batch: Option<&UnnamedBatch<'_>>) {
+    pub(super) fn forward_plain(
+        &mut self,
+        backend: &mut Backend,
+        request: &[u8],
+        batch: Option<&UnnamedBatch<'_>>,
+        verdict: Option<&Arc<Verdict>>,
+    ) {
         self.begin_request(backend);
-        self.rare.last_node = Some(backend.entry.node);
-        self.flags.wrote = true;
-        self.flags.unexamined = true;
+        match verdict {
+            Some(verdict) => self.note_access(backend, verdict),
+            None => {
+                self.rare.last_node = Some(backend.entry.node);
+                self.flags.wrote = true;
+                self.flags.unexamined = true;
+            }
+        }
+        if self.flags.undecided || self.flags.unexamined && batch.is_none() {
+            // Kept until the answer is complete: it may have to run elsewhere, and if no answer ever comes, the text
+            // decides what the client is told.
+            backend.retained.extend_from_slice(request);
+        }
         match batch {
             None => {
-                // Kept until the answer is complete: if it never is, the text decides what the client is told.
-                backend.retained.extend_from_slice(request);
                 backend.unnamed_of = 0;
                 backend.track.push(Expect::Query(None));
             }
             Some(batch) => {
-                let inert = Arc::clone(&self.core.inert);
-                self.names.get_or_insert_default().set_unnamed(batch.definition, inert);
+                self.names
+                    .get_or_insert_default()
+                    .set_unnamed(batch.definition, Arc::clone(verdict.unwrap_or(&self.core.inert)));
                 self.rare.unnamed_serial = self.core.next_serial();
                 backend.unnamed_of = self.rare.unnamed_serial;
                 self.rare.bound = None;
@@ -140,9 +155,6 @@ impl Session {
                 add(&stats.server_parses, 1);
                 add(&stats.binds, 1);
                 backend.track.push(Expect::Batch { is_parsed: false });
-                if self.flags.undecided {
-                    backend.retained.extend_from_slice(request);
-                }
             }
         }
         send(backend, request);

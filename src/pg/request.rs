@@ -131,19 +131,23 @@ impl Session {
         !self.pool.is_split.get() && self.rare.route != ListenRoute::Replica && !self.flags.force_primary
     }
 
-    /// True for one whole Query that is known without a closer look to leave nothing behind and to go to the primary.
+    /// What a statement is and who may run it, if it means nothing for the session. With the split off most are not
+    /// even examined: those have no verdict.
     #[inline]
-    pub(super) fn is_inert_query(&self, bytes: &[u8]) -> bool {
-        is_lone_query(bytes)
-            && self.is_never_steered()
-            && text_of(bytes).is_some_and(|text| text.len() <= LONGEST_INERT && is_inert(text))
-    }
-
-    /// A batch around the unnamed statement of which the same is known.
-    #[inline]
-    pub(super) fn inert_batch<'a>(&self, bytes: &'a [u8]) -> Option<UnnamedBatch<'a>> {
-        UnnamedBatch::read(bytes)
-            .filter(|batch| self.is_never_steered() && batch.text.len() <= LONGEST_INERT && is_inert(batch.text))
+    pub(super) fn judge_plain(&mut self, text: &[u8]) -> Option<(Option<Arc<Verdict>>, Class)> {
+        if self.is_never_steered() {
+            let is_inert = text.len() <= LONGEST_INERT && is_inert(text);
+            return is_inert.then_some((None, Class::Primary));
+        }
+        if self.flags.force_primary || text.len() > LONGEST_TEXT {
+            return None;
+        }
+        let verdict = self.examine(text);
+        if !verdict.is_plain() {
+            return None;
+        }
+        let class = self.class_of(&verdict);
+        Some((Some(verdict), class))
     }
 
     /// Extended messages up to their Sync, all there and none of them steering: they go to the primary. `None`: they
@@ -504,9 +508,19 @@ pub(super) fn transaction_status(byte: u8) -> TransactionStatus {
     }
 }
 
+/// The statement of a request that goes as it is: one whole Query message, or such a batch, and nothing else.
+#[inline]
+pub(super) fn plain_request(bytes: &[u8]) -> Option<(&[u8], Option<UnnamedBatch<'_>>)> {
+    match bytes.first()? {
+        b'Q' if is_lone_query(bytes) => text_of(bytes).map(|text| (text, None)),
+        b'P' => UnnamedBatch::read(bytes).map(|batch| (batch.text, Some(batch))),
+        _ => None,
+    }
+}
+
 /// True if the bytes are one whole Query message and nothing else.
 #[inline]
-pub(super) fn is_lone_query(bytes: &[u8]) -> bool {
+fn is_lone_query(bytes: &[u8]) -> bool {
     matches!(head(bytes), Head::Frame { kind: b'Q', len } if len == bytes.len())
 }
 

@@ -16,7 +16,7 @@ use super::errors::{End, Trouble};
 use super::pool::PgPool;
 use super::prepare::Names;
 use super::registry::{Client, ClientState, Order, ServerState};
-use super::request::{Plan, UnnamedBatch, is_lone_query};
+use super::request::{Plan, plain_request};
 use super::settings::Settings;
 use super::stats::add;
 use super::track::Op;
@@ -313,7 +313,7 @@ impl Session {
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
     fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Stage, Pause>> {
-        if let Some(done) = self.start_inert(bytes) {
+        if let Some(done) = self.start_plain(bytes) {
             return Some(done);
         }
         self.planned = None;
@@ -349,46 +349,43 @@ impl Session {
         Some(self.send(backend, rest))
     }
 
-    /// The commonest requests, one whole Query or batch that leaves nothing behind and that only the primary may run,
-    /// in a short way. `None`: it is another one, and nothing was done.
+    /// The commonest requests, one whole Query or batch that means nothing for the session, in a short way. `None`: it
+    /// is another one, and nothing was done.
     #[inline]
-    fn start_inert(&mut self, bytes: &[u8]) -> Option<Result<Stage, Pause>> {
+    fn start_plain(&mut self, bytes: &[u8]) -> Option<Result<Stage, Pause>> {
         let is_usual = !self.flags.skip_to_sync && !self.flags.is_rerun && self.discard == 0;
         if !is_usual || self.rare.owed.is_some() {
             return None;
         }
-        let batch = match bytes.first()? {
-            b'Q' if self.is_inert_query(bytes) => None,
-            b'P' => Some(self.inert_batch(bytes)?),
-            _ => return None,
-        };
+        let (text, batch) = plain_request(bytes)?;
+        let (verdict, class) = self.judge_plain(text)?;
         let now = self.core.read_clock();
         self.rare.reruns = 0;
-        let taken = self.take(Class::Primary, now);
+        let taken = self.take(class, now);
         let Some(mut backend) = taken else {
-            self.planned = Some(Arc::clone(&self.core.inert));
+            self.planned = Some(verdict.unwrap_or_else(|| Arc::clone(&self.core.inert)));
             self.keep(bytes);
-            return Some(self.enqueue(Class::Primary));
+            return Some(self.enqueue(class));
         };
         self.adopt(&mut backend, now);
         if !self.settings.is_same(&backend.settings) {
+            self.planned = Some(verdict.unwrap_or_else(|| Arc::clone(&self.core.inert)));
             self.keep(bytes);
             return Some(Err(Pause::Adjust(backend)));
         }
-        self.forward_inert(&mut backend, bytes, batch.as_ref());
+        self.forward_plain(&mut backend, bytes, batch.as_ref(), verdict.as_ref());
         Some(Ok(Stage::Serving(backend)))
     }
 
     /// The request goes to its connection, which has the session's settings.
     #[inline]
     fn send(&mut self, mut backend: Box<Backend>, request: &[u8]) -> Result<Stage, Pause> {
-        if self.planned.as_ref().is_some_and(|verdict| Arc::ptr_eq(verdict, &self.core.inert)) {
-            let batch = UnnamedBatch::read(request);
-            if batch.is_some() || is_lone_query(request) {
-                self.planned = None;
-                self.forward_inert(&mut backend, request, batch.as_ref());
-                return Ok(Stage::Serving(backend));
-            }
+        if self.planned.as_ref().is_some_and(|verdict| verdict.is_plain())
+            && let Some((_, batch)) = plain_request(request)
+            && let Some(verdict) = self.planned.take()
+        {
+            self.forward_plain(&mut backend, request, batch.as_ref(), Some(&verdict));
+            return Ok(Stage::Serving(backend));
         }
         match self.forward(&mut backend, request) {
             Ok(()) => Ok(Stage::Serving(backend)),
