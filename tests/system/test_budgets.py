@@ -4,8 +4,8 @@ System calls are counted by strace, instructions in user space by callgrind, bot
 a short run of select-only pgbench with the split off, so that start-up and login cancel out.
 
 The budgets of simple, queued and extended are the design's. The others hold what was reached, with a little room.
-The count itself varies by some per cent with how many events a turn of the loop finds, which other load on the
-machine changes: the lowest of up to three counts is held against the budget.
+The count itself varies by three per cent with how many events a turn of the loop finds, and by more when there is other
+load on the machine: the lowest of up to three counts is held against the budget and that much more.
 """
 
 import os
@@ -86,7 +86,7 @@ def test_a_query_costs_no_more_instructions_than_budgeted(shared_cluster, mode, 
     for _ in range(3):
         few, many = (instructions(config, valgrind, transactions, clients, mode) for transactions in (200, 1200))
         lowest = min(lowest, (many - few) / (1000 * clients))
-        if lowest <= budget:
+        if lowest <= budget * 1.03:
             return
     pytest.fail(f"a query costs {lowest:.0f} instructions in user space, {budget} are budgeted")
 
