@@ -36,6 +36,8 @@ impl Visitor for Objections {
             Statement::Explain { analyze: false, statement, .. } if matches!(**statement, Statement::Query(_)) => {
                 ControlFlow::Continue(())
             }
+            // A SELECT without columns is one to PostgreSQL; this parser takes the word for a table's name.
+            Statement::ExplainTable { .. } => ControlFlow::Continue(()),
             Statement::Copy { to: true, target: sqlparser::ast::CopyTarget::Stdout, .. } => ControlFlow::Continue(()),
             other => ControlFlow::Break(format!("a statement of another kind: {other}")),
         }
