@@ -37,8 +37,6 @@ pub struct Backend {
     pub unnamed_of: u64,
     /// The request that a replica has not begun to answer yet: it can run elsewhere instead.
     pub retained: Vec<u8>,
-    /// When the connection was made, ns.
-    pub created: u64,
     /// Oldest age at which it is closed, ns; jittered so that connections made together do not end together.
     pub expires: u64,
     /// The server said that it is a standby (`in_hot_standby`, or `pg_is_in_recovery` before PostgreSQL 14).

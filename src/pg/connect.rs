@@ -290,7 +290,6 @@ impl Core {
             taught: Default::default(),
             unnamed_of: 0,
             retained: Vec::new(),
-            created: now,
             is_standby: false,
             is_dirty: false,
         })

@@ -447,24 +447,28 @@ impl Core {
     fn call_served(&self, now: u64) {
         let clients = self.clients.borrow();
         for server in self.servers.borrow().values() {
-            let Some(client) = clients.get(&server.client.get()) else { continue };
-            let is_over = |from: u64, limit: Option<u64>| limit.is_some_and(|l| now.saturating_sub(from) >= l);
-            let has_run = now.saturating_sub(client.query_began.get());
-            if client.is_unwatched.get() && has_run >= WATCHED_AFTER || {
-                let pools = self.pools.borrow();
-                let key = PoolKey { database: Arc::clone(&client.database), user: Arc::clone(&client.user) };
-                pools.get(&key).is_some_and(|pool| {
-                    let config = pool.config.borrow();
-                    config.has_timeouts()
-                        && (is_over(client.tx_began.get(), config.transaction_timeout)
-                            || is_over(client.query_began.get(), config.query_timeout)
-                            || is_over(client.since.get(), config.idle_in_transaction_timeout)
-                            || is_over(client.since.get(), config.client_idle_timeout))
-                })
-            } {
+            if let Some(client) = clients.get(&server.client.get()).filter(|client| self.may_be_due(client, now)) {
                 client.call();
             }
         }
+    }
+
+    /// True if a client that has a connection may have run out of some time; the session knows exactly.
+    fn may_be_due(&self, client: &Client, now: u64) -> bool {
+        if client.is_unwatched.get() && now.saturating_sub(client.query_began.get()) >= WATCHED_AFTER {
+            return true;
+        }
+        let pools = self.pools.borrow();
+        let key = PoolKey { database: Arc::clone(&client.database), user: Arc::clone(&client.user) };
+        let Some(pool) = pools.get(&key) else { return false };
+        let config = pool.config.borrow();
+        let limits = [
+            (&client.tx_began, config.transaction_timeout),
+            (&client.query_began, config.query_timeout),
+            (&client.since, config.idle_in_transaction_timeout),
+            (&client.since, config.client_idle_timeout),
+        ];
+        limits.iter().any(|(from, limit)| limit.is_some_and(|limit| now.saturating_sub(from.get()) >= limit))
     }
 
     /// Wakes the idle clients of a pool whose `limit` (ns) is over.

@@ -24,7 +24,6 @@ struct Portable {
     server: Server,
     settings: Arc<Settings>,
     taught: Taught,
-    created: u64,
     expires: u64,
     is_standby: bool,
 }
@@ -125,7 +124,6 @@ impl Core {
             server: entry,
             settings: backend.settings,
             taught: backend.taught,
-            created: backend.created,
             expires: backend.expires,
             is_standby: backend.is_standby,
         };
@@ -157,7 +155,6 @@ impl Core {
             taught: portable.taught,
             unnamed_of: 0,
             retained: Vec::new(),
-            created: portable.created,
             expires: portable.expires,
             is_standby: portable.is_standby,
             is_dirty: false,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::errors::Trouble;
+use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
 use crate::config::model::{AuthMethod, Config, ListenRoute};
@@ -320,19 +321,7 @@ pub fn settings(startup: &Startup) -> Result<(Arc<Settings>, Option<ListenRoute>
     }
     let mut route = None;
     for (_, value) in list.extract_if(.., |(name, _)| name == ROUTE) {
-        route = Some(route_of(value)?);
+        route = Some(named(&value)?);
     }
     Ok((Settings::from_startup(list), route))
-}
-
-/// The setting that is the client's wish where its statements run.
-const ROUTE: &str = "forebay.route";
-
-fn route_of(value: String) -> Result<ListenRoute, Trouble> {
-    match value.to_ascii_lowercase().as_str() {
-        "auto" => Ok(ListenRoute::Auto),
-        "primary" => Ok(ListenRoute::Primary),
-        "replica" => Ok(ListenRoute::Replica),
-        _ => Err(Trouble::BadSetting { name: ROUTE, value, accepted: "auto, primary and replica" }),
-    }
 }

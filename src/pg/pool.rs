@@ -177,14 +177,6 @@ impl PoolConfig {
     pub fn homes(&self, threads: usize) -> usize {
         self.settings.size.div_ceil(SERVERS_PER_HOME).clamp(1, threads.max(1))
     }
-
-    /// True if some time-out needs watching while a client has a connection or is idle.
-    pub fn has_timeouts(&self) -> bool {
-        self.client_idle_timeout.is_some()
-            || self.query_timeout.is_some()
-            || self.transaction_timeout.is_some()
-            || self.idle_in_transaction_timeout.is_some()
-    }
 }
 
 /// How the pool logs in to its servers.

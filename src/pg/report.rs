@@ -214,10 +214,7 @@ impl Core {
             let counts = state.counts();
             let config = std::rc::Rc::clone(&pool.config.borrow());
             let login = std::rc::Rc::clone(&pool.login.borrow());
-            let by_node = (0..state.nodes()).map(|node| {
-                let counts = state.node_counts(node);
-                counts.idle + counts.busy + counts.opening
-            });
+            let by_node = (0..state.nodes()).map(|node| state.node_counts(node).total());
             PoolReport {
                 key: key.clone(),
                 cluster: pool.cluster.get(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::errors::{End, Trouble};
-use super::route::{Way, begin_of, way};
+use super::route::{self, Way, begin_of, way};
 use super::session::Session;
 use crate::config::model::{Consistency, ListenRoute, PoolMode};
 use crate::pool::Class;
@@ -17,7 +17,13 @@ use crate::wire::pg::sqlstate::write_error;
 pub(super) const LONGEST_TEXT: usize = 48 * 1024;
 
 /// Longest statement that may pass without being examined, bytes: it is copied for as long as its answer is due.
-pub(super) const LONGEST_INERT: usize = 1024;
+const LONGEST_INERT: usize = 1024;
+
+/// True if nobody has to examine a statement of a pool without a split.
+#[inline]
+fn passes_unexamined(text: &[u8]) -> bool {
+    text.len() <= LONGEST_INERT && is_inert(text)
+}
 
 /// `pg_type.oid` of text.
 const TEXT: u32 = 25;
@@ -99,6 +105,7 @@ impl Session {
                     BatchPlan::Bad(what) => return (at, Plan::End(End::Trouble(Box::new(Trouble::Protocol(what))))),
                     BatchPlan::Start(class) => return (at, Plan::Start(class)),
                     BatchPlan::Local(len) => {
+                        self.planned = None;
                         self.answer_batch(rest.get(..len).unwrap_or_default());
                         at += len;
                     }
@@ -116,7 +123,10 @@ impl Session {
             let what = "invalid query message: the text must end in a NUL".to_owned();
             return Some(Plan::End(End::Trouble(Box::new(Trouble::Protocol(what)))));
         };
-        let verdict = self.classify(text);
+        let verdict = match self.planned.take() {
+            Some(judged) => judged,
+            None => self.classify(text),
+        };
         if self.answer_locally(&verdict, b'I') {
             return None;
         }
@@ -136,14 +146,14 @@ impl Session {
     #[inline]
     pub(super) fn judge_plain(&mut self, text: &[u8]) -> Option<(Option<Arc<Verdict>>, Class)> {
         if self.is_never_steered() {
-            let is_inert = text.len() <= LONGEST_INERT && is_inert(text);
-            return is_inert.then_some((None, Class::Primary));
+            return passes_unexamined(text).then_some((None, Class::Primary));
         }
         if self.flags.force_primary || text.len() > LONGEST_TEXT {
             return None;
         }
         let verdict = self.examine(text);
         if !verdict.is_plain() {
+            self.planned = Some(verdict);
             return None;
         }
         let class = self.class_of(&verdict);
@@ -163,7 +173,7 @@ impl Session {
                 b'B' | b'E' | b'D' => {}
                 b'P' => {
                     let parse = Parse::read(frame.get(5..)?).ok()?;
-                    if !parse.name.is_empty() || parse.text.len() > LONGEST_INERT || !is_inert(parse.text) {
+                    if !parse.name.is_empty() || !passes_unexamined(parse.text) {
                         return None;
                     }
                     self.planned = Some(Arc::clone(&self.core.inert));
@@ -298,13 +308,10 @@ impl Session {
         if std::mem::take(&mut self.flags.force_primary) || serializable {
             return Class::Primary;
         }
+        if hint.is_none() && self.is_never_steered() || self.must_stay_on_primary() {
+            return Class::Primary;
+        }
         let split = self.pool.is_split.get();
-        if !split && hint.is_none() && self.rare.route != ListenRoute::Replica {
-            return Class::Primary;
-        }
-        if self.must_stay_on_primary() {
-            return Class::Primary;
-        }
         let has_replicas = self.pool.state.borrow().has_replicas();
         let is_read = access == Access::Read || read_only;
         match way(hint, self.rare.route, split, is_read, has_replicas) {
@@ -370,7 +377,7 @@ impl Session {
     /// What a statement is, as far as this pool has to know.
     #[inline]
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Verdict> {
-        if !self.pool.is_split.get() && text.len() <= LONGEST_INERT && is_inert(text) {
+        if !self.pool.is_split.get() && passes_unexamined(text) {
             return Arc::clone(&self.core.inert);
         }
         self.examine(text)
@@ -441,18 +448,7 @@ impl Session {
         if status == b'E' {
             return Err(Trouble::InFailedTransaction);
         }
-        let route = match value.map(str::to_ascii_lowercase).as_deref() {
-            Some("auto") => ListenRoute::Auto,
-            Some("primary") => ListenRoute::Primary,
-            Some("replica") => ListenRoute::Replica,
-            _ => {
-                return Err(Trouble::BadSetting {
-                    name: "forebay.route",
-                    value: value.unwrap_or_default().to_owned(),
-                    accepted: "auto, primary and replica",
-                });
-            }
-        };
+        let route = route::named(value.unwrap_or_default())?;
         if local {
             self.rare.route_local.get_or_insert(self.rare.route);
         }

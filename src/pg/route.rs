@@ -1,6 +1,7 @@
 //! Where a statement may run, as far as the statement and the pool's settings decide it. Pure: the sessions and
 //! `EXPLAIN ROUTE` ask the same function.
 
+use super::errors::Trouble;
 use super::pool::PoolConfig;
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::sql::{Hint, Kind};
@@ -16,6 +17,25 @@ pub enum Way {
     FreshReplica,
     /// Anywhere, but no replica is fit now: on the primary.
     Any,
+}
+
+/// The setting that is the client's wish where its statements run.
+pub const ROUTE: &str = "forebay.route";
+
+/// The route that a client names, in any case.
+///
+/// # Errors
+/// [`Trouble::BadSetting`] with what is accepted.
+pub fn named(value: &str) -> Result<ListenRoute, Trouble> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(ListenRoute::Auto),
+        "primary" => Ok(ListenRoute::Primary),
+        "replica" => Ok(ListenRoute::Replica),
+        _ => {
+            let accepted = "auto, primary and replica";
+            Err(Trouble::BadSetting { name: ROUTE, value: value.to_owned(), accepted })
+        }
+    }
 }
 
 /// Whether a pool sends reads to replicas by itself.

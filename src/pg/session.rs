@@ -313,10 +313,10 @@ impl Session {
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
     fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Stage, Pause>> {
+        self.planned = None;
         if let Some(done) = self.start_plain(bytes) {
             return Some(done);
         }
-        self.planned = None;
         let (done, plan) = self.plan(bytes, is_full);
         let rest = bytes.get(done..).unwrap_or_default();
         let class = match plan {
@@ -350,7 +350,7 @@ impl Session {
     }
 
     /// The commonest requests, one whole Query or batch that means nothing for the session, in a short way. `None`: it
-    /// is another one, and nothing was done.
+    /// is another one, and nothing was done but that its statement may be judged, in `planned`.
     #[inline]
     fn start_plain(&mut self, bytes: &[u8]) -> Option<Result<Stage, Pause>> {
         let is_usual = !self.flags.skip_to_sync && !self.flags.is_rerun && self.discard == 0;

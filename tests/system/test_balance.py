@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from harness import Relay, wait_until, wire
-from harness.where import ran_on
+from harness.where import inside_a_read, ran_on
 
 EVENTUAL = {"consistency": "eventual", "balance": "round_robin"}
 
@@ -69,9 +69,7 @@ def test_source_keeps_one_address_on_one_node(start_forebay):
 def test_least_connections_avoids_the_busy_replica(start_forebay):
     forebay = start_forebay(routing={**EVENTUAL, "balance": "least_connections"}, config={"general": {"threads": 1}})
     busy = forebay.wire()
-    busy.run("begin read only")
-    busy.run("select 1")
-    taken = ran_on(busy)
+    taken = inside_a_read(busy)
     other = forebay.wire()
     wait_until(lambda: set(reads(other, 1)) == {"pg2", "pg3"} - {taken}, 10, "a connection to the other replica")
     nodes = reads(other, 20)
@@ -236,9 +234,7 @@ def test_detach_and_attach_take_a_replica_out_and_back(start_forebay):
 def test_a_drained_replica_ends_its_work_and_gets_no_more(start_forebay):
     forebay = start_forebay(routing=EVENTUAL)
     inside = forebay.wire()
-    inside.run("begin read only")
-    inside.run("select 1")
-    node = ran_on(inside)
+    node = inside_a_read(inside)
     forebay.admin(f"DRAIN NODE {node}")
     wait_until(lambda: forebay.node(node)["state"] != "up", 5, "the node to be draining")
     assert node not in reads(forebay.wire(), 10)

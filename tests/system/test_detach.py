@@ -3,7 +3,7 @@
 import pytest
 
 from harness import wait_until, wire
-from harness.where import ran_on
+from harness.where import inside_a_read, ran_on
 
 EVENTUAL = {"consistency": "eventual", "balance": "round_robin"}
 
@@ -17,9 +17,7 @@ def servers_of(forebay, node):
 def test_a_transaction_on_a_detached_replica_is_ended_at_once(start_forebay):
     forebay = start_forebay(routing=EVENTUAL)
     client = forebay.wire()
-    client.run("begin read only")
-    client.run("select 1")
-    node = ran_on(client)
+    node = inside_a_read(client)
     forebay.admin(f"DETACH NODE {node}")
     error = wire.fields(next(frame for frame in client.wait_closed(5) if frame.type == "E"))
     assert (error["C"], error["V"]) == ("57P01", "FATAL")

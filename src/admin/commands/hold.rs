@@ -97,8 +97,7 @@ impl Admin<'_> {
                 if pool.state.borrow().counts().servers.idle > 0 {
                     core.reconnect(pool);
                 }
-                let servers = pool.state.borrow().counts().servers;
-                servers.idle + servers.busy + servers.opening
+                pool.state.borrow().counts().servers.total()
             });
             if left.await == 0 {
                 undo.keep();

@@ -6,6 +6,13 @@ def ran_on(client):
     return client.value("show forebay.node").split(".")[-1]
 
 
+def inside_a_read(client):
+    """Begins a read-only transaction and answers the name of the node that it runs on."""
+    client.run("begin read only")
+    client.run("select 1")
+    return ran_on(client)
+
+
 def role(client):
     """The role of that node in a cluster whose primary is `pg1`."""
     return "primary" if ran_on(client) == "pg1" else "replica"
