@@ -19,6 +19,7 @@ pub mod model;
 pub mod monitor;
 pub mod plan;
 mod probe;
+pub mod redis;
 mod schedule;
 mod store;
 

@@ -3,6 +3,7 @@
 //! Relayed bytes are cut here and nowhere else. The scanners keep their place when a message is incomplete and never
 //! look at the same bytes of a value twice; no nesting makes them deeper. See <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
+pub mod command;
 mod inline;
 mod number;
 mod reply;

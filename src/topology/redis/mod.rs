@@ -1,0 +1,11 @@
+//! What is known about the Redis nodes: which one takes writes, which replicas may be read, how far each has come.
+//!
+//! Rules that the rest of the program may rely on:
+//! - [`ServiceView::primary`] is `Some` only while that node is up, says that it is the primary, and nothing (a
+//!   Sentinel, another node, an admin) has cast a doubt on it. Writes wait while it is `None`.
+//! - A node that says that it is the primary and is not [`ServiceView::primary`] is fenced: it gets no traffic at all.
+//! - An epoch belongs to one accepted primary; it only grows while the process lives.
+
+mod model;
+
+pub use model::{HoldWrites, RedisNode, RedisSnapshot, ServiceView};
