@@ -1,6 +1,7 @@
 //! The running instance: what the console, the signals and HTTP steer, on the control thread.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
 use crate::pg::{Core, Shared};
+use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::topology::{EventLog, MonitorHandle};
 use crate::worker::Remote;
 use crate::worker::clock::now_ns;
@@ -41,8 +43,10 @@ pub struct Instance {
     pub path: PathBuf,
     /// What the data threads share.
     pub shared: Arc<Shared>,
-    /// The nodes.
+    /// The PostgreSQL nodes.
     pub monitor: MonitorHandle,
+    /// The Redis nodes.
+    pub redis: RedisMonitorHandle,
     /// What happened.
     pub events: EventLog,
     /// When the process started.
@@ -63,6 +67,7 @@ impl Instance {
         path: PathBuf,
         shared: Arc<Shared>,
         monitor: MonitorHandle,
+        redis: RedisMonitorHandle,
         events: EventLog,
         level: LogLevel,
     ) -> Arc<Self> {
@@ -71,6 +76,7 @@ impl Instance {
             path,
             shared,
             monitor,
+            redis,
             events,
             started: SystemTime::now(),
             history: Mutex::new(History::new(now_ns())),
@@ -79,6 +85,11 @@ impl Instance {
             stop: watch::Sender::new(Stop::Run),
             last_reload: Mutex::default(),
         })
+    }
+
+    /// Who holds writes back during a switchover of a Redis service.
+    pub fn hold_writes(&self) -> Arc<dyn HoldWrites> {
+        Arc::new(NothingHeld)
     }
 
     /// The data threads.
@@ -141,6 +152,7 @@ impl Instance {
             worker.post(move |core| core.set_config(new));
         }
         self.monitor.reconfigure(&new.postgres).await;
+        self.redis.reconfigure(&new.redis).await;
         self.settled().await;
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
@@ -243,6 +255,17 @@ impl Instance {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Stands in while no data thread serves Redis: nothing passes through Forebay that could be held.
+#[derive(Debug)]
+struct NothingHeld;
+
+impl HoldWrites for NothingHeld {
+    fn hold<'a>(&'a self, _: &'a str, _: Duration) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn release(&self, _: &str) {}
 }
 
 /// Told to clients that are closed because the process ends.

@@ -15,6 +15,7 @@ use crate::config::model::Config;
 use crate::net;
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
+use crate::topology::redis::RedisMonitor;
 use crate::topology::{EventLog, Monitor, MonitorHandle};
 use crate::worker;
 
@@ -73,6 +74,8 @@ where
             }
         };
         let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, events.clone());
+        // Nobody routes by it yet; the console shows it.
+        let redis = RedisMonitor::start(&config.redis, |_| (), events.clone());
         let (catalogs, wanted) = mpsc::unbounded_channel();
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
         let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers };
@@ -85,8 +88,9 @@ where
             let snapshot = monitor.snapshot();
             worker.post(move |core| core.set_topology(snapshot));
         }
-        let instance =
-            Instance::new(Arc::clone(&config), path.to_owned(), Arc::clone(&shared), monitor, events.clone(), level);
+        let path = path.to_owned();
+        let shared_too = Arc::clone(&shared);
+        let instance = Instance::new(Arc::clone(&config), path, shared_too, monitor, redis, events.clone(), level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {

@@ -293,9 +293,11 @@ impl RedisMonitor {
         match found.as_slice() {
             &[one] => Ok(one),
             [] => {
-                let every = self.services.iter().enumerate().flat_map(|(s, service)| {
-                    (0..service.nodes.len()).map(move |n| (s, n)).collect::<Vec<_>>()
-                });
+                let every = self
+                    .services
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(s, service)| (0..service.nodes.len()).map(move |n| (s, n)).collect::<Vec<_>>());
                 let known: Vec<String> = every.filter_map(|place| full(&place)).collect();
                 Err(format!("no node \"{name}\"; there are {}", known.join(", ")))
             }
@@ -410,19 +412,15 @@ fn routes_alike(a: &RedisSnapshot, b: &RedisSnapshot) -> bool {
         (id, name, weight, role, state, fit_for_reads)
     }
     fn is_same(a: &ServiceView, b: &ServiceView) -> bool {
-        (&a.name, a.epoch, a.primary, &a.reason, a.nodes.len()) == (&b.name, b.epoch, b.primary, &b.reason, b.nodes.len())
+        (&a.name, a.epoch, a.primary, &a.reason, a.nodes.len())
+            == (&b.name, b.epoch, b.primary, &b.reason, b.nodes.len())
             && Arc::ptr_eq(&a.wanted_fresh, &b.wanted_fresh)
             && a.nodes.iter().zip(&b.nodes).all(|(a, b)| of_node(a) == of_node(b))
     }
     a.services.len() == b.services.len() && a.services.iter().zip(&b.services).all(|(a, b)| is_same(a, b))
 }
 
-async fn answer_when_asked(
-    id: u64,
-    mut prober: Prober,
-    ask: Arc<Notify>,
-    reports: mpsc::UnboundedSender<Report>,
-) {
+async fn answer_when_asked(id: u64, mut prober: Prober, ask: Arc<Notify>, reports: mpsc::UnboundedSender<Report>) {
     loop {
         ask.notified().await;
         let (started_ns, begun) = (now_ns(), Instant::now());

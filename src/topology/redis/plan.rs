@@ -20,8 +20,8 @@ mod roles;
 #[cfg(test)]
 mod tests;
 
-use report::Loss;
 pub use orders::Order;
+use report::Loss;
 
 /// A fence that only signs have raised ends this long after the last of them, if nothing has come of them: a false
 /// alarm must not stop writes for minutes.
@@ -339,7 +339,8 @@ impl Plan {
             member.outdated = false;
         }
         if is_accepted && facts.is_primary() {
-            let seen = facts.replid.clone().map(|replid| Seen { replid, offset: facts.offset, asked_ns: facts.asked_ns });
+            let seen =
+                facts.replid.clone().map(|replid| Seen { replid, offset: facts.offset, asked_ns: facts.asked_ns });
             let is_other = |old: &Seen| seen.as_ref().is_some_and(|new| new.replid != old.replid);
             // A primary that was restarted writes another history: its offsets begin anew.
             if self.history.as_ref().is_some_and(is_other) {
@@ -518,9 +519,9 @@ impl Plan {
 
     /// Answers, and says that it takes writes.
     fn says_primary(&self, node: usize) -> bool {
-        self.members.get(node).is_some_and(|member| {
-            member.reach == Reach::Up && member.facts.as_ref().is_some_and(Facts::is_primary)
-        })
+        self.members
+            .get(node)
+            .is_some_and(|member| member.reach == Reach::Up && member.facts.as_ref().is_some_and(Facts::is_primary))
     }
 
     /// Whether a node holds the history that we followed, or one that goes on from it.

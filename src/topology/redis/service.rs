@@ -296,7 +296,9 @@ impl Watched {
             name: self.conf.name.clone(),
             epoch: self.plan.epoch(),
             primary: self.plan.primary(),
-            nodes: (self.nodes.iter().enumerate()).filter_map(|(n, node)| Some(node.view(self.plan.node(n)?.1))).collect(),
+            nodes: (self.nodes.iter().enumerate())
+                .filter_map(|(n, node)| Some(node.view(self.plan.node(n)?.1)))
+                .collect(),
             reason: self.plan.reason(),
             wanted_fresh: Arc::clone(&self.wanted_fresh),
         }
@@ -323,9 +325,9 @@ impl Watched {
         let own = name.strip_prefix(self.conf.name.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let address = Address::parse(name, DEFAULT_PORT).filter(|_| name.contains(':'));
         (0..self.nodes.len()).find(|&node| {
-            self.plan.node(node).is_some_and(|(at, called)| {
-                called == name || own == Some(called) || address.as_ref() == Some(at)
-            })
+            self.plan
+                .node(node)
+                .is_some_and(|(at, called)| called == name || own == Some(called) || address.as_ref() == Some(at))
         })
     }
 }

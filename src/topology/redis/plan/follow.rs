@@ -38,7 +38,14 @@ impl Plan {
         watcher.heard_ns = now_ns;
     }
 
-    pub(super) fn unheard(&mut self, now_ns: u64, sentinel: usize, why: &str, refused: bool, actions: &mut Vec<Action>) {
+    pub(super) fn unheard(
+        &mut self,
+        now_ns: u64,
+        sentinel: usize,
+        why: &str,
+        refused: bool,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(watcher) = self.watchers.get_mut(sentinel) else { return };
         let is_recent = watcher.reach == Reach::Up && now_ns.saturating_sub(watcher.heard_ns) < nanos(SENTINEL_SILENT);
         if is_recent && !refused {
@@ -144,9 +151,10 @@ impl Plan {
             return;
         }
         let everybody_agrees = self.heard().all(|(_, naming)| naming.primary == top.primary);
-        let is_alone = !self.members.iter().enumerate().any(|(other, member)| {
-            Some(other) != node && (self.says_primary(other) || member.reach == Reach::Unasked)
-        });
+        let is_alone =
+            !self.members.iter().enumerate().any(|(other, member)| {
+                Some(other) != node && (self.says_primary(other) || member.reach == Reach::Unasked)
+            });
         let has_majority = self.heard_configured() >= self.majority();
         let may = if top.votes >= self.majority() { true } else { is_alone && (has_majority || everybody_agrees) };
         match node {
@@ -220,8 +228,7 @@ impl Plan {
         };
         let mut promoted = (0..self.members.len()).filter(promoted);
         if let (Some(node), None) = (promoted.next(), promoted.next()) {
-            let accepted =
-                Accepted { node, config_epoch: accepted.config_epoch, instead_of: Some(accepted.node) };
+            let accepted = Accepted { node, config_epoch: accepted.config_epoch, instead_of: Some(accepted.node) };
             self.accept(now_ns, accepted, actions);
         }
     }

@@ -52,7 +52,9 @@ impl Plan {
                     }
                     if !force {
                         let why = if standing.reason.is_empty() { "it is not accepted" } else { &standing.reason };
-                        return Err(format!("{name} says that it is the primary, and {why}; ATTACH NODE {name} FORCE accepts it"));
+                        return Err(format!(
+                            "{name} says that it is the primary, and {why}; ATTACH NODE {name} FORCE accepts it"
+                        ));
                     }
                 } else if member.hold.is_none() && !(is_accepted && force) {
                     return Ok((format!("{name} is attached"), actions));

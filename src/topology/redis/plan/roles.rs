@@ -57,8 +57,10 @@ impl Plan {
         let has_replicas =
             member.facts.as_ref().is_some_and(|f| matches!(f.says, Says::Primary { replicas } if replicas > 0));
         has_replicas
-            || self.members.iter().filter_map(|other| other.facts.as_ref()).any(
-                |facts| matches!(&facts.says, Says::Replica { upstream, .. } if *upstream == member.address),
-            )
+            || self
+                .members
+                .iter()
+                .filter_map(|other| other.facts.as_ref())
+                .any(|facts| matches!(&facts.says, Says::Replica { upstream, .. } if *upstream == member.address))
     }
 }
