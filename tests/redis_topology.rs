@@ -34,6 +34,7 @@ fn service(sentinels: &[Server], nodes: &[Server]) -> RedisService {
         sentinel_password: None,
         nodes: if sentinels.is_empty() { nodes.iter().map(at).collect() } else { Vec::new() },
         auth: None,
+        admin_commands: Default::default(),
         users: BTreeMap::new(),
         max_clients: 100,
         lanes: 1,
@@ -121,7 +122,7 @@ impl Watch {
     }
 }
 
-fn at<'s>(servers: &'s mut [Server], port: u16) -> &'s mut Server {
+fn at(servers: &mut [Server], port: u16) -> &mut Server {
     servers.iter_mut().find(|server| server.port == port).expect("one of ours")
 }
 
@@ -181,8 +182,11 @@ async fn a_failover_by_command(watch: &Watch, nodes: &[Server; 3], sentinels: &[
     watch.until("a Sentinel tells of it", |_| told.load(Ordering::Acquire) != 0).await;
     let taken = watch.published_at(new, begun);
     let late = Duration::from_nanos(taken.saturating_sub(told.load(Ordering::Acquire)));
-    println!("failover by command: writes flow {late:?} after the first +switch-master, \
-        {:?} after the command", Duration::from_nanos(taken - begun));
+    println!(
+        "failover by command: writes flow {late:?} after the first +switch-master, \
+        {:?} after the command",
+        Duration::from_nanos(taken - begun)
+    );
     assert!(late < Duration::from_millis(200), "after the first +switch-master: {late:?}");
     assert_eq!(watch.view().epoch, 2);
     assert_ne!(watch.node(old).state, State::Up, "the old one, writable for 10 s, is fenced");
@@ -202,9 +206,9 @@ async fn a_crash(watch: &Watch, nodes: &mut [Server; 3], sentinels: &[Server; 3]
     let new = watch.primary().expect("just seen");
     watch.until("a Sentinel tells of it", |_| told.load(Ordering::Acquire) != 0).await;
     let late = Duration::from_nanos(watch.published_at(new, begun).saturating_sub(told.load(Ordering::Acquire)));
-    println!("crash: writes flow {late:?} after the first +switch-master; {:?}", watch.events("writes_lost"));
+    println!("crash: writes flow {late:?} after the first +switch-master; {:?}", watch.events("failover_loss"));
     assert!(late < Duration::from_millis(200), "after the first +switch-master: {late:?}");
-    assert!(!watch.events("writes_lost").is_empty(), "{:#?}", watch.events.rows());
+    assert!(!watch.events("failover_loss").is_empty(), "{:#?}", watch.events.rows());
     at(nodes, old).start();
     watch.until("the old one follows", |w| w.node(old).role == Role::Replica && w.node(old).fit_for_reads).await;
     assert_eq!(watch.primary(), Some(new));
@@ -216,7 +220,11 @@ async fn a_hung_primary(watch: &Watch, nodes: &mut [Server; 3]) {
     at(nodes, old).signal(Signal::STOP);
     watch.until("it is down", |w| w.node(old).state == State::Down).await;
     println!("hung primary: down after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_millis(2600), "a round a second, an answer within one: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(2600),
+        "a round a second, an answer within one: {:?}",
+        begun.elapsed()
+    );
     watch.until("another primary", |w| w.primary().is_some_and(|port| port != old)).await;
     println!("hung primary: another after {:?}", begun.elapsed());
     let new = watch.primary().expect("just seen");
@@ -226,7 +234,7 @@ async fn a_hung_primary(watch: &Watch, nodes: &mut [Server; 3]) {
     assert_eq!(watch.primary(), Some(new), "it comes back writable and is not believed");
     watch.until("it follows", |w| w.node(old).role == Role::Replica && w.node(old).fit_for_reads).await;
     assert_eq!(watch.primary(), Some(new));
-    println!("hung primary: {:?}", watch.events("writes_lost"));
+    println!("hung primary: {:?}", watch.events("failover_loss"));
 }
 
 async fn a_stale_sentinel(watch: &Watch, sentinels: &[Server; 3]) {
@@ -235,7 +243,11 @@ async fn a_stale_sentinel(watch: &Watch, sentinels: &[Server; 3]) {
     assert_eq!(sentinels[0].say(&format!("SENTINEL FAILOVER {PRIMARY_NAME}")), "+OK");
     watch.until("another primary", |w| w.primary().is_some_and(|port| port != old)).await;
     let (new, epoch, lost) = (watch.primary(), watch.view().epoch, watch.events("primary_lost").len());
-    watch.until("it is lost", |w| w.events("sentinel_lost").iter().any(|row| row.contains(&sentinels[2].port.to_string()))).await;
+    watch
+        .until("it is lost", |w| {
+            w.events("sentinel_lost").iter().any(|row| row.contains(&sentinels[2].port.to_string()))
+        })
+        .await;
     sentinels[2].signal(Signal::CONT);
     watch.until("it is back", |w| !w.events("sentinel_back").is_empty()).await;
     watch.until_whole().await;
@@ -338,8 +350,10 @@ async fn switched(watch: &Watch, nodes: &[Server], to: Option<u16>, longest: Dur
     running.join().expect("the writer");
     let stored = nodes.iter().find(|node| node.port == new).expect("ours").say("SCARD written");
     let (acknowledged, refused) = (&writer.acknowledged, writer.refused.load(Ordering::SeqCst));
-    println!("{refused} refused, {stored} stored, longest gap {:?}",
-        Duration::from_nanos(writer.longest_gap_ns.load(Ordering::SeqCst)));
+    println!(
+        "{refused} refused, {stored} stored, longest gap {:?}",
+        Duration::from_nanos(writer.longest_gap_ns.load(Ordering::SeqCst))
+    );
     assert_eq!(stored, format!(":{}", acknowledged.load(Ordering::SeqCst)), "what was acknowledged is there");
     assert_eq!(refused, 0, "clients only wait");
     let gap = Duration::from_nanos(writer.longest_gap_ns.load(Ordering::SeqCst));
@@ -372,7 +386,7 @@ async fn switchovers() {
     let limit = Duration::from_secs(3);
     switched(&watch, &nodes, None, limit).await;
     watch.until_whole().await;
-    assert!(watch.events("writes_lost").is_empty(), "it was planned: {:#?}", watch.events.rows());
+    assert!(watch.events("failover_loss").is_empty(), "it was planned: {:#?}", watch.events.rows());
 
     // The one that Sentinels would not choose: of equal priority and offset, by the larger run id.
     let view = watch.view();
@@ -384,7 +398,8 @@ async fn switchovers() {
     let wanted = *replicas.iter().max_by_key(|port| run_id(port)).expect("two replicas");
     assert_eq!(switched(&watch, &nodes, Some(wanted), limit).await, wanted);
     for node in &nodes {
-        let priority = node.say("INFO replication").lines().find_map(|l| l.strip_prefix("slave_priority:").map(str::to_owned));
+        let priority =
+            node.say("INFO replication").lines().find_map(|l| l.strip_prefix("slave_priority:").map(str::to_owned));
         assert!(priority.is_none_or(|priority| priority == "100"), "put back on {}", node.port);
     }
     watch.until_whole().await;
@@ -429,7 +444,7 @@ async fn roles_decide() {
     watch.until("no writes", |w| w.primary().is_none()).await;
     nodes[0].say("REPLICAOF NO ONE");
     watch.until("the promoted one is taken", |w| w.primary() == Some(ports[0])).await;
-    assert!(!watch.events("writes_lost").is_empty());
+    assert!(!watch.events("failover_loss").is_empty());
     nodes[1].start();
     nodes[1].say("REPLICAOF NO ONE");
     watch.until("the old one is fenced", |w| w.node(ports[1]).state == State::Fenced).await;

@@ -58,7 +58,7 @@ pub struct Instance {
     pub path: PathBuf,
     /// What the data threads share.
     pub shared: Arc<Shared>,
-    /// The nodes.
+    /// The PostgreSQL nodes.
     pub monitor: MonitorHandle,
     /// What the Redis halves of the data threads share.
     pub redis_shared: Arc<crate::redis::Shared>,
@@ -98,6 +98,11 @@ impl Instance {
         })
     }
 
+    /// Who holds writes back during a switchover of a Redis service.
+    pub fn hold_writes(&self) -> Arc<dyn HoldWrites> {
+        Arc::new(Holds { shared: Arc::clone(&self.redis_shared) })
+    }
+
     /// The data threads.
     pub fn workers(&self) -> &[Remote<Core>] {
         self.shared.workers()
@@ -132,11 +137,6 @@ impl Instance {
             answers.extend(worker.ask(move |core| job(core)).await);
         }
         answers
-    }
-
-    /// Holds the writes of a Redis service for a planned change.
-    pub fn holds(&self) -> Arc<dyn HoldWrites> {
-        Arc::new(Holds { shared: Arc::clone(&self.redis_shared) })
     }
 
     /// Client connections of both protocols.

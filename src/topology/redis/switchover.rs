@@ -87,10 +87,8 @@ impl Course {
             }
             node.unfit().map(str::to_owned)
         };
-        let candidates: Vec<Party> = (0..service.nodes.len())
-            .filter(|&n| n != primary && obstacle(n).is_none())
-            .filter_map(party)
-            .collect();
+        let candidates: Vec<Party> =
+            (0..service.nodes.len()).filter(|&n| n != primary && obstacle(n).is_none()).filter_map(party).collect();
         let wanted = match to {
             None => None,
             Some(to) => {
@@ -170,10 +168,12 @@ impl Sentinels {
     }
 }
 
-/// How it went.
-enum Outcome {
-    Promoted { party: Party, facts: Facts, remarks: Vec<String> },
-    Undone(String),
+/// What has come of it.
+struct Promotion {
+    party: Party,
+    facts: Facts,
+    /// What has still to be done by somebody.
+    remarks: Vec<String>,
 }
 
 /// Carries a course out, and ends it in the plan. Not to be cancelled.
@@ -190,17 +190,17 @@ pub(super) async fn run(
     let begun = Instant::now();
     let mut is_held = false;
     let outcome = match prepared {
-        Err(why) => Outcome::Undone(why),
+        Err(why) => Err(why),
         Ok(()) => match hold.hold(&service, limit).await {
-            Err(why) => Outcome::Undone(format!("writes could not be held: {why}")),
+            Err(why) => Err(format!("writes could not be held: {why}")),
             Ok(()) => {
                 is_held = true;
-                change(&course, begun + limit).await.unwrap_or_else(Outcome::Undone)
+                change(&course, begun + limit).await
             }
         },
     };
     let (promoted, told, result) = match outcome {
-        Outcome::Promoted { party, facts, remarks } => {
+        Ok(Promotion { party, facts, remarks }) => {
             let held = begun.elapsed();
             let mut text = format!(
                 "{} is the primary now, {} was; writes were held for {:.3}s",
@@ -214,7 +214,7 @@ pub(super) async fn run(
             }
             (Some((party.id, facts)), ("switchover_done", format!("{text}, by {by}")), Ok(text))
         }
-        Outcome::Undone(why) => {
+        Err(why) => {
             let text = format!("{} stays the primary: {why}", course.primary.name);
             (None, ("switchover_undone", format!("{text}, by {by}")), Err(text))
         }
@@ -244,7 +244,7 @@ async fn prepare(course: &Course, priorities: &mut Priorities) -> Result<(), Str
 }
 
 /// From here on writes are held.
-async fn change(course: &Course, deadline: Instant) -> Result<Outcome, String> {
+async fn change(course: &Course, deadline: Instant) -> Result<Promotion, String> {
     let choosable = course.choosable();
     catch_up(course, &choosable, deadline).await?;
     match &course.sentinels {
@@ -266,13 +266,14 @@ async fn change(course: &Course, deadline: Instant) -> Result<Outcome, String> {
             remarks.push(format!("{} could not be told to follow it: {trouble}", follower.name));
         }
     }
-    Ok(Outcome::Promoted { party, facts, remarks })
+    Ok(Promotion { party, facts, remarks })
 }
 
 /// Waits until every replica that may be chosen has what the primary had written when nothing was under way any more.
 async fn catch_up(course: &Course, replicas: &[Party], deadline: Instant) -> Result<(), String> {
     let mut primary = Prober::new(course.primary.address.clone(), course.password.clone());
-    let wrote = primary.probe().await.map_err(|failure| format!("{} cannot be asked: {failure:?}", course.primary.name))?;
+    let wrote =
+        primary.probe().await.map_err(|failure| format!("{} cannot be asked: {failure:?}", course.primary.name))?;
     if !matches!(wrote.facts.says, Says::Primary { .. }) {
         return Err(format!("{} says that it is a replica now", course.primary.name));
     }

@@ -24,7 +24,7 @@ impl Plan {
         });
         let Some((taken_over_at, seen)) = known else {
             let detail = format!("not known: the history of {to} does not tell how much of {from}'s it has");
-            actions.push(Action::Report { node: Some(new), event: "writes_lost", detail });
+            actions.push(Action::Report { node: Some(new), event: "failover_loss", detail });
             return;
         };
         let missing = seen.offset.saturating_sub(taken_over_at);
@@ -36,7 +36,7 @@ impl Plan {
             seen.offset,
             age.as_millis()
         );
-        actions.push(Action::Report { node: Some(new), event: "writes_lost", detail });
+        actions.push(Action::Report { node: Some(new), event: "failover_loss", detail });
         self.loss = Some(Loss { old, new, replid: seen.replid, taken_over_at });
     }
 
@@ -48,10 +48,11 @@ impl Plan {
             let missing = facts.offset.saturating_sub(loss.taken_over_at);
             let (from, to) = (self.name(loss.old), self.name(loss.new));
             let detail = format!(
-                "{missing} bytes of the replication stream: {from} stands at {}, {to} had received it up to {}",
+                "{missing} bytes of the replication stream, with the pings and Sentinels' messages in it: {from} stands at \
+                 {}, {to} had received it up to {}",
                 facts.offset, loss.taken_over_at
             );
-            actions.push(Action::Report { node: Some(node), event: "writes_lost", detail });
+            actions.push(Action::Report { node: Some(node), event: "failover_loss", detail });
         }
         self.loss = None;
     }

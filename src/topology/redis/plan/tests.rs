@@ -230,7 +230,7 @@ fn a_strange_history_needs_the_majority() {
     assert_eq!(told.plan.primary(), None);
     told.named(1, 2, 3);
     assert_eq!(told.plan.primary(), Some(2));
-    assert!(told.detail("writes_lost").starts_with("not known"), "{:?}", told.events);
+    assert!(told.detail("failover_loss").starts_with("not known"), "{:?}", told.events);
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn replay_of_a_failover_by_command() {
     told.after(60).signed(0, "+switch-master", "m 10.0.0.1 1 10.0.0.1 2").named(0, 2, 2).named(1, 2, 2);
     assert_eq!(told.plan.primary(), Some(1));
     told.answered(0, primary(HISTORY, 140));
-    assert!(told.detail("writes_lost").starts_with("40 bytes"), "what others wrote there: {:?}", told.events);
+    assert!(told.detail("failover_loss").starts_with("40 bytes"), "what others wrote there: {:?}", told.events);
     told.after(1100).signed(2, "+switch-master", "m 10.0.0.1 1 10.0.0.1 2");
     told.signed(2, "+failover-state-reconf-slaves", "master m 10.0.0.1 1");
     assert_eq!(told.plan.primary(), Some(1), "the leader's late words about the old one");
@@ -369,7 +369,7 @@ fn replay_of_a_hung_primary_that_comes_back() {
     told.after(200).answered(1, promoted(95));
     assert_eq!(told.plan.primary(), Some(1), "most have voted, one was elected, and it was promoted: 0.8 s early");
     assert!(told.detail("primary_changed").contains("before the Sentinels name it"), "{:?}", told.events);
-    assert!(told.detail("writes_lost").starts_with("5 bytes"), "{:?}", told.events);
+    assert!(told.detail("failover_loss").starts_with("5 bytes"), "{:?}", told.events);
     told.named(1, 1, 1);
     assert_eq!(told.plan.primary(), Some(1), "who has not heard of it yet");
     told.after(800).named(0, 2, 2).named(1, 2, 2).named(2, 2, 2);
@@ -412,7 +412,7 @@ fn a_planned_change_is_no_loss() {
     assert_eq!(told.plan.primary(), Some(1), "before any Sentinel has named it");
     told.named(0, 2, 2).named(1, 2, 2).answered(0, replica(2));
     assert_eq!((told.plan.primary(), told.plan.epoch(), told.states().as_str()), (Some(1), 2, "UUU"));
-    assert!(!told.has("writes_lost"), "{:?}", told.events);
+    assert!(!told.has("failover_loss"), "{:?}", told.events);
 
     let mut told = Told::settled();
     told.plan.begin_switch();
@@ -470,7 +470,7 @@ fn without_sentinels_a_promotion_is_followed_once_the_old_primary_steps_back() {
     let mut told = Told::new(0, 2);
     told.answered(0, primary(HISTORY, 100)).answered(1, replica(1)).down(0).after(1000).answered(1, promoted(60));
     assert_eq!(told.plan.primary(), Some(1));
-    assert!(told.detail("writes_lost").starts_with("40 bytes"), "{:?}", told.events);
+    assert!(told.detail("failover_loss").starts_with("40 bytes"), "{:?}", told.events);
     assert!(told.detail("primary_changed").contains("after 1.000s without a primary"), "{:?}", told.events);
 }
 
