@@ -31,12 +31,13 @@ impl Commands {
     /// # Errors
     /// The bytes are no table of commands, or the server refused.
     pub fn learn(reply: &[u8]) -> Result<Commands, learn::BadTable> {
-        Ok(Commands::new(learn::merge(&Commands::builtin(), learn::read(reply)?)))
+        let seen = learn::read(reply)?;
+        Ok(Commands::new(learn::merge(&Commands::builtin(), seen)))
     }
 
     /// A subcommand is named `container|name`; the first of two that have the same name counts.
     fn new(commands: Vec<Command>) -> Commands {
-        let mut names = Names::with_capacity(commands.len());
+        let mut names = Names::new();
         let tops = commands.iter().enumerate().filter(|(_, command)| !command.name.contains('|'));
         for (index, command) in tops {
             names.add(Place::Top, command.name.as_bytes(), index);
@@ -52,6 +53,9 @@ impl Commands {
 
     /// What a request is: the command that its first word names, or the subcommand that its second word names if the
     /// first is a container. `None`: nobody knows, so that it has to be taken for the worst.
+    ///
+    /// 59 instructions for GET and SET, 69 for the longest name without a list, 177 for CONFIG GET (callgrind, release
+    /// build, `judge GET` less `nothing GET` of tests/bench/resp_timing.rs).
     #[inline]
     pub fn judge(&self, name: &[u8], second: Option<&[u8]>) -> Option<&Command> {
         let found = self.names.find(Place::Top, name)?;
@@ -161,7 +165,7 @@ mod tests {
         assert_eq!(judged("get", Some("config")).as_deref(), Some("get"));
         assert_eq!(judged("client", Some("maint_notifications")).as_deref(), Some("client|maint_notifications"));
         assert_eq!(judged("cluster", Some("count-failure-reports")).as_deref(), Some("cluster|count-failure-reports"));
-        assert_eq!(judged("ft.search", Some("x")), None);
+        assert_eq!(judged("graph.query", Some("x")), None);
     }
 
     #[test]

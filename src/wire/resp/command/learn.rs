@@ -6,14 +6,16 @@
 
 use std::collections::HashSet;
 
+use super::names::MOST_NAMES;
+use super::table::ROWS;
 use super::{Access, Command, Commands, Path};
 use crate::wire::resp::{ReplyScan, number};
 
 /// Longest reply that is looked at: Redis 7.0 sends 90 KB, every module a few more.
 const LONGEST_REPLY: usize = 16 * 1024 * 1024;
 
-/// Most commands and subcommands that are taken.
-const MOST_COMMANDS: usize = 16 * 1024;
+/// Most commands and subcommands that are taken: with those that are kept in any case there is room for all.
+const MOST_COMMANDS: usize = MOST_NAMES - ROWS.len();
 
 /// A longer name is no command.
 const LONGEST_NAME: usize = 128;

@@ -1,7 +1,7 @@
 //! From a name to a place in the table, without looking at letters one by one.
 //!
-//! A name of up to 16 bytes is one number: its bytes, capitals made small. It is looked up in an open-addressed table
-//! that is at most a quarter full. The few longer names stand in a sorted list.
+//! A name of up to 16 bytes is one number, looked up in an open-addressed table that is at most half full. The few
+//! longer names stand in a sorted list.
 
 use std::cmp::Ordering;
 
@@ -16,30 +16,41 @@ pub(super) enum Place {
 
 impl Place {
     #[inline]
-    fn number(self) -> u32 {
+    fn number(self) -> u64 {
         match self {
             Place::Top => 0,
-            Place::In(index) => u32::from(index) + 1,
+            Place::In(index) => u64::from(index) + 1,
         }
+    }
+
+    /// Never 0 for a name that has a length.
+    #[inline]
+    fn key(self, len: usize) -> u64 {
+        self.number() << 8 | len as u64
     }
 }
 
 /// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) index: u16,
     pub(super) is_container: bool,
 }
 
-/// Empty if `len` is 0: no command has an empty name.
+/// Of the bytes of a name, the first eight and those behind them; bytes that are missing count as zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bytes(u64, u64);
+
+/// One short name.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    low: u64,
-    high: u64,
-    place: u32,
-    len: u8,
-    is_container: bool,
-    index: u16,
+    /// In small letters.
+    bytes: Bytes,
+    /// The bits by which the bytes may differ: capitals from small letters.
+    free: Bytes,
+    /// Where it means this, and how long it is; 0 in an empty slot.
+    key: u64,
+    named: Named,
 }
 
 #[derive(Debug, Clone)]
@@ -49,38 +60,40 @@ struct Long {
     named: Named,
 }
 
+/// A power of two that is known when this is compiled: no place can lie outside.
+const SLOTS: usize = 4096;
+
+/// Names that are taken; Redis 8 with its modules has some 600.
+pub(super) const MOST_NAMES: usize = SLOTS / 2;
+
 /// All names of a table.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
-    /// A power of two.
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; SLOTS]>,
     long: Vec<Long>,
 }
 
 impl Names {
-    /// Holds up to this many names.
-    pub(super) fn with_capacity(names: usize) -> Names {
-        let slots = (names * 4).next_power_of_two().max(16);
-        Names { slots: vec![Slot::default(); slots].into_boxed_slice(), long: Vec::new() }
+    pub(super) fn new() -> Names {
+        Names { slots: Box::new([Slot::default(); SLOTS]), long: Vec::new() }
     }
 
-    /// A name that stands there already keeps its meaning; an index beyond 65,535 is not taken.
+    /// A name that stands there already keeps its meaning. `index` is below [`MOST_NAMES`], or it is not taken.
     pub(super) fn add(&mut self, place: Place, name: &[u8], index: usize) {
-        let Ok(index) = u16::try_from(index) else { return };
-        let named = Named { index, is_container: false };
-        if name.is_empty() || self.find(place, name).is_some() {
+        if name.is_empty() || index >= MOST_NAMES || self.find(place, name).is_some() {
             return;
         }
-        let Some((low, high)) = fold(name) else {
-            let name = name.to_ascii_lowercase().into_boxed_slice();
+        let named = Named { index: index as u16, is_container: false };
+        let name = name.to_ascii_lowercase();
+        let Some(bytes) = Bytes::of(&name) else {
+            let name = name.into_boxed_slice();
             let at = self.long.partition_point(|long| long.compare(place, &name) == Ordering::Less);
             return self.long.insert(at, Long { place, name, named });
         };
-        let mut at = self.start(place, low, high);
-        while let Some(slot) = self.slots.get_mut(at & (self.slots.len() - 1)) {
-            if slot.len == 0 {
-                let len = name.len() as u8;
-                *slot = Slot { low, high, place: place.number(), len, is_container: false, index };
+        let mut at = bytes.start(place);
+        while let Some(slot) = self.slots.get_mut(at % SLOTS) {
+            if slot.key == 0 {
+                *slot = Slot { bytes, free: bytes.letters(), key: place.key(name.len()), named };
                 return;
             }
             at += 1;
@@ -90,38 +103,31 @@ impl Names {
     /// The command of this name has subcommands from now on; its place, or `None` if there is no such command.
     pub(super) fn become_container(&mut self, name: &[u8]) -> Option<u16> {
         let found = self.find(Place::Top, name)?;
-        let slots = self.slots.iter_mut().filter(|slot| slot.len > 0 && slot.place == Place::Top.number());
-        slots.filter(|slot| slot.index == found.index).for_each(|slot| slot.is_container = true);
-        let long = self.long.iter_mut().filter(|long| long.place == Place::Top);
-        long.filter(|long| long.named.index == found.index).for_each(|long| long.named.is_container = true);
+        let short = self.slots.iter_mut().filter(|slot| slot.key != 0).map(|slot| &mut slot.named);
+        for named in short.chain(self.long.iter_mut().map(|long| &mut long.named)) {
+            named.is_container |= named.index == found.index;
+        }
         Some(found.index)
     }
 
     #[inline]
     pub(super) fn find(&self, place: Place, name: &[u8]) -> Option<Named> {
-        let Some((low, high)) = fold(name) else { return self.find_long(place, name) };
-        let mut at = self.start(place, low, high);
+        let Some(bytes) = Bytes::of(name) else { return self.find_long(place, name) };
+        let key = place.key(name.len());
+        let mut at = bytes.start(place);
         loop {
-            let slot = self.slots.get(at & (self.slots.len() - 1))?;
-            if slot.len == 0 {
-                return None;
+            let slot = self.slots.get(at % SLOTS)?;
+            let low = (slot.bytes.0 ^ bytes.0) & !slot.free.0;
+            let high = (slot.bytes.1 ^ bytes.1) & !slot.free.1;
+            // One branch where a name is found at once, as nearly all are.
+            if low | high | (slot.key ^ key) == 0 {
+                return Some(slot.named);
             }
-            if slot.low == low
-                && slot.high == high
-                && usize::from(slot.len) == name.len()
-                && slot.place == place.number()
-            {
-                return Some(Named { index: slot.index, is_container: slot.is_container });
+            if slot.key == 0 {
+                return None;
             }
             at += 1;
         }
-    }
-
-    #[inline]
-    fn start(&self, place: Place, low: u64, high: u64) -> usize {
-        let mixed = (low ^ high.rotate_left(23) ^ u64::from(place.number())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The upper bits depend on all bytes.
-        (mixed >> 40) as usize
     }
 
     #[cold]
@@ -139,44 +145,50 @@ impl Long {
     }
 }
 
-/// The bytes of a name as a number, low part first, capitals made small; `None` beyond 16 bytes. Names of different
-/// lengths may be the same number: bytes that are missing count as zero.
-#[inline]
-fn fold(name: &[u8]) -> Option<(u64, u64)> {
-    let (low, high) = match name.len() {
-        // Two reads that overlap cover every length between theirs and its double.
-        8..=16 => {
-            let (first, last) = (name.first_chunk()?, name.last_chunk()?);
-            let beyond = u64::from_le_bytes(*last).checked_shr(8 * (16 - name.len() as u32));
-            (u64::from_le_bytes(*first), small(beyond.unwrap_or(0)))
+impl Bytes {
+    /// `None` for none at all, which would look like an empty slot, and beyond 16.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Bytes> {
+        // GET and SET before all others.
+        if let [a, b, c] = *name {
+            return Some(Bytes(u64::from(u32::from_le_bytes([a, b, c, 0])), 0));
         }
-        4..=7 => {
-            let (first, last) = (name.first_chunk()?, name.last_chunk()?);
-            let beyond = u32::from_le_bytes(*last).checked_shr(8 * (8 - name.len() as u32));
-            (u64::from(u32::from_le_bytes(*first)) | u64::from(beyond.unwrap_or(0)) << 32, 0)
-        }
-        _ => match *name {
-            [a, b, c] => (u64::from(u32::from_le_bytes([a, b, c, 0])), 0),
-            [a, b] => (u64::from(u16::from_le_bytes([a, b])), 0),
-            [a] => (u64::from(a), 0),
-            [] => (0, 0),
-            _ => return None,
-        },
-    };
-    Some((small(low), high))
-}
+        Some(match name.len() {
+            // Two reads that overlap cover every length between theirs and its double.
+            4..=7 => {
+                let (first, last) = (name.first_chunk()?, name.last_chunk()?);
+                let behind = u32::from_le_bytes(*last).checked_shr(8 * (8 - name.len() as u32));
+                Bytes(u64::from(u32::from_le_bytes(*first)) | u64::from(behind.unwrap_or(0)) << 32, 0)
+            }
+            8..=16 => {
+                let (first, last) = (name.first_chunk()?, name.last_chunk()?);
+                let behind = u64::from_le_bytes(*last).checked_shr(8 * (16 - name.len() as u32));
+                Bytes(u64::from_le_bytes(*first), behind.unwrap_or(0))
+            }
+            _ => match *name {
+                [a, b] => Bytes(u64::from(u16::from_le_bytes([a, b])), 0),
+                [a] => Bytes(u64::from(a), 0),
+                _ => return None,
+            },
+        })
+    }
 
-/// Makes the capital letters among eight bytes small, all at once; other bytes stay as they are.
-#[inline]
-fn small(bytes: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x80 * EACH;
-    let low = bytes & !TOP;
-    // The top bit of each byte says: at least `A`, more than `Z`. Seven bits plus at most 0x3f carry into no neighbour.
-    let from_a = low + (0x80 - b'A' as u64) * EACH;
-    let past_z = low + (0x7f - b'Z' as u64) * EACH;
-    let is_capital = (from_a ^ past_z) & !bytes & TOP;
-    bytes | is_capital >> 2
+    /// Where to begin to look: the same for capitals and small letters.
+    #[inline]
+    fn start(self, place: Place) -> usize {
+        const SMALL: u64 = 0x2020_2020_2020_2020;
+        let mixed = (self.0 | SMALL) ^ (self.1 | SMALL).rotate_left(23) ^ place.number();
+        // The upper bits of a product depend on all bits of its factors.
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+    }
+
+    /// The bit that makes a small letter a capital, for each letter.
+    fn letters(self) -> Bytes {
+        let letters = |bytes: u64| {
+            u64::from_le_bytes(bytes.to_le_bytes().map(|byte| if byte.is_ascii_lowercase() { 0x20 } else { 0 }))
+        };
+        Bytes(letters(self.0), letters(self.1))
+    }
 }
 
 #[cfg(test)]
@@ -184,25 +196,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn bytes_of(low: u64, high: u64) -> Vec<u8> {
-        [low.to_le_bytes(), high.to_le_bytes()].concat()
-    }
-
-    #[test]
-    fn every_byte_is_made_small_as_ascii_says() {
-        for byte in 0..=255u8 {
-            let expected = u64::from_le_bytes([byte.to_ascii_lowercase(); 8]);
-            assert_eq!(small(u64::from_le_bytes([byte; 8])), expected, "{byte:#x}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn a_name_is_its_bytes_in_small(name in prop::collection::vec(any::<u8>(), 0..20)) {
-            let mut expected = name.to_ascii_lowercase();
+        fn the_bytes_of_a_name_are_its_bytes(name in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut expected = name.clone();
             expected.resize(16, 0);
-            let folded = fold(&name).map(|(low, high)| bytes_of(low, high));
-            prop_assert_eq!(folded, (name.len() <= 16).then_some(expected));
+            let found = Bytes::of(&name).map(|Bytes(low, high)| [low.to_le_bytes(), high.to_le_bytes()].concat());
+            prop_assert_eq!(found, (1..=16).contains(&name.len()).then_some(expected));
+        }
+
+        #[test]
+        fn bytes_are_a_name_only_if_they_differ_by_case(
+            name in "[a-z_.|0-9-]{1,20}",
+            damage in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 0..4),
+        ) {
+            let mut table = Names::new();
+            table.add(Place::Top, name.as_bytes(), 1);
+            let mut other = name.clone().into_bytes();
+            for (at, bit) in damage {
+                other[at.index(name.len())] ^= 1 << bit;
+            }
+            prop_assert_eq!(table.find(Place::Top, &other).is_some(), other.eq_ignore_ascii_case(name.as_bytes()));
         }
 
         #[test]
@@ -211,7 +225,7 @@ mod tests {
             others in prop::collection::vec("[a-z]{1,20}", 0..50),
         ) {
             let names: Vec<String> = names.into_iter().collect();
-            let mut table = Names::with_capacity(names.len());
+            let mut table = Names::new();
             for (index, name) in names.iter().enumerate() {
                 table.add(if index % 2 == 0 { Place::Top } else { Place::In(7) }, name.as_bytes(), index);
             }
