@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import redis_wire, rundir, wire  # noqa: E402 needs the path above
+from harness import redis_talk, redis_wire, rundir, wire  # noqa: E402 needs the path above
 from harness.forebay import Forebay, configuration, merged  # noqa: E402
 from harness.postgres import Cluster, bin_dir  # noqa: E402
 from harness.process import run_as  # noqa: E402
@@ -132,8 +132,8 @@ def start_forebay(request):
 class _Shared:
     """An instance shared by tests; started again if one broke it."""
 
-    def __init__(self, cluster, **postgres):
-        self.configuration, self.forebay = configuration(cluster.addresses, **postgres), None
+    def __init__(self, nodes, **tables):
+        self.configuration, self.forebay = configuration(nodes, **tables), None
 
     def running(self):
         if self.forebay and not self.forebay.is_running():
@@ -150,7 +150,7 @@ class _Shared:
 
 @pytest.fixture(scope="session")
 def _shared_forebay(shared_cluster):
-    holder = _Shared(shared_cluster)
+    holder = _Shared(shared_cluster.addresses)
     yield holder
     holder.stop()
 
@@ -165,7 +165,7 @@ def forebay(_shared_forebay):
 
 @pytest.fixture(scope="session")
 def _eventual_forebay(shared_cluster):
-    holder = _Shared(shared_cluster, routing={"consistency": "eventual"})
+    holder = _Shared(shared_cluster.addresses, routing={"consistency": "eventual"})
     yield holder
     holder.stop()
 
@@ -176,6 +176,37 @@ def routed(_eventual_forebay):
     running = _eventual_forebay.running()
     yield running
     running.assert_sound()
+
+
+@pytest.fixture(scope="session")
+def _shared_redis_forebay(shared_redis):
+    holder = _Shared((), redis=[shared_redis.service()])
+    yield holder
+    holder.stop()
+
+
+@pytest.fixture
+def redis_forebay(_shared_redis_forebay):
+    """An instance with default settings in front of the shared Redis group; tests leave it as it was."""
+    running = _shared_redis_forebay.running()
+    yield running
+    running.assert_sound()
+
+
+@pytest.fixture(params=["direct", "forebay"])
+def redis_target(request):
+    """Where Redis' clients connect: the primary itself, then Forebay. What is expected holds for Redis too."""
+    if request.param == "direct":
+        return request.getfixturevalue("shared_redis").nodes[0]
+    return request.getfixturevalue("redis_forebay").redis()
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def held(request, redis_target, shared_redis):
+    """Holds a talk (see `harness.redis_talk`) directly and with the target, once in each version of the protocol."""
+    def hold(steps):
+        redis_talk.goes_as_directly(steps, redis_target, shared_redis, request.param)
+    return hold
 
 
 @pytest.fixture(params=["direct", "forebay"])

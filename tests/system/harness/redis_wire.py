@@ -247,6 +247,10 @@ class RedisWire:
         finally:
             self.socket.settimeout(before)
 
+    def unread(self):
+        """Bytes that came and were not read yet."""
+        return self._buffer[self._at:]
+
     def has_reply(self):
         """Something has arrived and was not read yet."""
         return not self.nothing_comes(0.001)
@@ -258,7 +262,8 @@ class RedisWire:
             try:
                 self._receive()
             except Closed:
-                return bytes(self._buffer[self._at:])
+                came, self._at = bytes(self.unread()), len(self._buffer)
+                return came
 
     def is_open(self):
         """The other side has not closed; what came is kept for the next read."""
