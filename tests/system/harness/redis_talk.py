@@ -236,16 +236,13 @@ def goes_as_directly(steps, target, group, protocol):
 
 def _clear(primary):
     def alone():
-        with primary.wire() as wire:
-            own = [channel for channel in wire.value("PUBSUB", "CHANNELS") if channel != b"__sentinel__:hello"]
-            shards = wire.value("PUBSUB", "SHARDCHANNELS")
-            return not own and not shards and not wire.value("PUBSUB", "NUMPAT")
+        channels = [channel for channel in primary.run("PUBSUB", "CHANNELS") if channel != b"__sentinel__:hello"]
+        return not channels and not primary.run("PUBSUB", "SHARDCHANNELS") and not primary.run("PUBSUB", "NUMPAT")
     wait_until(alone, PATIENCE, "subscribers of the talk before to be gone")
     wait_until(
         lambda: primary.info("clients")["blocked_clients"] == 0, PATIENCE, "clients of the talk before to be gone")
-    with primary.wire() as wire:
-        for order in ("FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH", "CONFIG RESETSTAT"):
-            assert wire.value(*order.split()) == b"OK"
+    for order in ("FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH"):
+        assert primary.run(*order.split()) == b"OK"
 
 
 def _short(argument):

@@ -222,6 +222,13 @@ class RedisWire:
         finally:
             self.socket.settimeout(before)
 
+    def take(self, count):
+        """The next `count` bytes, whatever they are."""
+        while len(self._buffer) < self._at + count:
+            self._receive()
+        self._at += count
+        return bytes(self._buffer[self._at - count:self._at])
+
     def read(self, timeout=None):
         """The value of the next reply.
 
