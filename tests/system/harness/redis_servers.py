@@ -4,11 +4,15 @@ The Sentinels' files name the other Sentinels and the replicas from the beginnin
 gossip: a group of three and three is whole in well under two seconds.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
+import threading
+import time
 from datetime import datetime
 
 import redis
@@ -396,6 +400,41 @@ class RedisGroup:
 
     def __exit__(self, *_):
         self.destroy()
+
+
+class SentinelEvents:
+    """Listens to all that the Sentinels of a group publish: `(time, sentinel, event, text)` in `seen`."""
+
+    def __init__(self, group):
+        self.seen = []
+        self._wires = []
+        for sentinel in group.sentinels:
+            wire = sentinel.wire(timeout=3600)
+            wire.ask("PSUBSCRIBE", "*")
+            self._wires.append(wire)
+            threading.Thread(target=self._listen, args=(sentinel, wire), daemon=True).start()
+
+    def _listen(self, sentinel, wire):
+        try:
+            while True:
+                _, _, event, text = wire.read()
+                self.seen.append((time.monotonic(), sentinel, event.decode(), text.decode()))
+        except (Closed, OSError, ValueError):
+            pass
+
+    def first(self, event, timeout=30):
+        """When any Sentinel first published `event`."""
+        return wait_until(
+            lambda: next((moment for moment, _, name, _ in self.seen if name == event), None), timeout, f"a Sentinel's {event}", 0.005)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for wire in self._wires:
+            with contextlib.suppress(OSError):
+                wire.socket.shutdown(socket.SHUT_RDWR)
+            wire.close()
 
 
 class RedisService(dict):
