@@ -77,7 +77,7 @@ def cluster(new_cluster):
 @pytest.fixture(scope="session")
 def shared_redis():
     """A Redis primary, two replicas and three Sentinels, for tests that leave them and their roles as they were."""
-    with RedisGroup(name="shared-redis") as group:
+    with RedisGroup(name="shared-redis", down_after=60) as group:  # a busy machine is no reason for a failover
         yield group
 
 

@@ -17,7 +17,8 @@ USERS = [
 @pytest.fixture(scope="module")
 def secured():
     """A group whose default user has the password `secret`, with the users above."""
-    with RedisGroup(name="secured-redis", password="secret", users=USERS, replicas=1, sentinels=1, quorum=1) as group:
+    with RedisGroup(
+            name="secured-redis", password="secret", users=USERS, replicas=1, sentinels=1, quorum=1, down_after=60) as group:
         yield group
 
 
@@ -48,7 +49,9 @@ def names(*steps):
 
 
 BEFORE_LOGIN = {
-    "nothing but a login": ["GET k", "SET k v", "PING", "ECHO x", "SELECT 1", "MULTI", "EXEC", "SUBSCRIBE t1", "CLIENT SETNAME x", "CLIENT ID", "COMMAND", "INFO"],
+    "nothing but a login": [
+        "GET k", "SET k v", "PING", "ECHO x", "SELECT 1", "MULTI", "EXEC", "SUBSCRIBE t1", "CLIENT SETNAME x",
+        "CLIENT ID", "COMMAND", "INFO"],
     "HELLO without a password": ["HELLO", "HELLO 2", "HELLO 3", "HELLO 3 SETNAME me", "GET k"],
     "unknown commands and wrong arity": ["NOSUCH", "GET", "OBJECT NOSUCH x", "AUTH", "AUTH a b c"],
     "inline": [raw(b"GET k\r\nPING\r\n", 2), raw(b"AUTH secret\r\nPING\r\n", 2)],
@@ -67,25 +70,42 @@ LOGIN = {
     "a user that does not exist": ["AUTH nobody wonder", "GET k"],
     "a user that is switched off": ["AUTH sleeper dream", "GET k"],
     "by HELLO": [names("HELLO 3 AUTH alice wonder SETNAME me"), "CLIENT GETNAME", "ACL WHOAMI", "GET alice:k"],
-    "by HELLO with the wrong password": ["HELLO 3 AUTH alice wrong SETNAME me", "GET alice:k", names("HELLO 2 AUTH default secret"), "CLIENT GETNAME"],
+    "by HELLO with the wrong password": [
+        "HELLO 3 AUTH alice wrong SETNAME me", "GET alice:k", names("HELLO 2 AUTH default secret"), "CLIENT GETNAME"],
     "a failed login keeps the user": ["AUTH alice wonder", "AUTH reader wrong", "ACL WHOAMI", "SET alice:k v"],
-    "another user on the same connection": ["AUTH alice wonder", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SET alice:k 2", "AUTH secret", "SET k 3", "ACL WHOAMI"],
-    "in one write with what comes after": [pipeline("AUTH alice wonder", "SET alice:k 1", "SET k 1", "AUTH reader look", "GET k", "SET k 2", "AUTH wrong", "GET k")],
+    "another user on the same connection": [
+        "AUTH alice wonder", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SET alice:k 2", "AUTH secret",
+        "SET k 3", "ACL WHOAMI"],
+    "in one write with what comes after": [
+        pipeline("AUTH alice wonder", "SET alice:k 1", "SET k 1", "AUTH reader look",
+                 "GET k", "SET k 2", "AUTH wrong", "GET k")],
     "in a transaction": ["AUTH secret", "MULTI", "AUTH alice wonder", "SET k 1", "EXEC", "ACL WHOAMI", "SET k 2"],
     "RESET logs out": ["AUTH alice wonder", "SET alice:k 1", "RESET", "GET alice:k", "AUTH secret", "GET alice:k"],
-    "users and databases": ["AUTH alice wonder", "SELECT 1", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SELECT 0", "GET alice:k"],
+    "users and databases": [
+        "AUTH alice wonder", "SELECT 1", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SELECT 0", "GET alice:k"],
 }
 
 RIGHTS = {
-    "keys": ["AUTH alice wonder", "SET k v", "GET k", "MGET alice:a b", "SET alice:a 1", ("EVAL", "return redis.call('get', 'k')", 0), "RENAME alice:a b"],
+    "keys": [
+        "AUTH alice wonder", "SET k v", "GET k", "MGET alice:a b", "SET alice:a 1",
+        ("EVAL", "return redis.call('get', 'k')", 0), "RENAME alice:a b"],
     "commands": ["AUTH reader look", "GET k", "SET k v", "DEL k", "EVAL return(1) 0", "LRANGE k 0 -1", "SORT k"],
     "dangerous commands": ["AUTH alice wonder", "KEYS *", "FLUSHALL", "INFO"],
-    "channels": ["AUTH alice wonder", "SUBSCRIBE t1", "SUBSCRIBE alice1", by("b", "AUTH alice wonder", "PUBLISH t1 x", "PUBLISH alice1 x"), gets("UNSUBSCRIBE alice1", 2)],
-    "in a transaction": ["AUTH alice wonder", "MULTI", "SET alice:k 1", "SET k 1", "EXEC", "GET alice:k", "MULTI", "SET alice:k 2", "EXEC"],
+    "channels": [
+        "AUTH alice wonder", "SUBSCRIBE t1", "SUBSCRIBE alice1",
+        by("b", "AUTH alice wonder", "PUBLISH t1 x", "PUBLISH alice1 x"), gets("UNSUBSCRIBE alice1", 2)],
+    "in a transaction": [
+        "AUTH alice wonder", "MULTI", "SET alice:k 1", "SET k 1", "EXEC", "GET alice:k", "MULTI", "SET alice:k 2",
+        "EXEC"],
     "what is watched": ["AUTH alice wonder", "WATCH k", "WATCH alice:k", "MULTI", "GET alice:k", "EXEC"],
-    "blocking commands": ["AUTH alice wonder", "BLPOP k 0.01", "BLPOP alice:k 0.01", "AUTH reader look", "BLPOP k 0.01"],
-    "two users at once": ["AUTH alice wonder", by("b", "AUTH reader look"), by("c", "AUTH secret"), "SET alice:k 1", by("b", "SET alice:k 2", "GET alice:k"), by("c", "SET alice:k 3"), "GET alice:k", quiet()],
-    "in one write": ["AUTH alice wonder", pipeline(*(word for n in range(100) for word in (f"SET alice:{n} {n}", f"SET k{n} {n}", f"GET alice:{n}")))],
+    "blocking commands": [
+        "AUTH alice wonder", "BLPOP k 0.01", "BLPOP alice:k 0.01", "AUTH reader look", "BLPOP k 0.01"],
+    "two users at once": [
+        "AUTH alice wonder", by("b", "AUTH reader look"), by("c", "AUTH secret"), "SET alice:k 1",
+        by("b", "SET alice:k 2", "GET alice:k"), by("c", "SET alice:k 3"), "GET alice:k", quiet()],
+    "in one write": [
+        "AUTH alice wonder",
+        pipeline(*(word for n in range(100) for word in (f"SET alice:{n} {n}", f"SET k{n} {n}", f"GET alice:{n}")))],
 }
 
 

@@ -8,31 +8,54 @@ from harness.redis_wire import command
 
 BLOCKING = {
     "something is there": ["RPUSH l a b c", "BLPOP l 1", "BRPOP l 1", "BLPOP x l 1", "LLEN l"],
-    "nothing comes": ["BLPOP l 0.02", "BRPOP l m 0.02", "BLMOVE l m LEFT RIGHT 0.02", "BRPOPLPUSH l m 1", "BZPOPMIN z 0.02", "BLMPOP 0.02 1 l LEFT", "BZMPOP 0.02 1 z MIN", "PING"],
+    "nothing comes": [
+        "BLPOP l 0.02", "BRPOP l m 0.02", "BLMOVE l m LEFT RIGHT 0.02", "BRPOPLPUSH l m 1", "BZPOPMIN z 0.02",
+        "BLMPOP 0.02 1 l LEFT", "BZMPOP 0.02 1 z MIN", "PING"],
     "something comes": [gets("BLPOP l 5", 0), until_blocked(1), by("b", "RPUSH l x"), hears(1), "PING"],
     "the first of several lists": [gets("BLPOP l m n 5", 0), until_blocked(1), by("b", "RPUSH n x"), hears(1)],
-    "moved to another list": [gets("BLMOVE l m LEFT LEFT 5", 0), until_blocked(1), by("b", "RPUSH l x y"), hears(1), "LRANGE m 0 -1", "LRANGE l 0 -1"],
-    "popped and pushed": [gets("BRPOPLPUSH l m 5", 0), until_blocked(1), by("b", "RPUSH l x y"), hears(1), "LRANGE m 0 -1"],
-    "several at once": [gets("BLMPOP 5 2 l m LEFT COUNT 2", 0), until_blocked(1), by("b", "RPUSH m 1 2 3"), hears(1), "LRANGE m 0 -1"],
-    "the smallest of a set": [gets("BZPOPMIN z 5", 0), until_blocked(1), by("b", "ZADD z 2 two 1.5 one"), hears(1), "ZCARD z"],
+    "moved to another list": [
+        gets("BLMOVE l m LEFT LEFT 5", 0), until_blocked(1), by("b", "RPUSH l x y"), hears(1), "LRANGE m 0 -1",
+        "LRANGE l 0 -1"],
+    "popped and pushed": [
+        gets("BRPOPLPUSH l m 5", 0), until_blocked(1), by("b", "RPUSH l x y"), hears(1), "LRANGE m 0 -1"],
+    "several at once": [
+        gets("BLMPOP 5 2 l m LEFT COUNT 2", 0), until_blocked(1), by("b", "RPUSH m 1 2 3"), hears(1), "LRANGE m 0 -1"],
+    "the smallest of a set": [
+        gets("BZPOPMIN z 5", 0), until_blocked(1), by("b", "ZADD z 2 two 1.5 one"), hears(1), "ZCARD z"],
     "those who wait longer come first": [
-        gets("BLPOP l 5", 0), until_blocked(1), by("b", gets("BLPOP l 5", 0), until_blocked(2)), by("c", "RPUSH l 1", "RPUSH l 2"), hears(1), by("b", hears(1))],
+        gets("BLPOP l 5", 0), until_blocked(1), by("b", gets("BLPOP l 5", 0), until_blocked(2)),
+        by("c", "RPUSH l 1", "RPUSH l 2"), hears(1), by("b", hears(1))],
     "what is sent meanwhile is answered after": [
-        gets("BLPOP l 5", 0), until_blocked(1), raw(command("INCR", "k") + command("GET", "k")), quiet(), by("b", "GET k", "RPUSH l x"), hears(3)],
-    "all in one write": [pipeline("BLPOP no 0.05", "INCR k", "RPUSH l x", "BLPOP l 0", "GET k", "BRPOP no 0.05", "PING")],
+        gets("BLPOP l 5", 0), until_blocked(1), raw(command("INCR", "k") + command("GET", "k")), quiet(),
+        by("b", "GET k", "RPUSH l x"), hears(3)],
+    "all in one write": [
+        pipeline("BLPOP no 0.05", "INCR k", "RPUSH l x", "BLPOP l 0", "GET k", "BRPOP no 0.05", "PING")],
     "a list that is no list": ["SET k v", "BLPOP k 1", "BLPOP no k 1", "BZPOPMIN k 1", "BLMOVE k l LEFT LEFT 1"],
-    "a wrong waiting time": ["BLPOP l x", "BLPOP l -1", "BLPOP l", "BLMPOP x 1 l LEFT", "BLMPOP 1 0 l LEFT", "BLMOVE l m UP LEFT 1", "XREAD BLOCK x STREAMS s $", "WAIT x 1", "WAIT 1 -1"],
-    "a transaction wakes": [gets("BLPOP l 5", 0), until_blocked(1), by("b", "MULTI", "RPUSH l x", "LPUSH l y", "EXEC"), hears(1), "LRANGE l 0 -1"],
-    "a script wakes": [gets("BLPOP l 5", 0), until_blocked(1), by("b", ("EVAL", "return redis.call('rpush', KEYS[1], 'x')", 1, "l")), hears(1)],
-    "who left gets nothing": [gets("BLPOP l 5", 0), until_blocked(1), leaves(), until_blocked(0), by("b", "RPUSH l x", "LRANGE l 0 -1")],
+    "a wrong waiting time": [
+        "BLPOP l x", "BLPOP l -1", "BLPOP l", "BLMPOP x 1 l LEFT", "BLMPOP 1 0 l LEFT", "BLMOVE l m UP LEFT 1",
+        "XREAD BLOCK x STREAMS s $", "WAIT x 1", "WAIT 1 -1"],
+    "a transaction wakes": [
+        gets("BLPOP l 5", 0), until_blocked(1), by("b", "MULTI", "RPUSH l x", "LPUSH l y", "EXEC"), hears(1),
+        "LRANGE l 0 -1"],
+    "a script wakes": [
+        gets("BLPOP l 5", 0), until_blocked(1), by("b", ("EVAL", "return redis.call('rpush', KEYS[1], 'x')", 1, "l")),
+        hears(1)],
+    "who left gets nothing": [
+        gets("BLPOP l 5", 0), until_blocked(1), leaves(), until_blocked(0), by("b", "RPUSH l x", "LRANGE l 0 -1")],
     "a stream that gets an entry": [
-        "XADD s 1-1 f v", gets("XREAD BLOCK 5000 STREAMS s $", 0), until_blocked(1), by("b", "XADD s 2-1 f w"), hears(1), "XREAD COUNT 5 STREAMS s 0"],
-    "a stream that has an entry": ["XADD s 1-1 f v", "XREAD BLOCK 5000 STREAMS s 0", "XREAD BLOCK 20 STREAMS s $", "PING"],
+        "XADD s 1-1 f v", gets("XREAD BLOCK 5000 STREAMS s $", 0), until_blocked(1), by("b", "XADD s 2-1 f w"),
+        hears(1), "XREAD COUNT 5 STREAMS s 0"],
+    "a stream that has an entry": [
+        "XADD s 1-1 f v", "XREAD BLOCK 5000 STREAMS s 0", "XREAD BLOCK 20 STREAMS s $", "PING"],
     "a group of readers": [
-        "XGROUP CREATE s g $ MKSTREAM", gets("XREADGROUP GROUP g me BLOCK 5000 STREAMS s >", 0), until_blocked(1), by("b", "XADD s 1-1 f v"), hears(1),
+        "XGROUP CREATE s g $ MKSTREAM", gets("XREADGROUP GROUP g me BLOCK 5000 STREAMS s >", 0), until_blocked(1),
+        by("b", "XADD s 1-1 f v"), hears(1),
         "XACK s g 1-1", "XREADGROUP GROUP g me BLOCK 20 STREAMS s >", "XPENDING s g"],
-    "a group that goes away": ["XGROUP CREATE s g $ MKSTREAM", gets("XREADGROUP GROUP g me BLOCK 5000 STREAMS s >", 0), until_blocked(1), by("b", "DEL s"), hears(1)],
-    "waiting in another database": ["SELECT 2", gets("BLPOP l 5", 0), until_blocked(1), by("b", "RPUSH l no", "SELECT 2", "RPUSH l yes"), hears(1)],
+    "a group that goes away": [
+        "XGROUP CREATE s g $ MKSTREAM", gets("XREADGROUP GROUP g me BLOCK 5000 STREAMS s >", 0), until_blocked(1),
+        by("b", "DEL s"), hears(1)],
+    "waiting in another database": [
+        "SELECT 2", gets("BLPOP l 5", 0), until_blocked(1), by("b", "RPUSH l no", "SELECT 2", "RPUSH l yes"), hears(1)],
     "the same connection blocks again and again": [step for n in range(20) for step in (
         gets("BLPOP l 5", 0), until_blocked(1), by("b", f"RPUSH l {n}"), hears(1))],
 }

@@ -39,9 +39,11 @@ def test_clients_of_both_protocols_and_many_databases_share_a_server(redis_targe
             wire.ask("HELLO", 2 + number % 2)
             wire.ask("SELECT", database)
             for round_number in range(30):
-                reply = wire.pipeline(("HSET", mark, "f", round_number), ("HGETALL", mark), ("GET", f"{mark}:no"), ("CLIENT", "SETNAME", f"n{number}"), ("CLIENT", "GETNAME"))
+                replies = wire.pipeline(
+                    ("HSET", mark, "f", round_number), ("HGETALL", mark), ("GET", f"{mark}:no"),
+                    ("CLIENT", "SETNAME", f"n{number}"), ("CLIENT", "GETNAME"))
                 pairs = [(b"f", b"%d" % round_number)] if number % 2 else [b"f", b"%d" % round_number]
-                assert reply == [int(round_number == 0), pairs, None, b"OK", b"n%d" % number]
+                assert replies == [int(round_number == 0), pairs, None, b"OK", b"n%d" % number]
     in_threads(work, 32)
 
 
@@ -60,7 +62,8 @@ class Watchers:
             while not self._stop.is_set():
                 begin, number = time.monotonic(), number + 1
                 value = f"{mark}-{number}".encode()
-                assert wire.pipeline(("SET", mark, value), ("GET", mark), ("INCR", mark + ":n"), ("ECHO", value)) == [b"OK", value, number, value]
+                replies = wire.pipeline(("SET", mark, value), ("GET", mark), ("INCR", mark + ":n"), ("ECHO", value))
+                assert replies == [b"OK", value, number, value]
                 self.longest = max(self.longest, time.monotonic() - begin)
                 self.rounds += 1
         return number
@@ -154,7 +157,7 @@ def test_a_client_that_leaves_disturbs_nobody(redis_target, shared_redis, name, 
         wait_until(lambda: watchers.rounds > before + 20, 30, "the others to work on")
     primary = shared_redis.nodes[0]
     wait_until(lambda: primary.info("clients")["blocked_clients"] == 0, 10, "nobody to be blocked any more")
-    wait_until(lambda: primary.run("PUBSUB", "NUMSUB", name) == [name.encode(), 0], 10, "nobody to be subscribed any more")
+    wait_until(lambda: primary.run("PUBSUB", "NUMSUB", name)[1] == 0, 10, "nobody to be subscribed any more")
     counted = int(primary.run("GET", name) or 0)
     if words(name).startswith(command("MULTI")):
         assert counted % 20 == 0, "a transaction ran by halves"
@@ -190,9 +193,12 @@ def _settled(wire, name):
     return wire.ask("LLEN", name) == before
 
 
+BAD = [b"*1\r\n!\r\n", b"*abc\r\n", b"*1\r\n$-5\r\n", b"GET \"x\r\n", b"*2147483648\r\n", b"*1\r\n$536870913\r\n"]
+
+
 def test_bad_input_closes_only_the_client_that_sent_it(redis_target, name):
     with Watchers(redis_target, name) as watchers:
-        for bad in (b"*1\r\n!\r\n", b"*abc\r\n", b"*1\r\n$-5\r\n", b"GET \"x\r\n", b"*2147483648\r\n", b"*1\r\n$536870913\r\n") * 5:
+        for bad in BAD * 5:
             wire = redis_target.wire()
             wire.send(command("INCR", name + ":bad"), bad)
             assert wire.wait_closed().startswith(b":")

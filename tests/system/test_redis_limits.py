@@ -83,7 +83,9 @@ def test_who_waits_works_or_listens_is_not_idle(limited, name):
     busy, blocked, subscribed = (endpoint.wire() for _ in range(3))
     blocked.order("BLPOP", name, 0)
     assert subscribed.ask("SUBSCRIBE", name)[0] == b"subscribe"
-    stays(lambda: busy.ask("PING") == b"PONG" and blocked.is_open() and subscribed.is_open(), 3.5, "three open connections", 0.2)
+    stays(
+        lambda: busy.ask("PING") == b"PONG" and blocked.is_open() and subscribed.is_open(), 3.5, "three open connections",
+        0.2)
     assert busy.ask("PUBLISH", name, "x") == 1 and subscribed.read() == [b"message", name.encode(), b"x"]
     assert busy.ask("RPUSH", name, "y") == 1 and blocked.read() == [name.encode(), b"y"]
 
@@ -163,7 +165,8 @@ def test_local_commands_need_no_primary(lonely, start_forebay):
     wire = endpoint.wire()
     assert wire.ask("PING") == b"PONG"
     lonely.nodes[0].kill()
-    assert wire.pipeline(("PING",), ("ECHO", "x"), ("CLIENT", "SETNAME", "me"), ("CLIENT", "GETNAME")) == [b"PONG", b"x", b"OK", b"me"]
+    replies = wire.pipeline(("PING",), ("ECHO", "x"), ("CLIENT", "SETNAME", "me"), ("CLIENT", "GETNAME"))
+    assert replies == [b"PONG", b"x", b"OK", b"me"]
 
 
 def test_a_server_that_refuses_connections_later_is_reached_again(lonely, start_forebay):
@@ -171,6 +174,6 @@ def test_a_server_that_refuses_connections_later_is_reached_again(lonely, start_
     endpoint = start_forebay(redis=[lonely.service(by="nodes", hold="20s")]).redis()
     wire = endpoint.wire()
     for round_number in range(3):
-        assert wire.ask("SET", "k", round_number, ) == b"OK"
+        assert wire.ask("SET", "k", round_number) == b"OK"
         node.restart()
         assert wire.ask("GET", "k") is None, "the server forgot everything, the client's connection stayed"

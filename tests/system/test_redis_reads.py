@@ -52,8 +52,10 @@ def test_reads_of_a_client_that_does_not_write_run_on_replicas(reading, shared_r
 def test_writes_and_all_that_may_write_run_on_the_primary(reading, name, reads):
     wire = reading(reads).wire()
     assert wire.pipeline(
-        ("SET", name, 1), ("INCR", name), ("EVAL", "return redis.call('incr', KEYS[1])", 1, name), ("GETEX", name, "PERSIST"),
-        ("RPUSH", name + ":l", "b", "a"), ("SORT", name + ":l", "ALPHA", "STORE", name + ":s"), ("BLPOP", name + ":l", 1), ("PFADD", name + ":p", "x"), ("PFCOUNT", name + ":p"),
+        ("SET", name, 1), ("INCR", name), ("EVAL", "return redis.call('incr', KEYS[1])", 1, name),
+        ("GETEX", name, "PERSIST"),
+        ("RPUSH", name + ":l", "b", "a"), ("SORT", name + ":l", "ALPHA", "STORE", name + ":s"),
+        ("BLPOP", name + ":l", 1), ("PFADD", name + ":p", "x"), ("PFCOUNT", name + ":p"),
         ("PUBLISH", name, "x"), ("MULTI",), ("GET", name), ("INCR", name), ("EXEC",),
     ) == [b"OK", 2, 3, b"3", 2, 2, [name.encode() + b":l", b"b"], 1, 1, 0, b"OK", b"QUEUED", b"QUEUED", [b"3", 4]]
 

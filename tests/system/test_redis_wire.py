@@ -1,4 +1,4 @@
-"""Redis' protocol as bytes: inline commands, bad input, lengths, any cut into segments. Each talk goes as with Redis."""
+"""Redis' protocol as bytes: inline commands, bad input, lengths, any cut into segments."""
 
 import hashlib
 
@@ -64,17 +64,21 @@ UNKNOWN = {
     "an unknown subcommand": ["OBJECT NOSUCH k", "CLIENT NOSUCH", "SCRIPT NOSUCH", "XINFO nosuch k"],
     "a subcommand is missing": ["OBJECT", "CLIENT", "SCRIPT", "XGROUP"],
     "too few arguments": ["GET", "SET k", "MGET", "HSET h f", "OBJECT ENCODING", "EVAL", "SUBSCRIBE", "SELECT", "AUTH"],
-    "too many arguments": ["GET a b", "INCR k 1", "PING a b", "ECHO a b", "SELECT 1 2", "EXEC a", "MULTI a", "DISCARD a"],
+    "too many arguments": [
+        "GET a b", "INCR k 1", "PING a b", "ECHO a b", "SELECT 1 2", "EXEC a", "MULTI a", "DISCARD a"],
     "letters may be large or small": ["sEt k 1", "Incr k", "oBJeCT eNCODING k", "pInG"],
-    "an error of one request is not one of the next": [pipeline("SET k v", "INCR k", "LPUSH k x", "GET k", "NOSUCH", "PING")],
+    "an error of one request is not one of the next": [
+        pipeline("SET k v", "INCR k", "LPUSH k x", "GET k", "NOSUCH", "PING")],
 }
 
 BINARY = bytes(range(256))
 
 LENGTHS = {
     "keys and values of any bytes": [("SET", BINARY, BINARY[::-1]), ("GET", BINARY), ("EXISTS", BINARY)],
-    "empty keys and values": [("SET", "", ""), ("GET", ""), ("STRLEN", ""), ("APPEND", "", "x"), ("HSET", "h", "", ""), "HGETALL h"],
-    "values that look like the protocol": [("SET", "k", b"\r\n$5\r\n*3\r\n-ERR\r\n"), "GET k", ("RPUSH", "l", b"\r\n", b"$-1\r\n"), "LRANGE l 0 -1"],
+    "empty keys and values": [
+        ("SET", "", ""), ("GET", ""), ("STRLEN", ""), ("APPEND", "", "x"), ("HSET", "h", "", ""), "HGETALL h"],
+    "values that look like the protocol": [
+        ("SET", "k", b"\r\n$5\r\n*3\r\n-ERR\r\n"), "GET k", ("RPUSH", "l", b"\r\n", b"$-1\r\n"), "LRANGE l 0 -1"],
     "values around the sizes of buffers": [
         step for size in (1023, 4095, 4096, 16_383, 16_384, 16_385, 32_768, 65_535, 65_536, 65_537, 262_144, 262_145)
         for step in (("SET", "k", b"v" * size), "GET k")],
@@ -88,7 +92,8 @@ LENGTHS = {
     "replies within replies": [("EVAL", "local t = {1} for i = 1, 30 do t = {t} end return t", 0), "PING"],
     "a long error": [("EVAL", "return redis.error_reply('ERR ' .. string.rep('x', 5000))", 0), "PING"],
     "a long simple string": [("EVAL", "return redis.status_reply(string.rep('x', 100000))", 0), "PING"],
-    "empty replies of every kind": ["LRANGE no 0 -1", "HGETALL no", "SMEMBERS no", "GET no", "MGET no no", "ZRANGE no 0 -1"],
+    "empty replies of every kind": [
+        "LRANGE no 0 -1", "HGETALL no", "SMEMBERS no", "GET no", "MGET no no", "ZRANGE no 0 -1"],
     "requests cut into single bytes": [
         bytewise(command("SET", "k", b"a\r\nb") + command("GET", "k") + b"PING\r\n" + command("NOSUCH", "x"), 4)],
 }
@@ -124,7 +129,6 @@ def test_a_value_of_100_mb_passes_both_ways(held):
 
 
 def test_a_pipeline_may_end_at_any_byte(held):
-    requests = [command("SET", "k", b"1\r\n2"), b"GET k\r\n", command("RPUSH", "l", "", "x"), command("LRANGE", "l", 0, -1)]
-    whole = b"".join(requests)
-    cuts = [step for cut in range(1, len(whole)) for step in (raw(whole[:cut]), raw(whole[cut:], 4), gets("FLUSHALL", 1))]
-    held(cuts)
+    whole = command("SET", "k", b"1\r\n2") + b"GET k\r\n" + command("RPUSH", "l", "", "x") + command("LRANGE", "l", 0, -1)
+    held([
+        step for cut in range(1, len(whole)) for step in (raw(whole[:cut]), raw(whole[cut:], 4), gets("FLUSHALL", 1))])

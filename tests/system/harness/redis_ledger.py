@@ -163,8 +163,8 @@ class Verdict:
 
     def __str__(self):
         return (
-            f"acknowledged {self.acknowledged}, unknown {self.unknown}, refused {dict(self.refused)}, lost {len(self.lost)}, "
-            f"duplicated {len(self.duplicated)}, phantoms {len(self.phantoms)}, closed {len(self.closed)}, "
+            f"acknowledged {self.acknowledged}, unknown {self.unknown}, refused {dict(self.refused)}, "
+            f"lost {len(self.lost)}, duplicated {len(self.duplicated)}, phantoms {len(self.phantoms)}, closed {len(self.closed)}, "
             f"errors of reads {dict(self.read_errors)}")
 
     def assert_sound(self):
@@ -187,8 +187,10 @@ class Ledger:
 
     def __init__(self, endpoint, name):
         self.writers = [
-            Pusher(endpoint, f"{name}:single"), Pusher(endpoint, f"{name}:many", depth=10), Transactor(endpoint, f"{name}:transaction"),
-            Transactor(endpoint, f"{name}:transaction2"), *(Incrementer(endpoint, f"{name}:count{number}") for number in range(4))]
+            Pusher(endpoint, f"{name}:single"), Pusher(endpoint, f"{name}:many", depth=10),
+            Transactor(endpoint, f"{name}:transaction"),
+            Transactor(endpoint, f"{name}:transaction2"),
+            *(Incrementer(endpoint, f"{name}:count{number}") for number in range(4))]
         self.readers = [Reader(endpoint, f"{name}:read{number}") for number in range(2)]
         self.ended = None
 

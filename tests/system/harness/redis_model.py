@@ -1,4 +1,4 @@
-"""What Redis must answer one client whose keys nobody else touches: random pipelines with the replies expected of them."""
+"""What Redis must answer a client whose keys nobody else touches: random pipelines and the replies expected of them."""
 
 from harness.redis_wire import ReplyError
 
@@ -32,7 +32,8 @@ class Client:
 
     def _command(self):
         self._number += 1
-        kinds = [self._set, self._get, self._get, self._incr, self._append, self._push, self._range, self._echo, self._delete]
+        kinds = [
+            self._set, self._get, self._get, self._incr, self._append, self._push, self._range, self._echo, self._delete]
         if len(self.databases) > 1:
             kinds.append(self._select)
         return self.chance.choice(kinds)()
@@ -109,4 +110,5 @@ def check(wire, commands, expected, who):
     found = wire.pipeline(*commands)
     for number, (command, wanted, got) in enumerate(zip(commands, expected, found, strict=True)):
         assert got == wanted, (
-            f"{who}, command {number} of {len(commands)}, {str(command)[:200]}: expected {str(wanted)[:200]}, got {str(got)[:200]}")
+            f"{who}, command {number} of {len(commands)}, {str(command)[:200]}: expected {str(wanted)[:200]},"
+            f" got {str(got)[:200]}")

@@ -425,7 +425,8 @@ class SentinelEvents:
     def first(self, event, timeout=30):
         """When any Sentinel first published `event`."""
         return wait_until(
-            lambda: next((moment for moment, _, name, _ in self.seen if name == event), None), timeout, f"a Sentinel's {event}", 0.005)
+            lambda: next((moment for moment, _, name, _ in self.seen if name == event), None), timeout,
+            f"a Sentinel's {event}", 0.005)
 
     def __enter__(self):
         return self

@@ -134,10 +134,10 @@ def bytewise(data, replies):
     return take
 
 
-def pipeline(*requests):
-    """Requests in one write, each of which has one reply."""
+def pipeline(*requests, replies=None):
+    """Requests in one write, each of which has one reply unless their number is given."""
     parts = [tuple(request.split()) if isinstance(request, str) else request for request in requests]
-    return raw(b"".join(command(*part) for part in parts), len(parts))
+    return raw(b"".join(command(*part) for part in parts), len(parts) if replies is None else replies)
 
 
 def hears(count):
