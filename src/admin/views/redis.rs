@@ -16,6 +16,28 @@ const ELECTION: Duration = Duration::from_secs(2);
 /// Clients that wait for an answer longer than this give up by themselves: redis-py's default.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Connections to a node, of all threads.
+fn connections(facts: &Facts, service: &str, node: u64) -> Option<usize> {
+    let report = facts.redis_services.iter().find(|report| report.name == service)?;
+    report.connections.iter().find(|(id, _)| *id == node).map(|(_, count)| *count)
+}
+
+/// Clients that wait for a primary.
+pub(super) fn queue(facts: &Facts) -> impl Iterator<Item = Row> {
+    facts.redis_services.iter().map(|service| {
+        let (served, timed_out, refused) = service.queue;
+        row![&service.name, "", "", service.waiting, service.oldest_wait / 1_000_000, served, timed_out, refused]
+    })
+}
+
+/// Clients that have a connection of their own.
+pub(super) fn pins(facts: &Facts) -> impl Iterator<Item = Row> {
+    facts.redis_clients.iter().filter_map(|client| {
+        let since = time::with_zone(time::wall(client.active));
+        Some(row![client.id, &client.service, &client.user, client.pin?, Some(since)])
+    })
+}
+
 pub(super) fn nodes(facts: &Facts) -> impl Iterator<Item = Row> {
     facts.redis.services.iter().flat_map(|service| {
         service.nodes.iter().map(|node| {
@@ -32,7 +54,7 @@ pub(super) fn nodes(facts: &Facts) -> impl Iterator<Item = Row> {
                 node.lag_ms,
                 node.position.map(|offset| offset.to_string()),
                 None::<u32>,
-                None::<usize>,
+                connections(facts, &service.name, node.id),
                 time::precise(node.last_change),
                 &node.reason,
             ]

@@ -230,8 +230,16 @@ def goes_as_directly(steps, target, group, protocol):
         assert with_redis == here, "\n".join([
             f"step {number + 1} went otherwise than with Redis itself",
             *(f"  before:   {_told(note)}" for note in found[max(0, number - 5):number]),
-            f"  expected: {_told(with_redis)}", f"  got:      {_told(here)}"])
+            f"  expected: {_told(with_redis)}", f"  got:      {_told(here)}", *_where(with_redis[1], here[1])])
     assert len(expected) == len(found), f"ended after {_told(found[-1])}"
+
+
+def _where(expected, found):
+    """The first place where two long replies differ."""
+    if len(expected) < 500:
+        return []
+    at = next((n for n, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other), len(found))
+    return [f"  from byte {at}: expected {expected[at - 60:at + 60]!r}", f"                 got {found[at - 60:at + 60]!r}"]
 
 
 def _clear(primary):
