@@ -403,6 +403,9 @@ async fn switchovers() {
     }
     watch.until_whole().await;
 
+    a_switchover_that_cannot_finish_is_undone(&watch, &nodes).await;
+    watch.until_whole().await;
+
     for sentinel in &sentinels[..2] {
         sentinel.signal(Signal::STOP);
     }
@@ -410,6 +413,47 @@ async fn switchovers() {
     let few = watch.handle.switchover(SERVICE, None, second, true, "ann", hold()).await;
     assert!(few.as_ref().is_err_and(|why| why.contains("only 1 of 3 Sentinels")), "{few:?}");
     assert_eq!(watch.primary(), Some(wanted), "without a majority the primary is kept");
+}
+
+/// A replica hangs from the moment at which writes are held.
+struct Hanging {
+    held: Held,
+    hang: Box<dyn Fn() + Send + Sync>,
+}
+
+impl HoldWrites for Hanging {
+    fn hold<'a>(
+        &'a self,
+        of: &'a str,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        (self.hang)();
+        self.held.hold(of, limit)
+    }
+    fn release(&self, of: &str) {
+        self.held.release(of);
+    }
+}
+
+async fn a_switchover_that_cannot_finish_is_undone(watch: &Watch, nodes: &[Server]) {
+    let (old, epoch) = (watch.primary(), watch.view().epoch);
+    let replicas: Vec<rustix::process::Pid> =
+        nodes.iter().filter(|node| Some(node.port) != old).map(Server::pid).collect();
+    let stopped = replicas.clone();
+    let hang = Box::new(move || {
+        stopped.iter().for_each(|pid| rustix::process::kill_process(*pid, Signal::STOP).expect("ours"));
+    });
+    let writer = Arc::<Writer>::default();
+    let held = Held { writer: Arc::clone(&writer), handle: watch.handle.clone() };
+    let (begun, limit) = (Instant::now(), Duration::from_millis(500));
+    let undone = watch.handle.switchover(SERVICE, None, limit, false, "ann", Arc::new(Hanging { held, hang })).await;
+    replicas.iter().for_each(|pid| rustix::process::kill_process(*pid, Signal::CONT).expect("ours"));
+    let why = undone.expect_err("no replica can have everything");
+    assert!(why.contains("stays the primary"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "within the limit: {:?}", begun.elapsed());
+    assert!(!writer.held.load(Ordering::SeqCst), "writes go on");
+    assert_eq!((watch.primary(), watch.view().epoch), (old, epoch));
+    assert!(!watch.events("switchover_undone").is_empty());
 }
 
 #[tokio::test]

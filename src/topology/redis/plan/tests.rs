@@ -387,7 +387,10 @@ fn an_early_promotion_that_the_sentinels_undo_is_given_back() {
     told.about_first(0, "+odown").signed(1, "+vote-for-leader", "ab 2").about_first(0, "+elected-leader");
     told.answered(1, promoted(100));
     assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(1), 2));
-    told.answered(1, replica(1)).answered(0, primary(HISTORY, 100));
+    told.answered(1, replica(1));
+    assert_eq!(told.plan.primary(), None, "what the old one said before is no news");
+    let asked_ns = told.now + 1;
+    told.answered(0, Facts { asked_ns, ..primary(HISTORY, 100) });
     assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(0), 3));
 }
 
@@ -400,6 +403,65 @@ fn the_old_primary_is_let_in_again_under_a_newer_epoch() {
     let again = Facts { replid2: Some("bbbb".to_owned()), ..primary("cccc", 200) };
     told.named(1, 3, 1).answered(0, again);
     assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UFU"));
+}
+
+#[test]
+fn an_early_promotion_that_nobody_names_is_given_back_when_its_node_is_gone() {
+    let mut told = Told::settled();
+    told.about_first(0, "+odown").signed(1, "+vote-for-leader", "ab 2").about_first(0, "+elected-leader");
+    let asked_ns = told.now + 1;
+    let old = Facts { asked_ns, ..primary(HISTORY, 100) };
+    told.answered(1, promoted(100)).answered(0, old.clone()).down(1);
+    assert_eq!(told.plan.primary(), None);
+    told.quiet(5, &[(0, 1, 1), (1, 1, 1), (2, 1, 1)], &[(0, old)]);
+    assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(0), 3));
+}
+
+#[test]
+fn a_probe_that_began_before_the_change_does_not_undo_it() {
+    let mut told = Told::settled();
+    told.plan.begin_switch();
+    let now = told.now;
+    told.plan.end_switch(now, Some((1, Facts { asked_ns: 50, ..promoted(100) })));
+    told.answered(1, Facts { asked_ns: 40, ..replica(1) });
+    assert_eq!(told.plan.primary(), Some(1));
+    told.answered(1, Facts { asked_ns: 60, ..replica(1) });
+    assert_eq!(told.plan.primary(), None);
+}
+
+#[test]
+fn a_node_that_no_sentinel_lists_any_more_is_forgotten_once_it_is_down() {
+    let mut told = Told::settled();
+    let without = |told: &mut Told| {
+        for sentinel in 0..3 {
+            let mut naming = naming(1, 1);
+            naming.replicas.retain(|listed| listed.address != at(2));
+            told.step(Input::Named { sentinel, naming });
+        }
+    };
+    without(&mut told);
+    let now = told.now;
+    assert_eq!(told.plan.forget_one(now), None, "it answers");
+    told.down(1);
+    assert_eq!(told.plan.forget_one(now), None, "not at once");
+    told.now += 61_000 * MS;
+    without(&mut told);
+    assert_eq!(told.plan.forget_one(told.now), Some(1));
+    assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UU"));
+    assert_eq!(told.plan.node(1).map(|(at, name)| (at.port, name)), Some((3, "redis3")), "names stay");
+    told.named(0, 1, 1);
+    assert_eq!(told.plan.node(2).map(|(_, name)| name), Some("redis4"), "one that is back is new");
+}
+
+#[test]
+fn a_reload_keeps_epochs_and_orders() {
+    let mut old = Told::settled();
+    let now = old.now;
+    old.plan.order(now, 1, Order::Hold(Hold::Detach { by: "ann".to_owned() })).expect("a node");
+    let mut new = Told::new(1, 0);
+    new.plan.succeed(&old.plan);
+    new.named(0, 1, 1).answered(0, primary(HISTORY, 1)).answered(1, replica(1)).answered(2, replica(1));
+    assert_eq!((new.plan.primary(), new.plan.epoch(), new.states().as_str()), (Some(0), 2, "U-U"));
 }
 
 #[test]
