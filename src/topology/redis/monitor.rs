@@ -224,12 +224,15 @@ impl RedisMonitor {
                 self.show();
                 let _ = reply.send(Ok(String::new()));
             }
-            Command::PlanSwitch { service, to, begin, reply } => {
+            Command::PlanSwitch { service, to, begun_by, reply } => {
+                let events = self.events.clone();
                 let course = self.service(&service).and_then(|service| {
                     let course = Course::plan(service, to.as_deref())?;
-                    if begin {
+                    if let Some(by) = begun_by {
                         service.plan.begin_switch();
                         service.schedule.hurry(now_ns());
+                        let detail = format!("{}, by {by}", course.promise());
+                        events.record(&service.conf.name, service.plan.epoch(), "switchover_begun", "", &detail);
                     }
                     Ok(course)
                 });

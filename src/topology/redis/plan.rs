@@ -251,10 +251,10 @@ struct Alarm {
 #[derive(Debug, Clone)]
 pub struct Plan {
     members: Vec<Member>,
-    /// Names given.
+    /// Names given; none is given twice.
     named: usize,
-    /// Orders about nodes that this plan may yet come to know.
-    inherited: Vec<(Address, Hold)>,
+    /// Nodes of the plan before a reload, which this one may yet come to know.
+    inherited: Vec<Member>,
     watchers: Vec<Watcher>,
     /// Whether there are Sentinels at all.
     has_sentinels: bool,
@@ -311,27 +311,26 @@ impl Plan {
     }
 
     fn seat(&mut self, address: Address) -> usize {
-        // Never given twice while this plan lives.
-        self.named += 1;
-        self.members.push(Member {
-            name: format!("redis{}", self.named),
-            hold: self.inherited.iter().find(|(at, _)| *at == address).map(|(_, hold)| hold.clone()),
-            address,
-            reach: Reach::Unasked,
-            facts: None,
-            unlisted_ns: None,
-            outdated: false,
-        });
+        let (name, hold) = match self.inherited.iter().find(|known| known.address == address) {
+            Some(known) => (known.name.clone(), known.hold.clone()),
+            None => {
+                self.named += 1;
+                (format!("redis{}", self.named), None)
+            }
+        };
+        let (reach, facts, unlisted_ns, outdated) = (Reach::Unasked, None, None, false);
+        self.members.push(Member { name, address, reach, facts, hold, unlisted_ns, outdated });
         self.members.len() - 1
     }
 
-    /// Takes over, from the plan that this one replaces, what has to outlive a reload: epochs go on, and admins'
-    /// orders about nodes hold.
+    /// Takes over, from the plan that this one replaces, what has to outlive a reload: epochs go on, nodes keep their
+    /// names, and admins' orders about them hold.
     pub fn succeed(&mut self, old: &Self) {
         self.epoch = old.epoch;
-        self.inherited = old.members.iter().filter_map(|m| Some((m.address.clone(), m.hold.clone()?))).collect();
-        for member in &mut self.members {
-            member.hold = self.inherited.iter().find(|(at, _)| *at == member.address).map(|(_, hold)| hold.clone());
+        self.named = old.named;
+        self.inherited = old.members.clone();
+        for member in std::mem::take(&mut self.members) {
+            self.seat(member.address);
         }
     }
 

@@ -460,6 +460,11 @@ fn a_reload_keeps_epochs_and_orders() {
     old.plan.order(now, 1, Order::Hold(Hold::Detach { by: "ann".to_owned() })).expect("a node");
     let mut new = Told::new(1, 0);
     new.plan.succeed(&old.plan);
+    new.named(0, 1, 2);
+    assert_eq!(new.plan.node(0).map(|(at, name)| (at.port, name)), Some((2, "redis2")), "names stay");
+
+    let mut new = Told::new(1, 0);
+    new.plan.succeed(&old.plan);
     new.named(0, 1, 1).answered(0, primary(HISTORY, 1)).answered(1, replica(1)).answered(2, replica(1));
     assert_eq!((new.plan.primary(), new.plan.epoch(), new.states().as_str()), (Some(0), 2, "U-U"));
 }
