@@ -148,6 +148,8 @@ async fn a_service_s_life() {
     watch.until_whole().await;
     a_stale_sentinel(&watch, &sentinels).await;
 
+    a_reload(&watch, &sentinels).await;
+
     let versions: Vec<u64> = watch.published.borrow().iter().map(|(_, snapshot)| snapshot.version).collect();
     let expected: Vec<u64> = (1..=versions.len() as u64).collect();
     assert_eq!(versions, expected, "each published snapshot has the next version");
@@ -252,6 +254,32 @@ async fn a_stale_sentinel(watch: &Watch, sentinels: &[Server; 3]) {
     watch.until_whole().await;
     assert_eq!((watch.primary(), watch.view().epoch), (new, epoch));
     assert_eq!(watch.events("primary_lost").len(), lost, "what it said of the past stopped nothing");
+}
+
+async fn a_reload(watch: &Watch, sentinels: &[Server; 3]) {
+    let old = watch.view();
+    let mut replicas = old.nodes.iter().filter(|node| node.role == Role::Replica).map(|node| node.name.clone());
+    let (heavy, drained) = (replicas.next().expect("two"), replicas.next().expect("two"));
+    watch.handle.set_weight(&heavy, 7, "ann").await.expect("a node");
+    watch.handle.drain(&drained, "ann").await.expect("a node");
+    watch.handle.reconfigure(&[service(sentinels, &[])]).await;
+    assert!(Arc::ptr_eq(&watch.view().wanted_fresh, &old.wanted_fresh), "nothing has changed");
+    watch.handle.reconfigure(&[service(&sentinels[1..], &[])]).await;
+    watch.until("the primary is found again", |w| w.view().primary.is_some()).await;
+    watch
+        .until("all three are known again", |w| w.view().nodes.iter().filter(|n| n.state != State::Down).count() == 3)
+        .await;
+    let new = watch.view();
+    assert_eq!(new.epoch, old.epoch + 1, "epochs go on");
+    for node in &old.nodes {
+        let again = watch.node(node.port);
+        assert_eq!(again.name, node.name);
+        assert!(again.id > node.id, "an id is never given twice");
+        assert_eq!(again.weight, if node.name == heavy { 7 } else { 1 });
+        assert_eq!(again.state == State::Draining, node.name == drained);
+    }
+    watch.handle.reconfigure(&[]).await;
+    assert!(watch.handle.snapshot().services.is_empty());
 }
 
 /// Writes without pause, as one client of Forebay would, to the primary of the latest view.

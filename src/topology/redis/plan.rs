@@ -369,6 +369,11 @@ impl Plan {
         if !facts.is_primary() {
             member.outdated = false;
         }
+        let run_ids = member.facts.as_ref().and_then(|known| known.run_id.as_ref()).zip(facts.run_id.as_ref());
+        if is_accepted && facts.is_primary() && run_ids.is_some_and(|(old, new)| old != new) {
+            let detail = "what it had written and not saved is gone, from its replicas too".to_owned();
+            actions.push(Action::Report { node: Some(node), event: "primary_restarted", detail });
+        }
         if is_accepted && facts.is_primary() {
             let seen =
                 facts.replid.clone().map(|replid| Seen { replid, offset: facts.offset, asked_ns: facts.asked_ns });

@@ -1,5 +1,7 @@
 //! The rules, one by one, and the event orders that real Sentinels were seen to produce.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const MS: u64 = 1_000_000;
@@ -188,6 +190,15 @@ fn a_primary_that_is_down_or_a_replica_takes_no_writes_at_once() {
     told.answered(0, replica(2));
     assert_eq!(told.plan.primary(), None);
     assert!(told.plan.reason().contains("says that it is a replica now"), "{}", told.plan.reason());
+}
+
+#[test]
+fn a_restart_of_the_primary_is_told() {
+    let mut told = Told::settled();
+    let run = |id: &str, replid| Facts { run_id: Some(id.to_owned()), ..primary(replid, 1) };
+    told.answered(0, run("x", HISTORY)).down(0).answered(0, run("y", "cccc"));
+    assert!(told.has("primary_restarted"), "{:?}", told.events);
+    assert_eq!((told.plan.primary(), told.plan.replid()), (Some(0), Some("cccc")));
 }
 
 #[test]
@@ -552,4 +563,88 @@ fn holds_are_obeyed() {
         told.plan.order(now, node, Order::Attach { force: false, by: "ann".to_owned() }).expect("a node");
     }
     assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UUU"));
+}
+
+fn any_step() -> impl Strategy<Value = Input> {
+    let sentinel = 0..3_usize;
+    let node = 0..3_usize;
+    let sign = prop_oneof![
+        Just("+odown"),
+        Just("-odown"),
+        Just("+try-failover"),
+        Just("+elected-leader"),
+        Just("-failover-abort-not-elected"),
+    ];
+    let signed = (sentinel.clone(), sign, 1..4_u16).prop_map(|(sentinel, channel, port)| {
+        let message = format!("master m 10.0.0.1 {port}");
+        let sign = crate::topology::redis::sign::read("m", channel, &message).expect("a sign");
+        Input::Signed { sentinel, sign }
+    });
+    let vote =
+        sentinel.clone().prop_map(|sentinel| Input::Signed { sentinel, sign: Sign { what: What::Voted, about: None } });
+    let named = (sentinel.clone(), 0..5_u64, 1..4_u16)
+        .prop_map(|(sentinel, epoch, port)| Input::Named { sentinel, naming: naming(epoch, port) });
+    let unheard = sentinel.prop_map(|sentinel| Input::Unheard { sentinel, why: "refused".to_owned(), refused: true });
+    let facts = prop_oneof![
+        3 => Just(replica(1)),
+        2 => Just(primary(HISTORY, 100)),
+        2 => Just(promoted(90)),
+        1 => Just(primary("zzzz", 5)),
+    ];
+    let answered = (node.clone(), facts).prop_map(|(node, facts)| Input::Answered { node, facts });
+    let failed = (
+        node,
+        prop_oneof![
+            Just(Failure::Down("refused".to_owned())),
+            Just(Failure::Busy("BUSY".to_owned())),
+            Just(Failure::Stalled),
+        ],
+    );
+    prop_oneof![
+        4 => answered,
+        1 => failed.prop_map(|(node, failure)| Input::Failed { node, failure }),
+        3 => named,
+        1 => unheard,
+        2 => signed,
+        1 => vote,
+        1 => Just(Input::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_heard(
+        sentinels in prop_oneof![Just(0_usize), Just(3)],
+        steps in prop::collection::vec((any_step(), 0..3000_u64), 1..60),
+    ) {
+        let mut told = Told::new(sentinels, if sentinels == 0 { 3 } else { 0 });
+        let mut newest = 0;
+        for (input, ms) in steps {
+            let (epoch, accepted) = (told.plan.epoch(), told.plan.accepted_node());
+            told.now += ms * MS;
+            told.step(input);
+            let begun = told.plan.epoch() - epoch;
+            prop_assert!(begun <= 1, "one change at a time");
+            prop_assert!(begun == 1 || told.plan.accepted_node() == accepted, "no new primary without a new epoch");
+            if let Some(accepted) = &told.plan.accepted {
+                prop_assert!(accepted.config_epoch >= newest, "never back: {} after {newest}", accepted.config_epoch);
+                newest = accepted.config_epoch;
+            }
+            let standings = told.plan.standings();
+            if let Some(primary) = told.plan.primary() {
+                prop_assert!(told.plan.facts(primary).is_some_and(Facts::is_primary));
+                prop_assert_eq!((standings[primary].role, standings[primary].state), (Role::Primary, State::Up));
+            } else {
+                prop_assert!(!told.plan.reason().is_empty(), "the lack of a primary has a reason");
+            }
+            for (node, standing) in standings.iter().enumerate() {
+                let usable = (standing.role, standing.state) == (Role::Primary, State::Up);
+                let is_it = told.plan.primary() == Some(node);
+                prop_assert!(!usable || is_it || told.plan.accepted_node().is_none(), "two primaries");
+                prop_assert!(standing.state != State::Fenced || !standing.reason.is_empty(), "a fence has a reason");
+            }
+        }
+    }
 }
