@@ -228,7 +228,7 @@ pub(super) async fn run(
             (Some((party.id, facts)), ("switchover_done", format!("{text}, by {by}")), Ok(text))
         }
         Err(why) => {
-            let text = format!("{} stays the primary: {why}", course.primary.name);
+            let text = format!("the switchover from {} was given up: {why}", course.primary.name);
             (None, ("switchover_undone", format!("{text}, by {by}")), Err(text))
         }
     };
