@@ -217,9 +217,10 @@ class Forebay(Endpoint):
             return cursor.fetchall() if cursor.description else []
 
     def nodes_are_up(self):
-        """Every node is up and exactly one of them the primary."""
+        """Every node is up and each service has exactly one primary."""
         nodes = self.admin("SHOW NODES")
-        return nodes and all(n["state"] == "up" for n in nodes) and [n["role"] for n in nodes].count("primary") == 1
+        primaries = [n["service"] for n in nodes if n["role"] == "primary"]
+        return nodes and all(n["state"] == "up" for n in nodes) and sorted(primaries) == sorted({n["service"] for n in nodes})
 
     def node(self, name):
         """The row of SHOW NODES for a node."""
