@@ -34,6 +34,7 @@ fn service(sentinels: &[Server], nodes: &[Server]) -> RedisService {
         sentinel_password: None,
         nodes: if sentinels.is_empty() { nodes.iter().map(at).collect() } else { Vec::new() },
         auth: None,
+        admin_commands: Default::default(),
         users: BTreeMap::new(),
         max_clients: 100,
         lanes: 1,

@@ -1,7 +1,6 @@
 //! The running instance: what the console, the signals and HTTP steer, on the control thread.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::log::LogLevel;
+use super::redis::Holds;
 use crate::config::{self, Change, model::Config};
 use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
@@ -34,6 +34,21 @@ pub enum Stop {
     Now,
 }
 
+/// What an instance is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the data threads share.
+    pub shared: Arc<Shared>,
+    /// The PostgreSQL nodes.
+    pub monitor: MonitorHandle,
+    /// What the Redis halves of the data threads share.
+    pub redis_shared: Arc<crate::redis::Shared>,
+    /// The Redis nodes.
+    pub redis: RedisMonitorHandle,
+    /// What happened.
+    pub events: EventLog,
+}
+
 /// See the module. Cheap to clone behind its `Arc`; every method may be called from the control thread only.
 #[derive(Debug)]
 pub struct Instance {
@@ -45,6 +60,8 @@ pub struct Instance {
     pub shared: Arc<Shared>,
     /// The PostgreSQL nodes.
     pub monitor: MonitorHandle,
+    /// What the Redis halves of the data threads share.
+    pub redis_shared: Arc<crate::redis::Shared>,
     /// The Redis nodes.
     pub redis: RedisMonitorHandle,
     /// What happened.
@@ -62,20 +79,14 @@ pub struct Instance {
 
 impl Instance {
     /// An instance that has just been started.
-    pub fn new(
-        config: Arc<Config>,
-        path: PathBuf,
-        shared: Arc<Shared>,
-        monitor: MonitorHandle,
-        redis: RedisMonitorHandle,
-        events: EventLog,
-        level: LogLevel,
-    ) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, path: PathBuf, parts: Parts, level: LogLevel) -> Arc<Self> {
+        let Parts { shared, monitor, redis_shared, redis, events } = parts;
         Arc::new(Instance {
             config: ArcSwap::new(config),
             path,
             shared,
             monitor,
+            redis_shared,
             redis,
             events,
             started: SystemTime::now(),
@@ -89,7 +100,7 @@ impl Instance {
 
     /// Who holds writes back during a switchover of a Redis service.
     pub fn hold_writes(&self) -> Arc<dyn HoldWrites> {
-        Arc::new(NothingHeld)
+        Arc::new(Holds { shared: Arc::clone(&self.redis_shared) })
     }
 
     /// The data threads.
@@ -112,6 +123,25 @@ impl Instance {
     /// Returns when every data thread has carried out what was posted to it before.
     pub async fn settled(&self) {
         self.ask_all(|_| ()).await;
+        self.ask_redis(|_| ()).await;
+    }
+
+    /// Asks the Redis half of every data thread, and returns the answers in order.
+    pub async fn ask_redis<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Rc<crate::redis::Core>) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let mut answers = Vec::new();
+        for worker in self.redis_shared.workers() {
+            let job = job.clone();
+            answers.extend(worker.ask(move |core| job(core)).await);
+        }
+        answers
+    }
+
+    /// Client connections of both protocols.
+    fn clients(&self) -> usize {
+        self.shared.clients.load(Ordering::Relaxed) + self.redis_shared.clients()
     }
 
     /// Reads the configuration file again and applies it, all or nothing. `by` names who asked.
@@ -150,6 +180,10 @@ impl Instance {
         for worker in self.workers() {
             let new = Arc::clone(&new);
             worker.post(move |core| core.set_config(new));
+        }
+        for worker in self.redis_shared.workers() {
+            let new = Arc::clone(&new);
+            worker.post(move |core| core.set_config(&new));
         }
         self.monitor.reconfigure(&new.postgres).await;
         self.redis.reconfigure(&new.redis).await;
@@ -216,6 +250,7 @@ impl Instance {
     /// From here on nobody new is let in, on any thread.
     pub async fn close_doors(&self) {
         self.ask_all(|core| core.is_closing.set(true)).await;
+        self.ask_redis(|core| core.is_closing.set(true)).await;
     }
 
     /// Waits for the wish to end.
@@ -239,8 +274,11 @@ impl Instance {
                 for worker in self.workers() {
                     worker.post(move |core| core.tell_all(order_of(stop)));
                 }
+                for worker in self.redis_shared.workers().iter().filter(|_| stop >= Stop::WaitForServers) {
+                    worker.post(move |core| core.end_clients(stop == Stop::Now));
+                }
             }
-            let left = self.shared.clients.load(Ordering::Relaxed);
+            let left = self.clients();
             if stop == Stop::Now || left == 0 || tokio::time::Instant::now() >= deadline {
                 break;
             }
@@ -249,23 +287,15 @@ impl Instance {
         for worker in self.workers() {
             worker.post(|core| core.tell_all(Some(Order::End(GOODBYE))));
         }
+        for worker in self.redis_shared.workers() {
+            worker.post(|core| core.end_clients(true));
+        }
         // Their last words need a moment; nobody is waited for longer.
         let until = tokio::time::Instant::now() + Duration::from_millis(500);
-        while self.shared.clients.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < until {
+        while self.clients() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-/// Stands in while no data thread serves Redis: nothing passes through Forebay that could be held.
-#[derive(Debug)]
-struct NothingHeld;
-
-impl HoldWrites for NothingHeld {
-    fn hold<'a>(&'a self, _: &'a str, _: Duration) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-    fn release(&self, _: &str) {}
 }
 
 /// Told to clients that are closed because the process ends.

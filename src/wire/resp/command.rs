@@ -1,4 +1,16 @@
 //! What each command means for somebody who shares connections between clients.
+//!
+//! [`Commands`] is made once, from the table that is built in or from what a server says about itself, and asked for
+//! every request. A name decides before a flag does: what Redis hides from COMMAND, or says otherwise than a proxy needs
+//! it, stands in the table.
+
+mod known;
+mod learn;
+mod names;
+mod table;
+
+pub use known::Commands;
+pub use learn::BadTable;
 
 /// What a command does to the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,4 +81,108 @@ pub struct Command {
     pub path: Path,
     /// Belongs to the administrator: refused to ordinary clients.
     pub is_admin: bool,
+}
+
+impl Command {
+    /// It has no effect that a second run would add to: after a connection was lost it may be sent again.
+    pub fn may_run_twice(&self) -> bool {
+        self.access != Access::Write && !matches!(self.path, Path::Own | Path::Session(_))
+    }
+
+    /// The number of words, the command's own included, is one that a server accepts.
+    pub fn arity_fits(&self, words: usize) -> bool {
+        let named = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 { words >= named } else { words == named }
+    }
+
+    /// This request may hold its connection until something happens. `arguments` are the words behind the command's
+    /// name; only [`Path::MayBlock`] looks at them, and never at the keys behind STREAMS.
+    pub fn is_blocking_now<'a>(&self, arguments: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        match self.path {
+            Path::Block => true,
+            Path::MayBlock => asks_to_block(arguments.into_iter()),
+            _ => false,
+        }
+    }
+
+    /// The command that this is a subcommand of.
+    pub fn container(&self) -> Option<&str> {
+        self.name.split_once('|').map(|(container, _)| container)
+    }
+}
+
+/// Reads the options of XREAD and XREADGROUP as Redis does: what belongs to an option is skipped, so that a group may
+/// be called BLOCK.
+fn asks_to_block<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> bool {
+    while let Some(word) = words.next() {
+        let arguments = match word.to_ascii_uppercase().as_slice() {
+            b"BLOCK" => return true,
+            b"STREAMS" => return false,
+            b"GROUP" => 2,
+            b"COUNT" | b"CLAIM" => 1,
+            _ => 0,
+        };
+        for _ in 0..arguments {
+            words.next();
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(line: &str) -> bool {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let (name, arguments) = words.split_first().expect("a name");
+        let commands = Commands::builtin();
+        commands.judge(name, None).expect("a known command").is_blocking_now(arguments.iter().copied())
+    }
+
+    #[test]
+    fn only_an_option_block_makes_a_stream_read_wait() {
+        for line in [
+            "XREAD BLOCK 0 STREAMS s $",
+            "xread count 1 block 10 streams s $",
+            "XREADGROUP GROUP STREAMS BLOCK BLOCK 5 STREAMS s >",
+            "XREADGROUP GROUP g c COUNT 5 NOACK BLOCK 0 STREAMS s >",
+            "BLPOP k 0",
+        ] {
+            assert!(blocks(line), "{line}");
+        }
+        for line in [
+            "XREAD STREAMS BLOCK 0",
+            "XREAD COUNT 10 STREAMS a BLOCK 0 0",
+            "XREADGROUP GROUP BLOCK BLOCK STREAMS BLOCK >",
+            "XREADGROUP GROUP g BLOCK COUNT BLOCK STREAMS s >",
+            "XREADGROUP GROUP",
+            "XREAD",
+            "GET BLOCK",
+        ] {
+            assert!(!blocks(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn words_are_counted_as_redis_counts_them() {
+        let commands = Commands::builtin();
+        let get = commands.find(b"get").expect("known");
+        assert_eq!([1, 2, 3].map(|words| get.arity_fits(words)), [false, true, false]);
+        let set = commands.find(b"set").expect("known");
+        assert_eq!([2, 3, 9].map(|words| set.arity_fits(words)), [false, true, true]);
+        let config_get = commands.find_sub(b"config", b"get").expect("known");
+        assert_eq!([2, 3, 4].map(|words| config_get.arity_fits(words)), [false, true, true]);
+    }
+
+    #[test]
+    fn only_what_changes_nothing_may_run_twice() {
+        let commands = Commands::builtin();
+        for name in ["get", "xread", "scan", "pfcount", "eval_ro", "dbsize", "sort_ro"] {
+            assert!(commands.find(name.as_bytes()).expect(name).may_run_twice(), "{name}");
+        }
+        for name in ["set", "publish", "eval", "getex", "blpop", "subscribe", "wait", "exec", "sort", "debug"] {
+            assert!(!commands.find(name.as_bytes()).expect(name).may_run_twice(), "{name}");
+        }
+    }
 }
