@@ -371,6 +371,8 @@ async fn follow(course: &Course, node: &Party, upstream: &Address) -> Result<(),
     let told = async {
         let mut link = Link::open(&node.address, course.password.as_ref(), TIMEOUT).await?;
         link.ask(&["REPLICAOF", &upstream.host, &upstream.port.to_string()], TIMEOUT).await?;
+        // Subscribers too: what is published from now on is counted, and heard first, on the new primary.
+        link.ask(&["CLIENT", "KILL", "TYPE", "pubsub"], TIMEOUT).await?;
         link.ask(&["CLIENT", "KILL", "TYPE", "normal"], TIMEOUT).await.map(drop)
     };
     // Writes wait meanwhile.
