@@ -7,8 +7,8 @@ from harness.redis_wire import ReplyError, command, inline
 REFUSED = [
     "SHUTDOWN", "SHUTDOWN NOSAVE", "REPLICAOF NO ONE", "SLAVEOF NO ONE", "FAILOVER", "DEBUG SLEEP 0", "DEBUG OBJECT k",
     "CONFIG SET maxmemory 1",
-    "CONFIG SET requirepass x", "CONFIG REWRITE", "CONFIG RESETSTAT", "MODULE LIST", "MODULE LOAD /nosuch.so",
-    "CLUSTER INFO", "SYNC", "PSYNC ? -1", "REPLCONF listening-port 1",
+    "CONFIG SET requirepass x", "CONFIG REWRITE", "CONFIG RESETSTAT", "MODULE LOAD /nosuch.so",
+    "SYNC", "PSYNC ? -1", "REPLCONF listening-port 1",
     "MIGRATE 127.0.0.1 1 k 0 10", "CLIENT PAUSE 1", "CLIENT UNPAUSE", "SAVE", "BGSAVE", "BGREWRITEAOF", "SWAPDB 0 1",
     "MONITOR", "ACL SETUSER x on", "ACL DELUSER x",
 ]

@@ -10,6 +10,7 @@ What comes is written down with what was said. At the end it is also noted which
 came without being asked for, so that nothing needs to be checked in the steps themselves.
 """
 
+import os
 import re
 
 from harness.redis_wire import Silence, command
@@ -229,8 +230,7 @@ def goes_as_directly(steps, target, group, protocol):
     for number, (with_redis, here) in enumerate(zip(expected, found, strict=False)):
         assert with_redis == here, "\n".join([
             f"step {number + 1} went otherwise than with Redis itself",
-            *(f"  before:   {_told(note)}" for note in found[max(0, number - 5):number]),
-            f"  expected: {_told(with_redis)}", f"  got:      {_told(here)}"])
+            *(f"  before:   {_told(note)}" for note in found[max(0, number - 5):number]), *_difference(with_redis, here)])
     assert len(expected) == len(found), f"ended after {_told(found[-1])}"
 
 
@@ -253,4 +253,14 @@ def _short(argument):
 
 def _told(note):
     said, came = note
-    return f"{said!s}  ->  {came!r}" if len(came) <= 600 else f"{said!s}  ->  {came[:500]!r}... ({len(came)} bytes)"
+    return f"{said}  ->  {came!r}" if len(came) <= 200 else f"{said}  ->  {came[:160]!r}... ({len(came)} bytes)"
+
+
+def _difference(with_redis, here):
+    # From a little before the first byte that differs; the replies to a pipeline may be long.
+    same = len(os.path.commonprefix([with_redis[1], here[1]]))
+    begin = max(0, same - 60)
+    return [
+        f"  said:     {with_redis[0]}",
+        *([f"  the first {begin} bytes of the replies are equal"] if begin else []),
+        f"  expected: {with_redis[1][begin:begin + 300]!r}", f"  got:      {here[1][begin:begin + 300]!r}"]
