@@ -151,6 +151,7 @@ redis_primary() {
 
 # The process of a Redis server or Sentinel of ours, if it is still the one that was started.
 redis_pid() { pid_in "$demo/$1/pid" "$demo/$1/redis.conf"; }
+redis_has_ended() { ! redis_pid "$1" >/dev/null; }
 
 # -- Forebay --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ end_servers() {
     for node in "${redis_servers[@]:3}" "${redis_servers[@]:0:3}"; do
         if pid=$(redis_pid "$node"); then
             kill -KILL "$pid" 2>/dev/null || true
-            wait_for 5 "$node to end" eval "! kill -0 $pid" || true
+            wait_for 5 "$node to end" redis_has_ended "$node" || true
         fi
         [[ ! -e $demo/.forebay-demo ]] || rm -rf "${demo:?}/$node"
     done

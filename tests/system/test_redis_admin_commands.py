@@ -54,3 +54,14 @@ def test_what_tells_of_the_server_is_allowed(redis_target):
     assert wire.ask("MEMORY", "USAGE", "no such key") is None
     assert wire.ask("MODULE", "LIST") == []
     assert "cluster support disabled" in wire.ask("CLUSTER", "INFO"), "drivers ask, and go by the answer"
+
+
+def test_a_user_may_run_what_the_configuration_allows_it(shared_redis, start_forebay):
+    forebay = start_forebay(redis=[shared_redis.service(admin_commands={"default": ["config|set", "debug"]})])
+    wire = forebay.redis().wire()
+    before = wire.ask("CONFIG", "GET", "lfu-decay-time")[1]
+    assert wire.ask("CONFIG", "SET", "lfu-decay-time", "7") == b"OK"
+    assert wire.ask("CONFIG", "GET", "lfu-decay-time")[1] == b"7"
+    assert wire.ask("CONFIG", "SET", "lfu-decay-time", before) == b"OK"
+    assert wire.ask("DEBUG", "JMAP").code == "ERR"
+    assert wire.ask("SHUTDOWN").code == "NOPERM" and wire.ask("CONFIG", "REWRITE").code == "NOPERM"

@@ -41,7 +41,7 @@ BLOCKING = {
         gets("BLPOP l 5", 0), until_blocked(1), by("b", ("EVAL", "return redis.call('rpush', KEYS[1], 'x')", 1, "l")),
         hears(1)],
     "who left gets nothing": [
-        gets("BLPOP l 5", 0), until_blocked(1), leaves(), until_blocked(0), by("b", "RPUSH l x", "LRANGE l 0 -1")],
+        gets("BLPOP l 0", 0), until_blocked(1), leaves(), until_blocked(0), by("b", "RPUSH l x", "LRANGE l 0 -1")],
     "a stream that gets an entry": [
         "XADD s 1-1 f v", gets("XREAD BLOCK 5000 STREAMS s $", 0), until_blocked(1), by("b", "XADD s 2-1 f w"),
         hears(1), "XREAD COUNT 5 STREAMS s 0"],

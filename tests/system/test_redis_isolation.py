@@ -163,6 +163,55 @@ def test_a_client_that_leaves_disturbs_nobody(redis_target, shared_redis, name, 
         assert counted % 20 == 0, "a transaction ran by halves"
 
 
+STATES = {
+    "a watched key": [("WATCH", "{name}"), ("GET", "{name}")],
+    "an open transaction": [("MULTI",), ("SET", "{name}", 1)],
+    "a transaction while a key is watched": [("WATCH", "{name}"), ("MULTI",), ("SET", "{name}", 1)],
+    "a transaction that will be refused": [("WATCH", "{name}"), ("MULTI",), ("NOSUCH",)],
+    "another database": [("SELECT", 9), ("WATCH", "{name}")],
+    "channels": [("SUBSCRIBE", "{name}"), ("PSUBSCRIBE", "{name}*")],
+    "tracking": [("CLIENT", "TRACKING", "ON"), ("GET", "{name}")],
+    "tracking that has ended": [("CLIENT", "TRACKING", "ON"), ("GET", "{name}"), ("CLIENT", "TRACKING", "OFF")],
+    "tracking of a prefix": [("CLIENT", "TRACKING", "ON", "BCAST")],
+    "tracking of a prefix that has ended": [("CLIENT", "TRACKING", "ON", "BCAST"), ("CLIENT", "TRACKING", "OFF")],
+    "tracking that was asked for": [("CLIENT", "TRACKING", "ON", "OPTIN"), ("CLIENT", "CACHING", "YES")],
+    "a name": [("CLIENT", "SETNAME", "somebody"), ("WATCH", "{name}")],
+    "no eviction": [("CLIENT", "NO-EVICT", "ON"), ("WATCH", "{name}")],
+    "no replies": [("WATCH", "{name}"), ("CLIENT", "REPLY", "OFF")],
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+def test_nothing_of_a_client_is_left_to_the_next(redis_target, shared_redis, name, state, protocol):
+    def fill(words):
+        return [word.format(name=name) if isinstance(word, str) else word for word in words]
+
+    for number in range(5):
+        with redis_target.wire() as first:
+            first.ask("HELLO", protocol)
+            first.send(*(command(*fill(words)) for words in state))
+            if state[-1][-1] != "OFF":
+                for _ in state:
+                    first.read()
+        seconds = [redis_target.wire() for _ in range(4)]
+        for second in seconds:
+            second.ask("HELLO", protocol)
+            # Each of these takes a connection that may have been the first one's.
+            assert second.ask("BLPOP", name + ":none", 0.01) is None
+            assert second.ask("WATCH", name + ":mine") == b"OK"
+        shared_redis.nodes[0].run("SET", name, number)
+        shared_redis.nodes[0].run("FLUSHDB")  # tells everybody who tracks
+        shared_redis.nodes[0].run("SET", name, number)
+        for second in seconds:
+            assert second.ask("UNWATCH") == b"OK"
+            assert second.pipeline(("MULTI",), ("GET", name), ("EXEC",)) == [b"OK", b"QUEUED", [b"%d" % number]]
+            assert second.pipeline(("CLIENT", "GETNAME"), ("EXEC",))[1] == "ERR EXEC without MULTI"
+            assert second.ask("CLIENT", "GETNAME") is None
+            assert second.nothing_comes(0.01), f"somebody else's: {bytes(second.unread())!r}"
+            second.close()
+
+
 def test_a_transaction_of_a_client_that_left_never_runs(redis_target, name):
     for _ in range(20):
         rude = redis_target.wire()

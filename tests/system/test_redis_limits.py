@@ -22,26 +22,13 @@ def limited(request, new_redis, start_forebay, shared_redis):
 
 def test_one_client_too_many_is_told_so_and_closed(limited):
     endpoint = limited({"maxclients": 3}, {"max_clients": 3})
-    wait_until(lambda: _fits(endpoint), 10, "the harness' own connections to be gone")
-    wires = [endpoint.wire() for _ in range(3)]
-    assert [wire.ask("PING") for wire in wires] == [b"PONG"] * 3
+    wires = [wait_until(lambda: _holds_a_place(endpoint), 10, "a place that the harness has left") for _ in range(3)]
     for _ in range(3):
         refused = endpoint.wire()
         assert refused.wait_closed() == b"-ERR max number of clients reached\r\n"
     assert [wire.ask("PING") for wire in wires] == [b"PONG"] * 3
     wires.pop().close()
     wait_until(lambda: _is_served(endpoint), 10, "a place to be free again")
-
-
-def _fits(endpoint):
-    wires = [endpoint.wire() for _ in range(3)]
-    try:
-        return [wire.ask("PING") for wire in wires] == [b"PONG"] * 3
-    except (Closed, OSError):
-        return False
-    finally:
-        for wire in wires:
-            wire.close()
 
 
 def _is_served(endpoint):
@@ -51,7 +38,6 @@ def _is_served(endpoint):
 
 def test_a_refused_client_that_speaks_at_once_reads_the_reason(limited):
     endpoint = limited({"maxclients": 1}, {"max_clients": 1})
-    wait_until(lambda: _is_served(endpoint), 10, "the harness' own connection to be gone")
     first = wait_until(lambda: _holds_a_place(endpoint), 10, "the only place")
     for _ in range(20):
         second = endpoint.wire()
@@ -165,8 +151,7 @@ def test_local_commands_need_no_primary(lonely, start_forebay):
     wire = endpoint.wire()
     assert wire.ask("PING") == b"PONG"
     lonely.nodes[0].kill()
-    replies = wire.pipeline(("PING",), ("ECHO", "x"), ("CLIENT", "SETNAME", "me"), ("CLIENT", "GETNAME"))
-    assert replies == [b"PONG", b"x", b"OK", b"me"]
+    assert wire.pipeline(("PING",), ("CLIENT", "SETNAME", "me"), ("CLIENT", "GETNAME")) == [b"PONG", b"OK", b"me"]
 
 
 def test_a_server_that_refuses_connections_later_is_reached_again(lonely, start_forebay):

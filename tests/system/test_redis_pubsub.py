@@ -112,18 +112,25 @@ def test_a_subscriber_in_the_third_protocol_gets_messages_between_replies_only(r
     wire.ask("SET", name, value)
     publishing = threading.Thread(target=lambda: [sender.pipeline(*[("PUBLISH", name, n)] * 10) for n in range(100)])
     publishing.start()
-    messages, replies = [], []
+    try:
+        messages = _read_among_messages(wire, name, value)
+    finally:
+        publishing.join()
+    while len(messages) < 1000:
+        messages.append(wire.read())
+    assert messages == [[b"message", name.encode(), b"%d" % n] for n in range(100) for _ in range(10)]
+
+
+def _read_among_messages(wire, name, value):
+    messages = []
     for _ in range(100):
         wire.send(*(command("GET", name) for _ in range(10)))
+        replies = []
         while len(replies) < 10:
             got = wire.read()
             (messages if isinstance(got, Push) else replies).append(got)
         assert replies == [value] * 10
-        replies.clear()
-    publishing.join()
-    while len(messages) < 1000:
-        messages.append(wire.read())
-    assert messages == [[b"message", name.encode(), b"%d" % n] for n in range(100) for _ in range(10)]
+    return messages
 
 
 def test_a_driver_s_subscriber_hears_all_that_was_published(redis_target, name):

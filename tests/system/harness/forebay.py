@@ -265,6 +265,10 @@ class Forebay(Endpoint):
         """The row of SHOW NODES for a node."""
         return next(row for row in self.admin("SHOW NODES") if row["node"] == name)
 
+    def name_of(self, server):
+        """The name in SHOW NODES of a server of the harness; Redis nodes are numbered as they are discovered."""
+        return next(row for row in self.admin("SHOW NODES") if int(row["port"]) == server.port)["node"]
+
     def wait_node(self, name, timeout=15, **columns):
         """Waits until SHOW NODES shows these values for a node."""
         wait_until(
