@@ -31,9 +31,30 @@ pub(super) fn line(bytes: &[u8], seen: usize) -> Option<(&[u8], usize)> {
     Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
 }
 
+/// As [`line()`], but only CR and LF together end it: what a server sends may hold a lone LF, as the errors of some
+/// modules do, and clients read on. `seen` bytes are known to hold no end.
+#[inline]
+pub(super) fn crlf_line(bytes: &[u8], seen: usize) -> Option<(&[u8], usize)> {
+    let mut from = seen;
+    loop {
+        let end = from + memchr::memchr(b'\n', bytes.get(from..)?)?;
+        if let Some(line) = bytes.get(..end)?.strip_suffix(b"\r") {
+            return Some((line, end + 1));
+        }
+        from = end + 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{crlf_line, parse};
+
+    #[test]
+    fn a_lone_line_feed_ends_nothing() {
+        assert_eq!(crlf_line(b"-ERR a\nb\r\n+OK\r\n", 0), Some((b"-ERR a\nb".as_slice(), 10)));
+        assert_eq!(crlf_line(b"+a\r\n", 3), Some((b"+a".as_slice(), 4)), "the CR was there before");
+        assert_eq!(crlf_line(b"\n\n", 0), None);
+    }
 
     #[test]
     fn only_plain_numbers_are_numbers() {

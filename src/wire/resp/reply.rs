@@ -9,7 +9,7 @@ pub struct ReplyScan {
     values: u64,
     /// Bytes still to come of the value that has begun, its CR and LF included.
     body: u64,
-    /// Bytes of the unfinished line that hold no LF.
+    /// Bytes of the unfinished line that hold no end.
     seen: usize,
     /// The reply that has begun is a push message.
     is_push: bool,
@@ -79,7 +79,7 @@ impl ReplyScan {
                 }
             }
             let rest = bytes.get(at..).unwrap_or_default();
-            let Some((line, len)) = number::line(rest, self.seen) else {
+            let Some((line, len)) = number::crlf_line(rest, self.seen) else {
                 // Values stand in lines too: only a header's length is bounded, and that by its number.
                 if rest.len() > LONGEST_LINE && !matches!(rest.first(), Some(b'+' | b'-' | b'(')) {
                     return Err(BadReply::Line);
