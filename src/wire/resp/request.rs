@@ -1,5 +1,6 @@
 //! Where a client's requests end, and the first of their words.
 
+use super::inline::is_space;
 use super::{LONGEST_LINE, number};
 
 /// How many words of a request are remembered by place: the command, its subcommand and the first keys.
@@ -88,7 +89,7 @@ pub enum ProtocolError {
     #[error("Protocol error: too big bulk count string")]
     LengthTooLong,
     /// A word that is no bulk string.
-    #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
+    #[error("Protocol error: expected '$', got '{}'", within_a_line(*.0))]
     NoBulk(u8),
     /// The length of a word is none, or too large.
     #[error("Protocol error: invalid bulk length")]
@@ -96,6 +97,11 @@ pub enum ProtocolError {
     /// The same, before AUTH.
     #[error("Protocol error: unauthenticated bulk length")]
     StrangersLength,
+}
+
+/// An error is a line: what would end it is a space there, as in Redis.
+fn within_a_line(byte: u8) -> char {
+    if matches!(byte, b'\r' | b'\n') { ' ' } else { char::from(byte) }
 }
 
 /// Cuts a client's bytes into requests. Keeps its place in an incomplete one: show it the bytes from the start of the
@@ -201,7 +207,7 @@ impl RequestScan {
 
     fn inline(&mut self, bytes: &[u8]) -> Result<Found, ProtocolError> {
         let Some((line, len)) = self.line(bytes, ProtocolError::InlineTooLong)? else { return Ok(Found::More) };
-        let is_empty = line.trim_ascii().is_empty();
+        let is_empty = line.iter().all(|byte| is_space(*byte));
         *self = RequestScan::default();
         Ok(if is_empty { Found::Nothing(len) } else { Found::Inline(len) })
     }
@@ -287,6 +293,7 @@ mod tests {
             (b"*1\n$4\r\nPING\r\n", Bounds::USUAL, "Protocol error: invalid multibulk length"),
             (b"*1\r\n$4\nPING\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n:1\r\n", Bounds::USUAL, "Protocol error: expected '$', got ':'"),
+            (b"*1\r\n\r\n", Bounds::USUAL, "Protocol error: expected '$', got ' '"),
             (b"*1\r\n$-1\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n$536870913\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n$16385\r\n", Bounds::STRANGER, "Protocol error: unauthenticated bulk length"),
