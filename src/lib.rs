@@ -1,6 +1,6 @@
 //! Forebay: one endpoint for PostgreSQL and Redis.
 //!
-//! The rooms, from the top: `cli`; `admin` and `ops`; `pg`; `topology`; `worker` and `pool`; `net`; and the leaves
+//! The rooms, from the top: `cli`; `admin` and `ops`; `pg` and `redis`; `topology`; `worker` and `pool`; `net`; and the leaves
 //! `config`, `wire` and `sql`, which know no socket and no clock. Imports point down only.
 
 // The pages of this crate are read by those who change it: they may link to what is private.
@@ -13,6 +13,7 @@ pub mod net;
 pub mod ops;
 pub mod pg;
 pub mod pool;
+pub mod redis;
 pub mod sql;
 pub mod topology;
 pub mod wire;

@@ -13,8 +13,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["net"]),
     ("topology", &["worker", "pool", "net", "config", "wire", "sql"]),
     ("pg", &["topology", "worker", "pool", "net", "config", "wire", "sql"]),
-    ("ops", &["pg", "topology", "worker", "pool", "net", "config", "wire", "sql"]),
-    ("admin", &["ops", "pg", "topology", "worker", "pool", "net", "config", "wire", "sql"]),
+    ("redis", &["topology", "worker", "pool", "net", "config", "wire"]),
+    ("ops", &["pg", "redis", "topology", "worker", "pool", "net", "config", "wire", "sql"]),
+    ("admin", &["ops", "pg", "redis", "topology", "worker", "pool", "net", "config", "wire", "sql"]),
     ("cli", &["admin", "ops", "config"]),
     ("main", &["cli"]),
 ];

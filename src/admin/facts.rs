@@ -14,6 +14,7 @@ use crate::ops::instance::Stop;
 use crate::pg::orders::Orders;
 use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerReport, merged};
 use crate::pg::stats::Totals;
+use crate::topology::redis::RedisSnapshot;
 use crate::topology::{ClusterView, Event, NodeView, Snapshot};
 use crate::worker::clock::now_ns;
 
@@ -43,6 +44,7 @@ bitflags! {
 pub struct Facts {
     pub(super) config: Arc<Config>,
     pub(super) snapshot: Arc<Snapshot>,
+    pub(super) redis: Arc<RedisSnapshot>,
     /// ns
     pub(super) now: u64,
     pub(super) stopping: Stop,
@@ -113,6 +115,7 @@ impl Facts {
         Facts {
             config: instance.config.load_full(),
             snapshot: instance.monitor.snapshot(),
+            redis: instance.redis.snapshot(),
             now: now_ns(),
             stopping: instance.stopping(),
             orders: instance.orders(),

@@ -26,6 +26,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("ATTACH NODE node [FORCE]", "put it back"),
     ("DRAIN NODE node", "let running work end, and start nothing new on it"),
     ("SET WEIGHT node = n", "a node's share of reads"),
+    (
+        "SWITCHOVER service [TO node] [DRAIN '5s'] [DRY RUN]",
+        "make a replica of a Redis service the primary; clients only wait",
+    ),
 ];
 
 pub(super) fn rows() -> Vec<Row> {

@@ -171,9 +171,6 @@ fn redis(services: &[RedisService], reader: &mut Reader<'_>) {
                 }
             }
         }
-        if let Some(why) = later::REDIS_NOT_SERVED {
-            reader.warning_in(&place, format!("redis.service {name}: {why}"));
-        }
     }
 }
 

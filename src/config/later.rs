@@ -186,9 +186,6 @@ static TUNING: &[(&str, &[&str])] = &[
     ("notify", &["events"]),
 ];
 
-/// What is said of every `[[redis.service]]`; `None` once they are served.
-pub(super) const REDIS_NOT_SERVED: Option<&str> = Some("a redis.service is checked but not served in this version");
-
 /// What is said of etcd's endpoints; `None` once instances can agree.
 pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);
 

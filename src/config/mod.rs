@@ -27,6 +27,7 @@ use toml::de::DeTable;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use keys::{KeyInfo, Shape, reference};
 pub use model::*;
+pub use units::duration;
 pub use view::{Change, ConfigRow, diff, rows, set, show};
 
 /// An accepted file.

@@ -426,6 +426,7 @@ pub struct RedisService {
     pub nodes: Vec<String>,
     pub auth: Option<Secret>,
     pub users: BTreeMap<String, Secret>,
+    pub admin_commands: BTreeMap<String, Vec<String>>,
     pub max_clients: usize,
     pub lanes: usize,
     pub reads: RedisReads,

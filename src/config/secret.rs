@@ -2,7 +2,6 @@
 //!
 //! No message of this module repeats a secret, nor any part of one.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -59,39 +58,6 @@ impl Setting for Secret {
 }
 
 impl MayBeAbsent for Secret {}
-
-/// `users = { name = secret, ... }`
-impl Setting for BTreeMap<String, Secret> {
-    fn form(_: Rules) -> String {
-        "table of name = secret".to_owned()
-    }
-    fn blank() -> Self {
-        BTreeMap::new()
-    }
-    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Table(table) = value.get_ref() else {
-            let found = found_type(value.get_ref());
-            reader.error(value, format!("{} must be a table of names and secrets ({found})", at.key));
-            return None;
-        };
-        let mut users = BTreeMap::new();
-        for (name, value) in table.iter() {
-            let name = name.get_ref().as_ref();
-            let at = At { key: format!("{}.{name}", at.key), ..at.clone() };
-            if let Some(secret) = Secret::parse(value, &at, reader) {
-                users.insert(name.to_owned(), secret);
-            }
-        }
-        Some(users)
-    }
-    fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
-        let users = self
-            .iter()
-            .filter_map(|(name, secret)| Some(format!("{} = {}", quote(name), secret.literal(rules, secrets)?)));
-        let users = users.collect::<Vec<_>>().join(", ");
-        Some(if users.is_empty() { "{}".to_owned() } else { format!("{{ {users} }}") })
-    }
-}
 
 fn from_table(value: &Value<'_>, table: &DeTable<'_>, at: &At, reader: &mut Reader<'_>) -> Option<String> {
     let mut entries = table.iter();

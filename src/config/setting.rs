@@ -3,6 +3,7 @@
 //! A reader reports what is wrong at the position of the value and answers `None`; the key then keeps its
 //! default, so that the rest of the file is still looked at.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -292,6 +293,39 @@ impl Setting for Vec<String> {
             _ => quote(text),
         });
         Some(format!("[{}]", quoted.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// `users = { name = secret, ... }`, `admin_commands = { name = ["config|set"], ... }`
+impl<T: Setting> Setting for BTreeMap<String, T> {
+    fn form(rules: Rules) -> String {
+        format!("table of name = {}", T::form(rules))
+    }
+    fn blank() -> Self {
+        BTreeMap::new()
+    }
+    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let found = found_type(value.get_ref());
+            reader.error(value, format!("{} must be a {} ({found})", at.key, Self::form(at.rules)));
+            return None;
+        };
+        let mut entries = BTreeMap::new();
+        for (name, value) in table.iter() {
+            let name = name.get_ref().as_ref();
+            let at = At { key: format!("{}.{name}", at.key), ..at.clone() };
+            if let Some(entry) = T::parse(value, &at, reader) {
+                entries.insert(name.to_owned(), entry);
+            }
+        }
+        Some(entries)
+    }
+    fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
+        let entries = self
+            .iter()
+            .filter_map(|(name, entry)| Some(format!("{} = {}", quote(name), entry.literal(rules, secrets)?)));
+        let entries = entries.collect::<Vec<_>>().join(", ");
+        Some(if entries.is_empty() { "{}".to_owned() } else { format!("{{ {entries} }}") })
     }
 }
 

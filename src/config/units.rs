@@ -22,7 +22,7 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 
 /// Reads `500ms`, `5s`, `10m`, `1h`, `1h30m`, `2d`; units from large to small, each once.
 /// `None` when the text is anything else or longer than ten years.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total_ms: u64 = 0;
     let mut last_scale = u64::MAX;

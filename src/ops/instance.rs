@@ -10,11 +10,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::log::LogLevel;
+use super::redis::Holds;
 use crate::config::{self, Change, model::Config};
 use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
 use crate::pg::{Core, Shared};
+use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::topology::{EventLog, MonitorHandle};
 use crate::worker::Remote;
 use crate::worker::clock::now_ns;
@@ -32,6 +34,21 @@ pub enum Stop {
     Now,
 }
 
+/// What an instance is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the data threads share.
+    pub shared: Arc<Shared>,
+    /// The PostgreSQL nodes.
+    pub monitor: MonitorHandle,
+    /// What the Redis halves of the data threads share.
+    pub redis_shared: Arc<crate::redis::Shared>,
+    /// The Redis nodes.
+    pub redis: RedisMonitorHandle,
+    /// What happened.
+    pub events: EventLog,
+}
+
 /// See the module. Cheap to clone behind its `Arc`; every method may be called from the control thread only.
 #[derive(Debug)]
 pub struct Instance {
@@ -41,8 +58,12 @@ pub struct Instance {
     pub path: PathBuf,
     /// What the data threads share.
     pub shared: Arc<Shared>,
-    /// The nodes.
+    /// The PostgreSQL nodes.
     pub monitor: MonitorHandle,
+    /// What the Redis halves of the data threads share.
+    pub redis_shared: Arc<crate::redis::Shared>,
+    /// The Redis nodes.
+    pub redis: RedisMonitorHandle,
     /// What happened.
     pub events: EventLog,
     /// When the process started.
@@ -58,19 +79,15 @@ pub struct Instance {
 
 impl Instance {
     /// An instance that has just been started.
-    pub fn new(
-        config: Arc<Config>,
-        path: PathBuf,
-        shared: Arc<Shared>,
-        monitor: MonitorHandle,
-        events: EventLog,
-        level: LogLevel,
-    ) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, path: PathBuf, parts: Parts, level: LogLevel) -> Arc<Self> {
+        let Parts { shared, monitor, redis_shared, redis, events } = parts;
         Arc::new(Instance {
             config: ArcSwap::new(config),
             path,
             shared,
             monitor,
+            redis_shared,
+            redis,
             events,
             started: SystemTime::now(),
             history: Mutex::new(History::new(now_ns())),
@@ -79,6 +96,11 @@ impl Instance {
             stop: watch::Sender::new(Stop::Run),
             last_reload: Mutex::default(),
         })
+    }
+
+    /// Who holds writes back during a switchover of a Redis service.
+    pub fn hold_writes(&self) -> Arc<dyn HoldWrites> {
+        Arc::new(Holds { shared: Arc::clone(&self.redis_shared) })
     }
 
     /// The data threads.
@@ -101,6 +123,25 @@ impl Instance {
     /// Returns when every data thread has carried out what was posted to it before.
     pub async fn settled(&self) {
         self.ask_all(|_| ()).await;
+        self.ask_redis(|_| ()).await;
+    }
+
+    /// Asks the Redis half of every data thread, and returns the answers in order.
+    pub async fn ask_redis<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Rc<crate::redis::Core>) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let mut answers = Vec::new();
+        for worker in self.redis_shared.workers() {
+            let job = job.clone();
+            answers.extend(worker.ask(move |core| job(core)).await);
+        }
+        answers
+    }
+
+    /// Client connections of both protocols.
+    fn clients(&self) -> usize {
+        self.shared.clients.load(Ordering::Relaxed) + self.redis_shared.clients()
     }
 
     /// Reads the configuration file again and applies it, all or nothing. `by` names who asked.
@@ -140,7 +181,12 @@ impl Instance {
             let new = Arc::clone(&new);
             worker.post(move |core| core.set_config(new));
         }
+        for worker in self.redis_shared.workers() {
+            let new = Arc::clone(&new);
+            worker.post(move |core| core.set_config(&new));
+        }
         self.monitor.reconfigure(&new.postgres).await;
+        self.redis.reconfigure(&new.redis).await;
         self.settled().await;
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
@@ -204,6 +250,7 @@ impl Instance {
     /// From here on nobody new is let in, on any thread.
     pub async fn close_doors(&self) {
         self.ask_all(|core| core.is_closing.set(true)).await;
+        self.ask_redis(|core| core.is_closing.set(true)).await;
     }
 
     /// Waits for the wish to end.
@@ -227,8 +274,11 @@ impl Instance {
                 for worker in self.workers() {
                     worker.post(move |core| core.tell_all(order_of(stop)));
                 }
+                for worker in self.redis_shared.workers().iter().filter(|_| stop >= Stop::WaitForServers) {
+                    worker.post(move |core| core.end_clients(stop == Stop::Now));
+                }
             }
-            let left = self.shared.clients.load(Ordering::Relaxed);
+            let left = self.clients();
             if stop == Stop::Now || left == 0 || tokio::time::Instant::now() >= deadline {
                 break;
             }
@@ -237,9 +287,12 @@ impl Instance {
         for worker in self.workers() {
             worker.post(|core| core.tell_all(Some(Order::End(GOODBYE))));
         }
+        for worker in self.redis_shared.workers() {
+            worker.post(|core| core.end_clients(true));
+        }
         // Their last words need a moment; nobody is waited for longer.
         let until = tokio::time::Instant::now() + Duration::from_millis(500);
-        while self.shared.clients.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < until {
+        while self.clients() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

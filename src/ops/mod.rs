@@ -3,6 +3,7 @@
 mod catalogs;
 pub mod instance;
 pub mod log;
+pub mod redis;
 mod serve;
 
 pub use instance::Instance;

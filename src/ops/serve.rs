@@ -9,12 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::catalogs;
-use super::instance::{Instance, Stop};
+use super::instance::{Instance, Parts, Stop};
 use super::log::LogLevel;
+use super::redis;
 use crate::config::model::Config;
 use crate::net;
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
+use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
 use crate::worker;
 
@@ -60,6 +62,7 @@ where
             let bound = net::bind(&listen.addr, config.general.threads)?;
             listeners.push((listen.route, bound));
         }
+        let redis_listeners = redis::bind(&config)?;
         let mut signals = Signals::new()?;
         let events = EventLog::new(EVENTS);
         let publish_to: Rc<std::cell::OnceCell<Arc<Shared>>> = Rc::default();
@@ -80,13 +83,29 @@ where
         let config = Arc::new(config);
         start_workers(&config, &shared, &monitor)?;
         let _ = publish_to.set(Arc::clone(&shared));
+        let redis_shared_cell: Rc<std::cell::OnceCell<Arc<crate::redis::Shared>>> = Rc::default();
         // What was published before the threads ran.
         for worker in shared.workers() {
             let snapshot = monitor.snapshot();
             worker.post(move |core| core.set_topology(snapshot));
         }
-        let instance =
-            Instance::new(Arc::clone(&config), path.to_owned(), Arc::clone(&shared), monitor, events.clone(), level);
+        let redis_monitor = start_redis_monitor(&config, &redis_shared_cell, &events);
+        let redis_asks = redis::Asks { monitor: redis_monitor.clone() };
+        let redis_shared = Arc::new(crate::redis::Shared::new(Box::new(redis_asks)));
+        redis::start(shared.workers(), &redis_shared, &config);
+        let _ = redis_shared_cell.set(Arc::clone(&redis_shared));
+        for worker in redis_shared.workers() {
+            let snapshot = redis_monitor.snapshot();
+            worker.post(move |core| core.set_topology(&snapshot));
+        }
+        let parts = Parts {
+            shared: Arc::clone(&shared),
+            monitor,
+            redis_shared: Arc::clone(&redis_shared),
+            redis: redis_monitor,
+            events: events.clone(),
+        };
+        let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {
@@ -98,8 +117,13 @@ where
                 });
             }
         }
+        for (service, bound) in redis_listeners {
+            redis::listen(&redis_shared, &service, bound);
+        }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let addresses: Vec<String> = config.postgres.listen.iter().map(|l| l.addr.to_string()).collect();
+        let redis_addresses = config.redis.iter().flat_map(|service| service.listen.iter().map(ToString::to_string));
+        let postgres_addresses = config.postgres.listen.iter().map(|l| l.addr.to_string());
+        let addresses: Vec<String> = postgres_addresses.chain(redis_addresses).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = addresses.join(", "),
@@ -129,6 +153,22 @@ where
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Follows the Redis nodes; the data threads are told once they run.
+fn start_redis_monitor(
+    config: &Config,
+    publish_to: &Rc<std::cell::OnceCell<Arc<crate::redis::Shared>>>,
+    events: &EventLog,
+) -> RedisMonitorHandle {
+    let publish_to = Rc::clone(publish_to);
+    let publish = move |snapshot: Arc<RedisSnapshot>| {
+        for worker in publish_to.get().map(|shared| shared.workers()).unwrap_or_default() {
+            let snapshot = Arc::clone(&snapshot);
+            worker.post(move |core| core.set_topology(&snapshot));
+        }
+    };
+    RedisMonitor::start(&config.redis, publish, events.clone())
 }
 
 fn start_workers(config: &Arc<Config>, shared: &Arc<Shared>, monitor: &MonitorHandle) -> io::Result<()> {

@@ -7,5 +7,5 @@ pub mod clock;
 mod thread;
 mod wheel;
 
-pub use thread::{Remote, spawn};
-pub use wheel::{Elapsed, TimerId, Wheel};
+pub use thread::{Jobs, Remote, inbox, spawn};
+pub use wheel::{Elapsed, TICK, TimerId, Wheel};

@@ -47,6 +47,32 @@ impl<S: 'static> Remote<S> {
     }
 }
 
+/// Jobs for a state that shares a worker's thread with another one.
+pub struct Jobs<S> {
+    jobs: mpsc::UnboundedReceiver<Job<S>>,
+}
+
+impl<S> std::fmt::Debug for Jobs<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Jobs")
+    }
+}
+
+impl<S: 'static> Jobs<S> {
+    /// Runs what is posted, until every [`Remote`] is gone. Not cancel-safe: what is in the inbox is lost.
+    pub async fn run(mut self, state: Rc<S>) {
+        while let Some(job) = self.jobs.recv().await {
+            job(&state);
+        }
+    }
+}
+
+/// An inbox without a thread: the state that it is for lives on a worker that has another one.
+pub fn inbox<S: 'static>() -> (Remote<S>, Jobs<S>) {
+    let (inbox, jobs) = mpsc::unbounded_channel();
+    (Remote { inbox }, Jobs { jobs })
+}
+
 /// Starts a worker thread. `make` builds its state on the thread, inside the runtime; `on_tick` runs every 100 ms.
 /// The thread ends when every [`Remote`] is gone or the process exits.
 ///
@@ -58,7 +84,7 @@ where
     M: FnOnce(Rc<Wheel>) -> Rc<S> + Send + 'static,
     T: Fn(&Rc<S>, u64) + Send + 'static,
 {
-    let (inbox, mut jobs) = mpsc::unbounded_channel::<Job<S>>();
+    let (remote, jobs) = inbox();
     let runtime = Builder::new_current_thread();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         let mut runtime = runtime;
@@ -81,15 +107,10 @@ where
                 }
             });
             // Spawned, not polled here: the root future of a runtime is polled on every turn.
-            let work = tokio::task::spawn_local(async move {
-                while let Some(job) = jobs.recv().await {
-                    job(&state);
-                }
-            });
-            let _ = work.await;
+            let _ = tokio::task::spawn_local(jobs.run(state)).await;
         });
     })?;
-    Ok((Remote { inbox }, thread))
+    Ok((remote, thread))
 }
 
 async fn tick(mut each: impl FnMut(u64)) -> io::Result<()> {

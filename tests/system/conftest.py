@@ -10,10 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import rundir, wire  # noqa: E402 needs the path above
+from harness import redis_talk, redis_wire, rundir, wire  # noqa: E402 needs the path above
 from harness.forebay import Forebay, configuration, merged  # noqa: E402
 from harness.postgres import Cluster, bin_dir  # noqa: E402
 from harness.process import run_as  # noqa: E402
+from harness.redis_servers import RedisGroup  # noqa: E402
 
 
 def pytest_configure(config):
@@ -40,6 +41,7 @@ def pytest_runtest_makereport(item, call):
 def _close_clients():
     yield
     wire.close_all()
+    redis_wire.close_all()
 
 
 @pytest.fixture(scope="session")
@@ -72,19 +74,49 @@ def cluster(new_cluster):
     return new_cluster()
 
 
+@pytest.fixture(scope="session")
+def shared_redis():
+    """A Redis primary, two replicas and three Sentinels, for tests that leave them and their roles as they were."""
+    with RedisGroup(name="shared-redis", down_after=60) as group:  # a busy machine is no reason for a failover
+        yield group
+
+
+@pytest.fixture
+def new_redis():
+    """Makes Redis groups that the test may break: `new_redis(replicas=1, down_after=1)`."""
+    made = []
+
+    def make(**options):
+        made.append(RedisGroup(**options))
+        return made[-1]
+
+    yield make
+    for group in made:
+        group.destroy()
+
+
+@pytest.fixture
+def redis_group(new_redis):
+    """A primary, two replicas and three Sentinels of this test's own."""
+    return new_redis()
+
+
 @pytest.fixture
 def start_forebay(request):
     """Starts instances: `start_forebay(pool={"size": 1}, routing={"split": False})`.
 
     Keyword arguments are tables and keys of `[postgres]`. `servers` or `nodes` say what is behind it (default: the
-    shared cluster), `config` is laid over the whole configuration, `wait`, `env` and `login` go to `Forebay`.
+    shared cluster, but none with `redis`), `redis` is a group or a list of what `RedisGroup.service` gives. `config`
+    is laid over the whole configuration, `wait`, `env` and `login` go to `Forebay`.
     """
     made = []
 
-    def make(servers=None, nodes=None, config=None, wait="nodes", env=None, login=None, **postgres):
+    def make(servers=None, nodes=None, redis=(), config=None, wait="nodes", env=None, login=None, **postgres):
         if nodes is None:
-            nodes = (servers or request.getfixturevalue("shared_cluster")).addresses
-        whole = merged(configuration(nodes, **postgres), config or {})
+            servers = servers or (None if redis else request.getfixturevalue("shared_cluster"))
+            nodes = servers.addresses if servers else []
+        services = [redis.service()] if isinstance(redis, RedisGroup) else redis
+        whole = merged(configuration(nodes, services, **postgres), config or {})
         made.append(Forebay(whole, wait=wait, env=env, **(login or {})))
         return made[-1]
 
@@ -100,8 +132,8 @@ def start_forebay(request):
 class _Shared:
     """An instance shared by tests; started again if one broke it."""
 
-    def __init__(self, cluster, **postgres):
-        self.configuration, self.forebay = configuration(cluster.addresses, **postgres), None
+    def __init__(self, nodes, **tables):
+        self.configuration, self.forebay = configuration(nodes, **tables), None
 
     def running(self):
         if self.forebay and not self.forebay.is_running():
@@ -118,7 +150,7 @@ class _Shared:
 
 @pytest.fixture(scope="session")
 def _shared_forebay(shared_cluster):
-    holder = _Shared(shared_cluster)
+    holder = _Shared(shared_cluster.addresses)
     yield holder
     holder.stop()
 
@@ -133,7 +165,7 @@ def forebay(_shared_forebay):
 
 @pytest.fixture(scope="session")
 def _eventual_forebay(shared_cluster):
-    holder = _Shared(shared_cluster, routing={"consistency": "eventual"})
+    holder = _Shared(shared_cluster.addresses, routing={"consistency": "eventual"})
     yield holder
     holder.stop()
 
@@ -144,6 +176,37 @@ def routed(_eventual_forebay):
     running = _eventual_forebay.running()
     yield running
     running.assert_sound()
+
+
+@pytest.fixture(scope="session")
+def _shared_redis_forebay(shared_redis):
+    holder = _Shared((), redis=[shared_redis.service()])
+    yield holder
+    holder.stop()
+
+
+@pytest.fixture
+def redis_forebay(_shared_redis_forebay):
+    """An instance with default settings in front of the shared Redis group; tests leave it as it was."""
+    running = _shared_redis_forebay.running()
+    yield running
+    running.assert_sound()
+
+
+@pytest.fixture(params=["direct", "forebay"])
+def redis_target(request):
+    """Where Redis' clients connect: the primary itself, then Forebay. What is expected holds for Redis too."""
+    if request.param == "direct":
+        return request.getfixturevalue("shared_redis").nodes[0]
+    return request.getfixturevalue("redis_forebay").redis()
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def held(request, redis_target, shared_redis):
+    """Holds a talk (see `harness.redis_talk`) directly and with the target, once in each version of the protocol."""
+    def hold(steps):
+        redis_talk.goes_as_directly(steps, redis_target, shared_redis, request.param)
+    return hold
 
 
 @pytest.fixture(params=["direct", "forebay"])

@@ -14,6 +14,7 @@ use crate::topology::State;
 use crate::wire::pg::sqlstate;
 
 mod hold;
+mod nodes;
 mod shutdown;
 
 pub(super) use hold::GOODBYE;
@@ -34,13 +35,12 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         Command::Suspend => by.suspend().await,
         Command::WaitClose(database) => by.wait_close(database.as_deref()).await,
         Command::Shutdown(how) => Ok(by.shutdown(*how).await),
-        Command::DetachNode(node) => by.node("DETACH NODE", instance.monitor.detach(node, by.name).await).await,
-        Command::DrainNode(node) => by.node("DRAIN NODE", instance.monitor.drain(node, by.name).await).await,
-        Command::AttachNode { node, force } => {
-            by.node("ATTACH NODE", instance.monitor.attach(node, *force, by.name).await).await
-        }
-        Command::SetWeight { node, weight } => {
-            by.node("SET WEIGHT", instance.monitor.set_weight(node, *weight, by.name).await).await
+        Command::DetachNode(node)
+        | Command::DrainNode(node)
+        | Command::AttachNode { node, .. }
+        | Command::SetWeight { node, .. } => by.order(node, command).await,
+        Command::Switchover { service, to, drain, dry_run } => {
+            by.switchover(service, to.as_deref(), *drain, *dry_run).await
         }
     }
 }
@@ -69,12 +69,6 @@ impl Admin<'_> {
         let changes = self.instance.apply(new, self.name).await;
         self.record("setting_changed", &format!("{key} = {value}, "));
         Ok(told_of(&changes, Answer::done(format!("SET {key}={value}"))))
-    }
-
-    async fn node(&self, tag: &'static str, told: Result<String, String>) -> Result<Answer, Refusal> {
-        // Recorded by the monitor, with the name.
-        self.instance.settled().await;
-        told.map(|told| Answer::done(tag).with(Notice::info(told))).map_err(Refusal::Node)
     }
 
     async fn kill_client(&self, id: u64) -> Result<Answer, Refusal> {

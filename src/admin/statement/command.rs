@@ -1,5 +1,7 @@
 //! The commands: what each is called, and what it takes.
 
+use std::time::Duration;
+
 use super::Parser;
 use crate::admin::errors::Refusal;
 use crate::sql::lex::Token;
@@ -24,6 +26,7 @@ pub enum Command {
     AttachNode { node: String, force: bool },
     DrainNode(String),
     SetWeight { node: String, weight: u32 },
+    Switchover { service: String, to: Option<String>, drain: Option<Duration>, dry_run: bool },
 }
 
 /// What `SHUTDOWN` waits for.
@@ -57,13 +60,14 @@ impl Command {
             Command::AttachNode { .. } => "ATTACH NODE",
             Command::DrainNode(_) => "DRAIN NODE",
             Command::SetWeight { .. } => "SET WEIGHT",
+            Command::Switchover { .. } => "SWITCHOVER",
         }
     }
 }
 
 const DATABASE: &str =
     "the name of a database (in double quotes if it has other characters than letters, digits and _)";
-const NODE: &str = "the name of a node, such as pg1 or main.pg1";
+const NODE: &str = "the name of a node, such as pg1, main.pg1 or redis1";
 
 impl Parser<'_> {
     /// The command that begins with `word`; `None` if none does.
@@ -86,7 +90,7 @@ impl Parser<'_> {
             "detach" => Command::DetachNode(self.node()?),
             "drain" => Command::DrainNode(self.node()?),
             "attach" => Command::AttachNode { node: self.node()?, force: self.take("force") },
-            "switchover" => return later("SWITCHOVER"),
+            "switchover" => self.switchover()?,
             "failover" => return later("FAILOVER"),
             "promote" => return later("PROMOTE"),
             "ban" => return later("BAN"),
@@ -105,6 +109,33 @@ impl Parser<'_> {
         } else {
             Err(self.mistake("WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS"))
         }
+    }
+
+    /// `SWITCHOVER service [TO node] [DRAIN '5s'] [DRY RUN]`, from after SWITCHOVER.
+    fn switchover(&mut self) -> Result<Command, Refusal> {
+        let service = self.name("the name of a service, see SHOW HA")?;
+        let (mut to, mut drain, mut dry_run) = (None, None, false);
+        while !self.is_over() {
+            if to.is_none() && self.take("to") {
+                to = Some(self.dotted(NODE)?);
+            } else if drain.is_none() && self.take("drain") {
+                let text = self.peek();
+                let limit = std::str::from_utf8(text.unquoted()).ok().filter(|_| text.token == Token::String);
+                let limit = limit.and_then(crate::config::duration);
+                drain = Some(limit.ok_or_else(|| self.mistake("a time in quotes, such as '5s'"))?);
+                self.next();
+            } else if !dry_run && self.take("dry") {
+                if !self.take("run") {
+                    return Err(self.mistake("RUN"));
+                }
+                dry_run = true;
+            } else if self.peek().is("mode") {
+                return Err(Refusal::NotAvailable { what: "MODE", why: "is not available in this version" });
+            } else {
+                return Err(self.mistake("TO, DRAIN or DRY RUN"));
+            }
+        }
+        Ok(Command::Switchover { service, to, drain, dry_run })
     }
 
     fn node(&mut self) -> Result<String, Refusal> {

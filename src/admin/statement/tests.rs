@@ -54,6 +54,16 @@ fn each_command_is_read() {
         ("ATTACH NODE \"pg 1\"", Command::AttachNode { node: "pg 1".into(), force: false }),
         ("ATTACH NODE pg1 FORCE", Command::AttachNode { node: "pg1".into(), force: true }),
         ("SET WEIGHT main.pg1 = 3", Command::SetWeight { node: "main.pg1".into(), weight: 3 }),
+        ("SWITCHOVER cache", Command::Switchover { service: "cache".into(), to: None, drain: None, dry_run: false }),
+        (
+            "switchover cache DRY RUN drain '2s' to cache.redis2",
+            Command::Switchover {
+                service: "cache".into(),
+                to: Some("cache.redis2".into()),
+                drain: Some(std::time::Duration::from_secs(2)),
+                dry_run: true,
+            },
+        ),
         ("SET WEIGHT pg1 TO 0", Command::SetWeight { node: "pg1".into(), weight: 0 }),
     ] {
         assert_eq!(command(text), expected, "{text}");
@@ -189,7 +199,7 @@ fn explain_route_takes_the_rest_as_it_is() {
 #[test]
 fn commands_of_later_versions_say_so() {
     for text in [
-        "SWITCHOVER main",
+        "SWITCHOVER main MODE fast",
         "FAILOVER main TO pg2",
         "PROMOTE pg2",
         "PAUSE FAILOVER",
@@ -213,6 +223,11 @@ fn an_unknown_command_leads_to_help() {
         "KILL_CLIENT",
         "KILL_CLIENT -1",
         "SET WEIGHT pg1 = x",
+        "SWITCHOVER",
+        "SWITCHOVER cache redis2",
+        "SWITCHOVER cache DRY",
+        "SWITCHOVER cache DRAIN 5s",
+        "SWITCHOVER cache TO a TO b",
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(error.sqlstate(), "42601", "{text}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
+use super::redis;
 use crate::admin::servers;
 use crate::admin::table::{Row, row};
 use crate::config::model::{Cluster, Postgres};
@@ -23,7 +24,7 @@ pub(in crate::admin) struct Check {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Grade {
+pub(super) enum Grade {
     Ok,
     Warning,
     Error,
@@ -71,6 +72,14 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
             }
         }
         checks.append(&mut of_cluster.all);
+    }
+    let (snapshot, insights) = (instance.redis.snapshot(), instance.redis.insights());
+    for conf in &config.redis {
+        let Some(view) = snapshot.services.iter().find(|view| view.name == conf.name) else { continue };
+        let mut of_service = Checks { service: &conf.name, all: Vec::new() };
+        let insight = insights.iter().find(|insight| insight.service == conf.name);
+        redis::check(&mut of_service, conf, view, insight);
+        checks.append(&mut of_service.all);
     }
     checks
 }
@@ -120,13 +129,13 @@ fn demand(pg: &Postgres, cluster: &Cluster, index: usize, pools: &[PoolReport]) 
     if configured > open { (configured, of) } else { (open, format!("the pools in use ({})", here.len())) }
 }
 
-struct Checks<'a> {
+pub(super) struct Checks<'a> {
     service: &'a str,
     all: Vec<Check>,
 }
 
 impl Checks<'_> {
-    fn add(&mut self, node: &str, check: &'static str, result: Grade, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, node: &str, check: &'static str, result: Grade, detail: impl Into<String>) {
         let service = self.service.to_owned();
         self.all.push(Check { service, node: node.to_owned(), check, result, detail: detail.into() });
     }
@@ -225,6 +234,6 @@ impl Checks<'_> {
     }
 }
 
-fn with_reason(what: &str, reason: &str) -> String {
+pub(super) fn with_reason(what: &str, reason: &str) -> String {
     if reason.is_empty() { what.to_owned() } else { format!("{what}: {reason}") }
 }

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::redis;
 use crate::admin::facts::{Facts, Placed};
 use crate::admin::table::{Row, row};
 use crate::admin::time;
@@ -31,7 +32,7 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
             &node.reason,
         ]
     };
-    facts.nodes().map(row).collect()
+    facts.nodes().map(row).chain(redis::nodes(facts)).collect()
 }
 
 pub(super) fn events(facts: &Facts) -> Vec<Row> {
@@ -79,7 +80,7 @@ pub(super) fn ha(facts: &Facts) -> Vec<Row> {
             guarantee(cluster, failover.mode),
         ]
     };
-    facts.snapshot.clusters.iter().map(row).collect()
+    facts.snapshot.clusters.iter().map(row).chain(redis::ha(facts)).collect()
 }
 
 fn phase(cluster: &ClusterView) -> &'static str {

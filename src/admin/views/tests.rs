@@ -272,6 +272,7 @@ fn facts() -> Facts {
     Facts {
         config,
         snapshot: Arc::new(Snapshot { version: 1, clusters: vec![Arc::new(cluster)] }),
+        redis: Arc::default(),
         now: 10 * SECOND + 250_000_000,
         stopping: Stop::Run,
         orders: Orders { paused: ["shop".to_owned()].into(), disabled: ["old".to_owned()].into(), ..Orders::default() },

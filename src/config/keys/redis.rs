@@ -29,6 +29,9 @@ section! {
         auth: Option<Secret> [file_only()];
         /// Further logins, name = password, that clients may use and that the servers know.
         users: BTreeMap<String, Secret> = "{}" [file_only()];
+        /// Administrators' commands (SHUTDOWN, CONFIG SET, DEBUG, ...) that a user may run all the same, by user:
+        /// { ops = ["config|set", "debug"], root = ["*"] }. Who does not log in is "default".
+        admin_commands: BTreeMap<String, Vec<String>> = "{}";
         /// Client connections of this service; one more is refused.
         max_clients: usize = "10000" [at_least(1)];
         /// Connections to one node on each core. One is fastest; more help when single answers are large.

@@ -143,11 +143,7 @@ fn the_shortest_useful_file_needs_no_more() {
          sentinels = [\"127.0.0.1:26379\", \"127.0.0.1:26380\", \"127.0.0.1:26381\"]\nmaster_name = \"mymaster\"\n",
     )
     .unwrap();
-    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        warnings,
-        ["f.toml:7:1: redis.service \"cache\": a redis.service is checked but not served in this version"]
-    );
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     assert_eq!(loaded.config.postgres.clusters[0].nodes.len(), 3);
     assert_eq!(loaded.config.redis[0].hold, Duration::from_secs(4));
 }

@@ -71,7 +71,6 @@ fn what_will_not_happen_is_warned_of() {
              [postgres]\nauth_user = \"auth\"\n"
         ),
         [
-            "1:1: redis.service \"r\": a redis.service is checked but not served in this version",
             "6:11: notify.webhook: webhooks are not called in this version",
             "8:21: postgres.failover.commit_resolution: unknown COMMITs are not resolved in this version",
             "9:17: postgres.failover.event_command: hooks are not called in this version",

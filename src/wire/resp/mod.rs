@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod build;
 pub mod command;
 mod inline;
 mod number;
@@ -12,6 +13,7 @@ mod reply;
 mod request;
 mod words;
 
+pub use build::Version;
 pub use inline::{Unbalanced, encode, split};
 pub use reply::{BadReply, ReplyScan, Scanned};
 pub use request::{Bounds, Found, ProtocolError, Request, RequestScan, Span};

@@ -48,6 +48,11 @@ impl ReplyScan {
         *self == ReplyScan { is_push: self.is_push, ..ReplyScan::default() }
     }
 
+    /// Some of the next reply has been scanned.
+    pub fn has_begun(&self) -> bool {
+        self.values > 0 || self.body > 0
+    }
+
     /// True if the reply that was scanned last, or is being scanned, is a push message of RESP3: the answer to no
     /// request.
     pub fn is_push(&self) -> bool {

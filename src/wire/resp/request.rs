@@ -133,6 +133,11 @@ impl RequestScan {
         self.body
     }
 
+    /// Bytes from the front that have been understood; what follows is the beginning of a line.
+    pub fn scanned(&self) -> usize {
+        self.at
+    }
+
     /// The first `n` bytes that were shown have gone on: from now on bytes behind them are shown. What is known of the
     /// request's words is lost.
     pub fn pass(&mut self, n: usize) {

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from harness import ports, process, rundir, toml
 from harness.endpoint import Endpoint
+from harness.redis_servers import RedisEndpoint
 from harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,19 +42,24 @@ def merged(base, changes):
     return result
 
 
-def configuration(nodes, **postgres):
+def configuration(nodes, redis=(), **postgres):
     """A configuration for one cluster: users app and other, a monitor login of its own, an admin and a viewer.
 
-    `nodes` are addresses or tables. Further arguments are tables and keys of `[postgres]`, such as
-    `pool={"size": 1}`; the listener's port is filled in when the program starts.
+    `nodes` are addresses or tables; none of them gives a configuration without PostgreSQL. `redis` are tables made by
+    `RedisGroup.service`. Further arguments are tables and keys of `[postgres]`, such as `pool={"size": 1}`; ports to
+    listen on are filled in when the program starts.
     """
-    cluster = {"name": "main", "nodes": list(nodes), "monitor_user": "monitor", "monitor_password": "monitor"}
-    base = {
-        "cluster": [cluster],
-        "user": [{"name": "app", "password": "app"}, {"name": "other", "password": "other"}],
-        "failover": {"check_interval": "200ms"},
-    }
+    base = {}
+    if nodes:
+        cluster = {"name": "main", "nodes": list(nodes), "monitor_user": "monitor", "monitor_password": "monitor"}
+        base = {
+            "cluster": [cluster],
+            "user": [{"name": "app", "password": "app"}, {"name": "other", "password": "other"}],
+            "failover": {"check_interval": "200ms"},
+        }
+    services = {"redis": {"service": list(redis)}} if redis else {}
     return {
+        **services,
         "general": {"threads": 2},
         "admin": {"user": [
             {"name": "admin", "password": "admin", "role": "admin"},
@@ -77,6 +83,8 @@ class Forebay(Endpoint):
     def __init__(self, config, wait="nodes", user="app", dbname="bench", env=None, arguments=None, wrapper=()):
         self.folder = rundir.folder("forebay")
         self.port, self.admin_port = ports.free_port(), ports.free_port()
+        self._redis_ports = {}  # by the name of the service
+        self._redis_nodes = 0  # how many there are to find
         self.config_file = self.folder / "forebay.toml"
         self.log_file = self.folder / "log"
         self.login = {"user": user, "dbname": dbname}
@@ -102,6 +110,10 @@ class Forebay(Endpoint):
                 "postgres": {"listen": [f"127.0.0.1:{self.port}"], **config.get("postgres", {})},
             }
             self.config = {**config, **places}
+            if services := config.get("redis", {}).get("service"):
+                self._redis_nodes = sum(len(service.group.nodes) for service in services if hasattr(service, "group"))
+                self.config["redis"] = {"service": [
+                    {"listen": [f"127.0.0.1:{self.redis_port(service['name'])}"], **service} for service in services]}
             self.config_file.write_text(toml.dumps(self.config), "utf-8")
             return
         for place, value in (("port", self.port), ("admin_port", self.admin_port), ("state", self.folder / "state")):
@@ -112,6 +124,12 @@ class Forebay(Endpoint):
     def change(self, **postgres):
         """Lays changes over `[postgres]` of the configuration file."""
         self.write(merged(self.config, {"postgres": postgres}))
+
+    def change_redis(self, name="cache", **keys):
+        """Lays changes over a `[[redis.service]]` of the configuration file."""
+        services = self.config["redis"]["service"]
+        changed = [merged(service, keys) if service["name"] == name else service for service in services]
+        self.write(merged(self.config, {"redis": {"service": changed}}))
 
     def _wait(self, what):
         def alive():
@@ -130,10 +148,13 @@ class Forebay(Endpoint):
 
         def nodes_found():
             alive()
-            return self.nodes_are_up()
+            found = [node for node in self.admin("SHOW NODES") if node["kind"] == "redis"]
+            return len(found) >= self._redis_nodes and self.nodes_are_up()
 
+        has_cluster = self.config is None or "cluster" in self.config["postgres"]
         if what in ("port", "login", "nodes"):
-            wait_until(open_port if what == "port" else logged_in, 20, "forebay to accept a login", 0.01)
+            takes_login = logged_in if has_cluster and what != "port" else open_port
+            wait_until(takes_login, 20, "forebay to accept a login", 0.01)
         if what == "nodes":
             wait_until(nodes_found, 20, "forebay to find every node up and one primary", 0.01)
 
@@ -187,7 +208,7 @@ class Forebay(Endpoint):
         if self._process and self.is_running():
             process.kill_family(self.pid)
             self._process.wait(10)
-        for port in (self.port, self.admin_port):
+        for port in (self.port, self.admin_port, *self._redis_ports.values()):
             ports.release(port)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self in rundir.LIVE:
@@ -203,6 +224,18 @@ class Forebay(Endpoint):
         finally:
             self.destroy()
 
+    # -- Redis ----------------------------------------------------------------------------------------------------
+
+    def redis_port(self, name="cache"):
+        """The port where a `[[redis.service]]` listens."""
+        if name not in self._redis_ports:
+            self._redis_ports[name] = ports.free_port()
+        return self._redis_ports[name]
+
+    def redis(self, name="cache"):
+        """That port as an endpoint for Redis' clients."""
+        return RedisEndpoint(self.redis_port(name), "forebay")
+
     # -- what it tells --------------------------------------------------------------------------------------------
 
     def console(self, user="admin", dbname="forebay", **more):
@@ -217,9 +250,16 @@ class Forebay(Endpoint):
             return cursor.fetchall() if cursor.description else []
 
     def nodes_are_up(self):
-        """Every node is up and exactly one of them the primary."""
+        """Every node is up and exactly one of each service the primary."""
         nodes = self.admin("SHOW NODES")
-        return nodes and all(n["state"] == "up" for n in nodes) and [n["role"] for n in nodes].count("primary") == 1
+        primaries = [node["service"] for node in nodes if node["role"] == "primary"]
+        return all(node["state"] == "up" for node in nodes) and sorted(primaries) == sorted(self._services())
+
+    def _services(self):
+        if self.config is None:
+            return {node["service"] for node in self.admin("SHOW NODES")} or {"none yet"}
+        tables = self.config["postgres"].get("cluster", []) + self.config.get("redis", {}).get("service", [])
+        return [table["name"] for table in tables]
 
     def node(self, name):
         """The row of SHOW NODES for a node."""

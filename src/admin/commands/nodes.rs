@@ -1,0 +1,77 @@
+//! Orders about nodes, of PostgreSQL and of Redis, and planned changes of a primary.
+
+use std::time::Duration;
+
+use super::Admin;
+use crate::admin::errors::Refusal;
+use crate::admin::run::{Answer, Notice};
+use crate::admin::statement::Command;
+
+/// Which of the two monitors an order is for.
+enum Kind {
+    Postgres,
+    Redis,
+}
+
+impl Admin<'_> {
+    /// `DETACH`, `DRAIN`, `ATTACH NODE` and `SET WEIGHT`.
+    pub(super) async fn order(&self, node: &str, command: &Command) -> Result<Answer, Refusal> {
+        let (postgres, redis, by) = (&self.instance.monitor, &self.instance.redis, self.name);
+        let told = match (self.kind(node)?, command) {
+            (Kind::Postgres, Command::DetachNode(_)) => postgres.detach(node, by).await,
+            (Kind::Redis, Command::DetachNode(_)) => redis.detach(node, by).await,
+            (Kind::Postgres, Command::DrainNode(_)) => postgres.drain(node, by).await,
+            (Kind::Redis, Command::DrainNode(_)) => redis.drain(node, by).await,
+            (Kind::Postgres, Command::AttachNode { force, .. }) => postgres.attach(node, *force, by).await,
+            (Kind::Redis, Command::AttachNode { force, .. }) => redis.attach(node, *force, by).await,
+            (Kind::Postgres, Command::SetWeight { weight, .. }) => postgres.set_weight(node, *weight, by).await,
+            (Kind::Redis, Command::SetWeight { weight, .. }) => redis.set_weight(node, *weight, by).await,
+            (_, other) => Err(format!("{} is no order about a node", other.name())),
+        };
+        // Recorded by the monitor, with the name.
+        self.instance.settled().await;
+        told.map(|told| Answer::done(command.name()).with(Notice::info(told))).map_err(Refusal::Node)
+    }
+
+    /// A node that neither knows is left to the one that has nodes, whose refusal names them.
+    fn kind(&self, node: &str) -> Result<Kind, Refusal> {
+        let snapshot = self.instance.monitor.snapshot();
+        let in_postgres = snapshot.clusters.iter().find(|cluster| {
+            let own = node.strip_prefix(cluster.name.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            cluster.nodes.iter().any(|known| known.name == node || own == Some(&known.name))
+        });
+        match (in_postgres, self.instance.redis.knows(node)) {
+            (Some(cluster), true) => {
+                let why =
+                    format!("several nodes are called \"{node}\"; write {}.{node}, or the Redis service", cluster.name);
+                Err(Refusal::Node(format!("{why}'s name in front")))
+            }
+            (None, true) => Ok(Kind::Redis),
+            (None, false) if snapshot.clusters.is_empty() => Ok(Kind::Redis),
+            _ => Ok(Kind::Postgres),
+        }
+    }
+
+    /// `SWITCHOVER`, of a Redis service.
+    pub(super) async fn switchover(
+        &self,
+        service: &str,
+        to: Option<&str>,
+        drain: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<Answer, Refusal> {
+        let config = self.instance.config.load_full();
+        if config.postgres.clusters.iter().any(|cluster| cluster.name == service) || config.redis.is_empty() {
+            let why = "is not available in this version";
+            return Err(Refusal::NotAvailable { what: "SWITCHOVER", why });
+        }
+        let conf = config.redis.iter().find(|conf| conf.name == service);
+        // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.
+        let limit = drain.or(conf.map(|conf| conf.hold)).unwrap_or_default();
+        let hold = self.instance.hold_writes();
+        let to = to.map(str::to_owned);
+        let told = self.instance.redis.switchover(service, to, limit, dry_run, self.name, hold).await;
+        self.instance.settled().await;
+        told.map(|told| Answer::done("SWITCHOVER").with(Notice::info(told))).map_err(Refusal::WrongState)
+    }
+}

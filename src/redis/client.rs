@@ -1,0 +1,292 @@
+//! One client as others see it: the lane that has its reply, the console that lists or closes it.
+//!
+//! The client's own task ([`super::session`]) reads its socket; whoever has bytes for it writes them, or leaves in
+//! `output` what the socket does not take, which the task then sends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use super::errors::Trouble;
+use super::login::Login;
+use super::service::Service;
+use crate::net::{Endpoint, Stream};
+use crate::wire::resp::Version;
+
+/// Replies that wait for a slow client before whoever makes them has to wait, bytes.
+pub const MOST_OUTPUT: usize = 1024 * 1024;
+
+/// See the module.
+pub struct Client {
+    /// What `CLIENT ID` answers.
+    pub id: u64,
+    /// Where it is connected.
+    pub service: Rc<Service>,
+    /// The other side.
+    pub peer: Endpoint,
+    /// Our side.
+    pub local: Endpoint,
+    /// When it came.
+    pub connected: SystemTime,
+    /// Protocol that it speaks.
+    pub version: Cell<Version>,
+    /// Database of its SELECT.
+    pub db: Cell<u32>,
+    /// As whom it speaks; `None` before it has said so.
+    pub login: RefCell<Option<Rc<Login>>>,
+    /// `CLIENT SETNAME`.
+    pub name: RefCell<Vec<u8>>,
+    /// `CLIENT SETINFO LIB-NAME` and `LIB-VER`.
+    pub library: RefCell<(Vec<u8>, Vec<u8>)>,
+    /// Kind of its connection, for `CLIENT LIST`.
+    pub mode: Cell<Mode>,
+    /// Requests on a lane that are not answered yet.
+    pub in_flight: Cell<u32>,
+    /// Bytes from it, and to it.
+    pub bytes: Cell<(u64, u64)>,
+    /// When it said something last, ns.
+    pub active: Cell<u64>,
+    /// What has to be done before its next request: requests that came back from a lane, and answers to others behind
+    /// them.
+    pub backlog: RefCell<VecDeque<Todo>>,
+    /// Whether its AUTH has succeeded; `None` while that is not known.
+    pub login_result: Cell<Option<bool>>,
+    /// CLIENT UNBLOCK: whether with an error.
+    pub unblock: Cell<Option<bool>>,
+    /// It has read much lately: its reads keep out of the others' way.
+    pub heavy: Cell<u16>,
+    /// Nobody reads what is for it any more.
+    pub is_gone: Cell<bool>,
+    /// To be closed, what is on its way to it first.
+    pub is_ending: Cell<bool>,
+    /// To be closed at once.
+    pub is_cut: Cell<bool>,
+    /// Its task waits for something that others do.
+    pub is_waiting: Cell<bool>,
+    pub(super) stream: RefCell<Stream>,
+    output: RefCell<Output>,
+    /// A lane that does not read on before this client has taken its bytes.
+    pub(super) blocks: RefCell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a client's connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mode {
+    /// Between MULTI and EXEC: commands that wait.
+    pub queued: Option<u32>,
+    /// Keys are watched.
+    pub is_watching: bool,
+    /// Channels, and patterns.
+    pub subscriptions: (u32, u32),
+    /// Waits in a blocking command.
+    pub is_blocked: bool,
+    /// MONITOR
+    pub is_monitor: bool,
+    /// Has a connection of its own.
+    pub has_own: bool,
+}
+
+/// Bytes for the socket: the first `sent` of them are there.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// See [`Client::backlog`].
+#[derive(Debug)]
+pub enum Todo {
+    /// A request that has not been carried out, or may be carried out twice.
+    Run(Vec<u8>),
+    /// The same, of a client that wanted no reply to it.
+    Quiet(Vec<u8>),
+    /// MULTI, commands, and EXEC.
+    Block(Vec<u8>),
+    /// The answer to a request.
+    Say(Vec<u8>),
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.id)
+    }
+}
+
+impl Client {
+    /// A client that has just come.
+    pub fn new(id: u64, service: Rc<Service>, stream: Stream, login: Option<Rc<Login>>, now: u64) -> Rc<Self> {
+        Rc::new(Client {
+            id,
+            service,
+            peer: stream.peer(),
+            local: stream.local(),
+            connected: SystemTime::now(),
+            version: Cell::default(),
+            db: Cell::new(0),
+            login: RefCell::new(login),
+            name: RefCell::default(),
+            library: RefCell::default(),
+            mode: Cell::default(),
+            in_flight: Cell::new(0),
+            bytes: Cell::default(),
+            active: Cell::new(now),
+            backlog: RefCell::default(),
+            login_result: Cell::new(None),
+            unblock: Cell::new(None),
+            heavy: Cell::new(0),
+            is_gone: Cell::new(false),
+            is_ending: Cell::new(false),
+            is_cut: Cell::new(false),
+            is_waiting: Cell::new(false),
+            stream: RefCell::new(stream),
+            output: RefCell::default(),
+            blocks: RefCell::default(),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// Its task goes on.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// To be called by its task whenever it runs.
+    pub(super) fn keep_waker(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// `done` of its requests on a lane are over.
+    #[inline]
+    pub fn settle(&self, done: u32) {
+        let left = self.in_flight.get().saturating_sub(done);
+        self.in_flight.set(left);
+        if self.is_waiting.get() && left == 0 {
+            self.wake();
+        }
+    }
+
+    /// Bytes for it, sent at once if the socket takes them. Answers false if so much is waiting that the caller has
+    /// to stop.
+    #[inline]
+    pub fn deliver(&self, bytes: &[u8]) -> bool {
+        let mut output = self.output.borrow_mut();
+        if output.bytes.is_empty() {
+            if self.is_gone.get() {
+                return true;
+            }
+            let sent = match self.stream.borrow().try_write(bytes) {
+                Ok(sent) => sent,
+                Err(_) => {
+                    self.cut();
+                    return true;
+                }
+            };
+            self.bytes.set((self.bytes.get().0, self.bytes.get().1 + sent as u64));
+            let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) else { return true };
+            output.bytes.extend_from_slice(rest);
+            drop(output);
+            self.wake();
+            return true;
+        }
+        output.bytes.extend_from_slice(bytes);
+        output.bytes.len() - output.sent < MOST_OUTPUT
+    }
+
+    /// Bytes for it that its own task sends at the end of its turn.
+    pub fn say(&self, bytes: &[u8]) {
+        self.output.borrow_mut().bytes.extend_from_slice(bytes);
+    }
+
+    /// The same, for a refusal.
+    pub fn refuse(&self, trouble: &Trouble) {
+        trouble.write(&mut self.output.borrow_mut().bytes);
+    }
+
+    /// The same, made in place.
+    pub fn tell(&self, make: impl FnOnce(&mut Vec<u8>)) {
+        make(&mut self.output.borrow_mut().bytes);
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn waiting_output(&self) -> usize {
+        let output = self.output.borrow();
+        output.bytes.len() - output.sent
+    }
+
+    /// Sends what waits. `Ready(Ok)`: all of it is sent.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut output = self.output.borrow_mut();
+        while output.sent < output.bytes.len() {
+            let rest = output.bytes.get(output.sent..).unwrap_or_default();
+            let sent = self.stream.borrow().try_write(rest)?;
+            output.sent += sent;
+            self.bytes.set((self.bytes.get().0, self.bytes.get().1 + sent as u64));
+            if sent == 0 {
+                // Others go on as soon as there is room, not only when nothing is left.
+                if output.bytes.len() - output.sent < MOST_OUTPUT / 2 {
+                    self.unblock();
+                }
+                match self.stream.borrow().poll_write_ready(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => {
+                        if output.sent > MOST_OUTPUT / 4 {
+                            let sent = std::mem::take(&mut output.sent);
+                            output.bytes.drain(..sent);
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        output.sent = 0;
+        if output.bytes.capacity() > 4096 {
+            output.bytes = Vec::new();
+        } else {
+            output.bytes.clear();
+        }
+        self.unblock();
+        Poll::Ready(Ok(()))
+    }
+
+    fn unblock(&self) {
+        if let Some(lane) = self.blocks.borrow_mut().take() {
+            lane.wake();
+        }
+    }
+
+    /// It has said nothing since `then`, ns, and waits for nothing: neither for a message nor for an answer.
+    pub fn is_idle_since(&self, then: u64) -> bool {
+        let mode = self.mode.get();
+        self.active.get() < then
+            && self.in_flight.get() == 0
+            && !mode.is_blocked
+            && !mode.is_monitor
+            && mode.subscriptions == (0, 0)
+    }
+
+    /// Closes it at once.
+    pub fn cut(&self) {
+        self.is_cut.set(true);
+        self.wake();
+    }
+
+    /// Its task is over: what comes for it is dropped.
+    pub(super) fn leave(&self) {
+        self.is_gone.set(true);
+        *self.output.borrow_mut() = Output::default();
+        self.backlog.borrow_mut().clear();
+        self.unblock();
+        self.waker.borrow_mut().take();
+    }
+}

@@ -1,0 +1,186 @@
+//! One data thread's Redis half: its services and clients.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::client::Client;
+use super::connect::{connect, read_replies};
+use super::service::Service;
+use super::shared::Shared;
+use crate::config::model::Config;
+use crate::topology::redis::RedisSnapshot;
+use crate::wire::resp::command::Commands;
+use crate::wire::resp::encode;
+use crate::worker::Wheel;
+use crate::worker::clock::now_ns;
+
+/// Size of the buffer that everything is read into.
+const SCRATCH: usize = 64 * 1024;
+/// A server is not asked more often for its commands, ns.
+const LEARN_AGAIN: u64 = 10_000_000_000;
+
+/// See the module.
+pub struct Core {
+    /// Index of the thread.
+    pub id: usize,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Timers of this thread.
+    pub wheel: Rc<Wheel>,
+    /// Read into, scanned and written from within one poll; borrowed only there.
+    pub scratch: RefCell<Box<[u8]>>,
+    /// Clients of this thread.
+    pub clients: RefCell<FxHashMap<u64, Rc<Client>>>,
+    /// True while the process ends: nobody new is let in.
+    pub is_closing: Cell<bool>,
+    services: RefCell<Vec<Rc<Service>>>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core({})", self.id)
+    }
+}
+
+impl Core {
+    /// The state of data thread `id`.
+    pub fn new(id: usize, shared: Arc<Shared>, wheel: Rc<Wheel>, config: &Config) -> Rc<Self> {
+        let core = Rc::new(Core {
+            id,
+            shared,
+            wheel,
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            clients: RefCell::default(),
+            is_closing: Cell::new(false),
+            services: RefCell::default(),
+        });
+        core.set_config(config);
+        core
+    }
+
+    /// The service of a name.
+    pub fn service(&self, name: &str) -> Option<Rc<Service>> {
+        self.services.borrow().iter().find(|service| service.name == name).cloned()
+    }
+
+    /// Every service, in the order of the configuration.
+    pub fn services(&self) -> Vec<Rc<Service>> {
+        self.services.borrow().clone()
+    }
+
+    /// A new configuration.
+    pub fn set_config(&self, config: &Config) {
+        let mut services = self.services.borrow_mut();
+        let mut kept = Vec::new();
+        for wanted in &config.redis {
+            match services.iter().find(|service| service.name == wanted.name) {
+                Some(service) => {
+                    service.set_config(wanted.clone());
+                    kept.push(Rc::clone(service));
+                }
+                None => kept.push(Service::new(wanted.clone(), self.shared.totals(&wanted.name))),
+            }
+        }
+        let gone = std::mem::replace(&mut *services, kept);
+        let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
+        drop(services);
+        for service in gone.iter().filter(|service| !names.contains(&service.name)) {
+            for client in self.clients.borrow().values().filter(|client| client.service.name == service.name) {
+                client.cut();
+            }
+        }
+    }
+
+    /// New nodes or roles.
+    pub fn set_topology(self: &Rc<Self>, snapshot: &RedisSnapshot) {
+        for view in &snapshot.services {
+            let Some(service) = self.service(&view.name) else { continue };
+            let is_new = service.view().epoch != view.epoch;
+            service.set_view(Arc::clone(view));
+            if is_new && view.primary.is_some() && self.id == 0 {
+                self.learn(&service);
+            }
+        }
+    }
+
+    /// Something answered that is not in the table of commands: the server is asked for it again.
+    pub fn learn_soon(self: &Rc<Self>, service: &Rc<Service>) {
+        if now_ns().saturating_sub(service.asked_commands.get()) > LEARN_AGAIN {
+            self.learn(service);
+        }
+    }
+
+    /// Asks the primary for its commands, and tells all threads.
+    fn learn(self: &Rc<Self>, service: &Rc<Service>) {
+        service.asked_commands.set(now_ns());
+        let (core, service) = (Rc::clone(self), Rc::clone(service));
+        tokio::task::spawn_local(async move {
+            let Some(wanted) = service.control_wanted() else { return };
+            let asked = async {
+                let mut stream = connect(&core, &wanted).await.map_err(|failure| failure.to_string())?.stream;
+                let mut request = Vec::new();
+                encode(&mut request, &["COMMAND"]);
+                stream.write_all(&request).await.map_err(|e| e.to_string())?;
+                let replies = read_replies(&mut stream, 1).await.map_err(|e| e.to_string())?;
+                Commands::learn(replies.first().map(Vec::as_slice).unwrap_or_default()).map_err(|e| e.to_string())
+            };
+            match core.wheel.timeout(Some(Duration::from_secs(5)), Box::pin(asked)).await {
+                Ok(Ok(commands)) => {
+                    let commands = Arc::new(commands);
+                    for worker in core.shared.workers() {
+                        let (commands, name) = (Arc::clone(&commands), service.name.clone());
+                        worker.post(move |core| {
+                            if let Some(service) = core.service(&name) {
+                                service.set_commands(commands);
+                            }
+                        });
+                    }
+                }
+                Ok(Err(why)) => {
+                    tracing::info!(service = %service.name, reason = %why,
+                        "the server's commands are not known, the built-in table serves");
+                }
+                Err(_) => {}
+            }
+        });
+    }
+
+    /// Every 100 ms.
+    pub fn tick(&self, now: u64) {
+        for service in self.services.borrow().iter() {
+            service.tick(now);
+            let idle_timeout = service.config.borrow().idle_timeout;
+            if let Some(limit) = idle_timeout {
+                let limit = limit.as_nanos() as u64;
+                for client in self.clients.borrow().values() {
+                    if client.service.name == service.name && client.is_idle_since(now.saturating_sub(limit)) {
+                        tracing::info!(client_id = client.id, peer = %client.peer, "closed: idle_timeout");
+                        client.cut();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A client's session is over.
+    pub fn client_left(&self, client: &Client) {
+        self.clients.borrow_mut().remove(&client.id);
+        client.service.totals.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Every client is closed: at once, or when nothing is on its way for it.
+    pub fn end_clients(&self, at_once: bool) {
+        for client in self.clients.borrow().values() {
+            if at_once {
+                client.cut();
+            } else {
+                client.is_ending.set(true);
+                client.wake();
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What Forebay itself has to say to a client, in words that clients know.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::wire::resp::build;
+
+/// Why a request is refused or a connection is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// `max_clients`.
+    TooManyClients,
+    /// Nothing may be said before AUTH.
+    NoAuth,
+    /// `HELLO` without AUTH.
+    HelloNoAuth,
+    /// AUTH with something else than what is configured.
+    WrongPass,
+    /// The command is the administrator's.
+    Admin(String),
+    /// No primary within `hold`.
+    NoPrimary { service: String, waited: Duration, why: String },
+    /// As many as may wait do so.
+    QueueFull { service: String, length: usize },
+    /// A request that changes something was on its way when its connection was lost.
+    Unknown(String),
+    /// The server refused the connection itself, in its own words.
+    Server(Vec<u8>),
+    /// The words do not fit the command.
+    Arity(String),
+    /// No such command: its name, and how its arguments begin.
+    UnknownCommand(String, String),
+    /// No such subcommand.
+    Subcommand(String, String),
+    /// Anything that Redis says as `-ERR`.
+    Err(&'static str),
+    /// EXEC of a transaction in which a command was refused.
+    ExecAbort,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::TooManyClients => f.write_str("ERR max number of clients reached"),
+            Trouble::NoAuth => f.write_str("NOAUTH Authentication required."),
+            Trouble::HelloNoAuth => f.write_str(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+                 <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+                 the same time",
+            ),
+            Trouble::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
+            Trouble::Admin(name) => write!(
+                f,
+                "NOPERM the command '{name}' is for administrators; redis.service.admin_commands can allow it"
+            ),
+            Trouble::NoPrimary { service, waited, why } => {
+                let waited = waited.as_millis();
+                write!(f, "LOADING service {service} has had no primary for {waited} ms ({why}); try again")
+            }
+            Trouble::QueueFull { service, length } => write!(
+                f,
+                "LOADING service {service} has no primary and {length} clients wait already (queue_length); try again"
+            ),
+            Trouble::Unknown(why) => write!(f, "UNKNOWN it is not known whether the command was carried out: {why}"),
+            Trouble::Server(line) => write!(f, "{}", String::from_utf8_lossy(line)),
+            Trouble::Arity(name) => write!(f, "ERR wrong number of arguments for '{name}' command"),
+            Trouble::UnknownCommand(name, arguments) => {
+                write!(f, "ERR unknown command '{name}', with args beginning with: {arguments}")
+            }
+            Trouble::Subcommand(name, sub) => {
+                write!(f, "ERR unknown subcommand '{sub}'. Try {} HELP.", name.to_ascii_uppercase())
+            }
+            Trouble::Err(text) => write!(f, "ERR {text}"),
+            Trouble::ExecAbort => f.write_str("EXECABORT Transaction discarded because of previous errors."),
+        }
+    }
+}
+
+impl Trouble {
+    /// Appends the reply.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            // The server's bytes need not be text.
+            Trouble::Server(line) => build::error(out, line),
+            other => build::error(out, other.to_string().as_bytes()),
+        }
+    }
+}

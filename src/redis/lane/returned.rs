@@ -1,0 +1,197 @@
+//! Requests that a lane cannot answer: each goes back to its client, in the client's order.
+//!
+//! What never was with the server, or may run twice, runs again elsewhere. Of anything else nobody knows whether it
+//! was carried out, and the client is told so.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::{Entry, EntryKind, Sending};
+use crate::redis::client::{Client, Todo};
+use crate::redis::errors::Trouble;
+use crate::wire::resp::command::Commands;
+use crate::wire::resp::{BadReply, Bounds, Found, ReplyScan, RequestScan};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Returned {
+    items: VecDeque<Item>,
+    /// The reply that is being read.
+    reply: Vec<u8>,
+    /// A reply of the first item's has begun.
+    has_begun: bool,
+}
+
+#[derive(Debug)]
+struct Item {
+    client: Rc<Client>,
+    kind: EntryKind,
+    request: Vec<u8>,
+    /// Replies still to come; more than one for a block.
+    left: u32,
+    /// The server has all of it.
+    is_written: bool,
+    may_run_twice: bool,
+    /// Some command of a block was refused because of the node.
+    is_refused: bool,
+}
+
+/// A reply beyond this is not kept, bytes: only commands that may run twice answer so much.
+const LONGEST_KEPT: usize = 1024 * 1024;
+
+impl Returned {
+    /// Takes a lane's requests apart.
+    pub(super) fn new(sending: Sending, fifo: VecDeque<Entry>, commands: &Commands) -> Self {
+        let mut items = VecDeque::new();
+        let mut at = sending.answered;
+        for entry in fifo {
+            let end = at + entry.bytes;
+            if let EntryKind::Block = entry.kind {
+                items.push_back(Item {
+                    client: entry.client,
+                    kind: entry.kind,
+                    request: sending.bytes.get(at..end).unwrap_or_default().to_vec(),
+                    left: entry.left,
+                    is_written: end <= sending.written,
+                    may_run_twice: false,
+                    is_refused: false,
+                });
+                at = end;
+                continue;
+            }
+            let answered = entry.total - entry.left;
+            let mut scan = RequestScan::default();
+            let mut n = 0;
+            while let Ok(Found::Request(request)) =
+                scan.scan(sending.bytes.get(at..end).unwrap_or_default(), Bounds::USUAL)
+            {
+                let frame = sending.bytes.get(at..at + request.len).unwrap_or_default();
+                if n >= answered {
+                    let word = |n: usize| request.word(n).and_then(|word| word.of(frame));
+                    let command = commands.judge(word(0).unwrap_or_default(), word(1));
+                    items.push_back(Item {
+                        client: Rc::clone(&entry.client),
+                        kind: entry.kind.clone(),
+                        request: frame.to_vec(),
+                        left: 1,
+                        is_written: at + request.len <= sending.written,
+                        may_run_twice: command.is_some_and(|command| command.may_run_twice()),
+                        is_refused: false,
+                    });
+                }
+                n += 1;
+                at += request.len;
+            }
+            at = end;
+        }
+        Returned { items, ..Returned::default() }
+    }
+
+    /// True if nothing was on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// True if the server will still answer the first one.
+    pub(super) fn has_written(&self) -> bool {
+        self.items.front().is_some_and(|item| item.is_written)
+    }
+
+    /// A reply of the first one has gone to its client in part.
+    pub(super) fn was_begun(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Takes replies of a node that has refused one: what it refuses runs elsewhere, and everything of the same client
+    /// behind that is kept in its order. Returns the bytes used; what follows is the beginning of a line.
+    pub(super) fn sort(&mut self, scan: &mut ReplyScan, bytes: &[u8]) -> Result<usize, BadReply> {
+        let mut at = 0;
+        while at < bytes.len() && self.has_written() {
+            let scanned = scan.scan(bytes.get(at..).unwrap_or_default())?;
+            if self.reply.len() < LONGEST_KEPT {
+                self.reply.extend_from_slice(bytes.get(at..at + scanned.used).unwrap_or_default());
+            }
+            at += scanned.used;
+            if !scanned.is_done {
+                return Ok(at);
+            }
+            let reply = std::mem::take(&mut self.reply);
+            self.take(reply);
+        }
+        Ok(at)
+    }
+
+    fn take(&mut self, reply: Vec<u8>) {
+        let Some(item) = self.items.front_mut() else { return };
+        item.left -= 1;
+        item.is_refused |= reply.strip_prefix(b"-").is_some_and(super::task::is_refusal);
+        if item.left > 0 {
+            return;
+        }
+        let Some(item) = self.items.pop_front() else { return };
+        if item.is_refused {
+            item.run_again();
+        } else if item.client.backlog.borrow().is_empty() {
+            if !matches!(item.kind, EntryKind::Silent) {
+                item.client.deliver(&reply);
+            }
+            item.client.settle(1);
+        } else if item.may_run_twice {
+            item.run_again();
+        } else {
+            item.answer(reply);
+        }
+    }
+
+    /// The connection is lost.
+    pub(super) fn give_back(self, why: &str) {
+        let has_begun = self.has_begun || !self.reply.is_empty();
+        for (n, item) in self.items.into_iter().enumerate() {
+            if n == 0 && has_begun {
+                // Half an answer is with the client: no other can follow it.
+                item.client.cut();
+                item.client.settle(1);
+            } else if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting) {
+                // The client's task begins again.
+                item.client.settle(1);
+            } else if !item.is_written || item.may_run_twice || item.is_refused {
+                item.run_again();
+            } else {
+                let mut reply = Vec::new();
+                Trouble::Unknown(why.to_owned()).write(&mut reply);
+                item.answer(reply);
+            }
+        }
+    }
+
+    /// The server refuses everything.
+    pub(super) fn refuse(self, trouble: &Trouble) {
+        let mut reply = Vec::new();
+        trouble.write(&mut reply);
+        for item in self.items {
+            if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting) {
+                item.client.login_result.set(Some(false));
+            }
+            item.answer(reply.clone());
+        }
+    }
+}
+
+impl Item {
+    fn run_again(self) {
+        let todo = match self.kind {
+            EntryKind::Block => Todo::Block(self.request),
+            EntryKind::Silent => Todo::Quiet(self.request),
+            EntryKind::Plain | EntryKind::Login { .. } | EntryKind::Greeting => Todo::Run(self.request),
+        };
+        self.client.backlog.borrow_mut().push_back(todo);
+        self.client.settle(1);
+    }
+
+    fn answer(self, reply: Vec<u8>) {
+        if !matches!(self.kind, EntryKind::Silent) {
+            self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
+        }
+        self.client.settle(1);
+    }
+}

@@ -1,0 +1,433 @@
+//! A lane's task: connects, writes what has gathered, hands out the replies, and ends.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::returned::Returned;
+use super::{EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
+use crate::net::Stream;
+use crate::redis::client::{Client, MOST_OUTPUT};
+use crate::redis::connect::{Failure, Wanted, connect};
+use crate::redis::core::Core;
+use crate::redis::errors::Trouble;
+use crate::redis::service::Service;
+use crate::wire::resp::{BadReply, ReplyScan, Version};
+use crate::worker::clock::now_ns;
+
+/// So many of its next reads go where large replies go.
+const HEAVY_FOR: u16 = 100;
+/// A reply that is larger takes its lane out of the others' way, bytes.
+const LARGE_REPLY: u64 = 256 * 1024;
+
+/// Connects the lane and serves it until it ends.
+pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wanted) {
+    let (core, service, lane) = (Rc::clone(core), Rc::clone(service), Rc::clone(lane));
+    tokio::task::spawn_local(async move {
+        match connect(&core, &wanted).await {
+            Ok(opened) => {
+                if let Some(hello) = opened.hello {
+                    service.learn_hello(wanted.version, &hello);
+                }
+                service.learn_db(wanted.db);
+                if lane.state.get() == State::Opening {
+                    lane.state.set(State::Open);
+                }
+                let mut task = Task {
+                    lane: Rc::clone(&lane),
+                    service: Rc::clone(&service),
+                    stream: opened.stream,
+                    scan: ReplyScan::default(),
+                    input: Vec::new(),
+                    returned: None,
+                };
+                let why = poll_fn(|cx| task.poll(cx, &core)).await;
+                let (returned, is_between) = (task.returned.take(), !task.scan.has_begun());
+                drop(task);
+                lane.end(&core, &service, why, returned, is_between);
+            }
+            Err(failure) => lane.end(&core, &service, Ended::Failed(failure), None, true),
+        }
+    });
+}
+
+/// Why a lane has ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was not needed any more.
+    Idle,
+    /// It could not be connected.
+    Failed(Failure),
+    /// The server closed it, or the network did.
+    Lost(String),
+    /// Its node is not what it was.
+    Replaced,
+}
+
+struct Task {
+    lane: Rc<Lane>,
+    service: Rc<Service>,
+    stream: Stream,
+    scan: ReplyScan,
+    /// The beginning of a line that has not ended.
+    input: Vec<u8>,
+    /// The node has refused a request: what is behind it is looked through.
+    returned: Option<Returned>,
+}
+
+impl Task {
+    fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
+        self.lane.is_woken.set(false);
+        {
+            let mut waker = self.lane.waker.borrow_mut();
+            if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        match self.lane.state.get() {
+            State::Replaced => return Poll::Ready(Ended::Replaced),
+            State::Retired if self.lane.is_idle() => return Poll::Ready(Ended::Idle),
+            _ => {}
+        }
+        if let Err(e) = self.write(cx) {
+            return Poll::Ready(Ended::Lost(e.to_string()));
+        }
+        loop {
+            if self.is_stuck(cx) {
+                return Poll::Pending;
+            }
+            let mut scratch = core.scratch.borrow_mut();
+            let n = match self.stream.poll_read(cx, &mut scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ended::Lost("the server closed the connection".into())),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(e)) => return Poll::Ready(Ended::Lost(e.to_string())),
+            };
+            let read = scratch.get(..n).unwrap_or_default();
+            let done = if self.input.is_empty() {
+                self.take(core, read).map(|used| {
+                    self.input.extend_from_slice(read.get(used..).unwrap_or_default());
+                })
+            } else {
+                let mut input = std::mem::take(&mut self.input);
+                input.extend_from_slice(read);
+                self.take(core, &input).map(|used| {
+                    input.drain(..used);
+                    self.input = input;
+                })
+            };
+            if let Err(lost) = done {
+                return Poll::Ready(Ended::Lost(lost));
+            }
+            if self.returned.as_ref().is_some_and(|returned| !returned.has_written()) {
+                return Poll::Ready(Ended::Lost("the node does not serve any more".into()));
+            }
+            if self.lane.state.get() == State::Retired && self.lane.is_idle() {
+                return Poll::Ready(Ended::Idle);
+            }
+        }
+    }
+
+    /// Takes replies. Returns how many bytes were used; the error is why the connection cannot be used any more.
+    fn take(&mut self, core: &Core, bytes: &[u8]) -> Result<usize, String> {
+        let mut at = 0;
+        if self.returned.is_none() {
+            match self.lane.hand_out(&mut self.scan, bytes) {
+                Ok(used) => return Ok(used),
+                Err(Stop::Bad(bad)) => return Err(bad.to_string()),
+                Err(Stop::Unasked(line)) => return Err(line),
+                Err(Stop::Refused(used, line)) => {
+                    at = used;
+                    self.lane.retire();
+                    self.service.doubt(core, self.lane.key.node, &line);
+                    let (sending, fifo) = (self.lane.sending.take(), self.lane.fifo.take());
+                    self.returned = Some(Returned::new(sending, fifo, &self.service.commands()));
+                }
+            }
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        match &mut self.returned {
+            Some(returned) => returned.sort(&mut self.scan, rest).map(|used| at + used).map_err(|bad| bad.to_string()),
+            None => Ok(at),
+        }
+    }
+
+    /// Sends what has gathered.
+    fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let mut sending = self.lane.sending.borrow_mut();
+        while sending.written < sending.bytes.len() {
+            let rest = sending.bytes.get(sending.written..).unwrap_or_default();
+            let sent = self.stream.try_write(rest)?;
+            if sent == 0 {
+                match self.stream.poll_write_ready(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => break,
+                }
+            } else {
+                let (commands, writes) = self.lane.writes.get();
+                self.lane.writes.set((commands + self.lane.pushed.take(), writes + 1));
+            }
+            sending.written += sent;
+        }
+        let has_room = sending.bytes.len() - sending.written < MOST_WAITING / 2;
+        drop(sending);
+        if has_room && !self.lane.crowd.borrow().is_empty() {
+            for client in self.lane.crowd.take() {
+                client.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// True while some client has to take its bytes first.
+    fn is_stuck(&self, cx: &Context<'_>) -> bool {
+        let mut stuck = self.lane.stuck.borrow_mut();
+        let Some((client, _)) = stuck.as_ref() else { return false };
+        if client.is_gone.get() || client.waiting_output() < MOST_OUTPUT / 2 {
+            *stuck = None;
+            return false;
+        }
+        *client.blocks.borrow_mut() = Some(cx.waker().clone());
+        true
+    }
+}
+
+/// Why no further reply can be handed out.
+pub(super) enum Stop {
+    /// The server does not speak RESP.
+    Bad(BadReply),
+    /// It said something that nobody had asked for: its reason for closing.
+    Unasked(String),
+    /// It does not serve, in its own words, which begin behind so many bytes.
+    Refused(usize, String),
+}
+
+impl From<BadReply> for Stop {
+    fn from(bad: BadReply) -> Self {
+        Stop::Bad(bad)
+    }
+}
+
+impl Lane {
+    /// Hands replies to the clients whose turn it is. Returns how many bytes were used: what follows is the beginning
+    /// of a line.
+    fn hand_out(self: &Rc<Self>, scan: &mut ReplyScan, bytes: &[u8]) -> Result<usize, Stop> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let mut fifo = self.fifo.borrow_mut();
+            let Some(entry) = fifo.front_mut() else {
+                drop(fifo);
+                return self.unasked(scan, bytes, at);
+            };
+            if !matches!(entry.kind, EntryKind::Plain) {
+                drop(fifo);
+                let used = self.hand_out_special(scan, bytes, at)?;
+                if used == 0 {
+                    return Ok(at);
+                }
+                at += used;
+                continue;
+            }
+            let (from, before) = (at, entry.left);
+            let mut refused = None;
+            loop {
+                let rest = bytes.get(at..).unwrap_or_default();
+                if rest.first() == Some(&b'-') && scan.is_idle() {
+                    let Some(end) = memchr::memchr(b'\n', rest) else { break };
+                    let line = rest.get(1..end).unwrap_or_default();
+                    if is_refusal(line) {
+                        refused = Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+                        break;
+                    }
+                }
+                let begins = at;
+                let scanned = scan.scan(rest)?;
+                at += scanned.used;
+                if !scanned.is_done {
+                    break;
+                }
+                if self.key.version == Version::Resp3 && scan.is_push() {
+                    // Nobody has asked for it here.
+                    let client = Rc::clone(&entry.client);
+                    client.deliver(bytes.get(from..begins).unwrap_or_default());
+                    return Err(Stop::Unasked("a push message on a shared connection".into()));
+                }
+                entry.left -= 1;
+                if entry.left == 0 || at >= bytes.len() {
+                    break;
+                }
+            }
+            let done = before - entry.left;
+            let is_over = entry.left == 0;
+            let client = if is_over {
+                let Some(entry) = fifo.pop_front() else { return Ok(at) };
+                self.forget_answered(entry.bytes);
+                entry.client
+            } else {
+                Rc::clone(&entry.client)
+            };
+            drop(fifo);
+            let goes_on = at == from || client.deliver(bytes.get(from..at).unwrap_or_default());
+            client.settle(done);
+            if scan.body_left() > LARGE_REPLY {
+                client.heavy.set(HEAVY_FOR);
+                if self.key.kind == Kind::Quick {
+                    self.retire();
+                }
+            }
+            if !goes_on {
+                self.stop_for(&client);
+            }
+            if let Some(line) = refused {
+                return Err(Stop::Refused(at, line));
+            }
+            if at == from {
+                return Ok(at);
+            }
+        }
+        Ok(at)
+    }
+
+    /// Replies that are not simply handed on. Returns the bytes used, 0 if more are needed.
+    fn hand_out_special(&self, scan: &mut ReplyScan, bytes: &[u8], at: usize) -> Result<usize, Stop> {
+        let bytes = bytes.get(at..).unwrap_or_default();
+        let mut fifo = self.fifo.borrow_mut();
+        let Some(entry) = fifo.front_mut() else { return Ok(0) };
+        let is_error = bytes.first() == Some(&b'-') && scan.is_idle();
+        if is_error {
+            let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(0) };
+            let line = bytes.get(1..end).unwrap_or_default();
+            if is_refusal(line) {
+                return Err(Stop::Refused(at, String::from_utf8_lossy(line.trim_ascii_end()).into_owned()));
+            }
+        }
+        let scanned = scan.scan(bytes)?;
+        let part = bytes.get(..scanned.used).unwrap_or_default();
+        let client = Rc::clone(&entry.client);
+        let mut goes_on = true;
+        match &entry.kind {
+            EntryKind::Block if entry.left > 1 => {}
+            EntryKind::Plain | EntryKind::Block => goes_on = client.deliver(part),
+            EntryKind::Silent => {}
+            EntryKind::Greeting => {
+                if scanned.is_done {
+                    client.login_result.set(Some(!is_error));
+                }
+                if is_error {
+                    goes_on = client.deliver(part);
+                }
+            }
+            EntryKind::Login { login, tell } => {
+                if scanned.is_done {
+                    client.login_result.set(Some(!is_error));
+                }
+                if scanned.is_done && !is_error {
+                    *client.login.borrow_mut() = Some(Rc::clone(login));
+                }
+                if *tell || is_error {
+                    goes_on = client.deliver(part);
+                }
+            }
+        }
+        if !scanned.is_done {
+            return Ok(scanned.used);
+        }
+        entry.left -= 1;
+        let counts = !matches!(entry.kind, EntryKind::Block) || entry.left == 0;
+        if entry.left == 0 {
+            let bytes = entry.bytes;
+            fifo.pop_front();
+            self.forget_answered(bytes);
+        }
+        drop(fifo);
+        if counts {
+            client.settle(1);
+        }
+        if !goes_on {
+            self.stop_for(&client);
+        }
+        Ok(scanned.used)
+    }
+
+    /// No more is read before this client has taken its bytes; others use another lane.
+    fn stop_for(&self, client: &Rc<Client>) {
+        self.retire();
+        self.stuck.borrow_mut().get_or_insert_with(|| (Rc::clone(client), now_ns()));
+    }
+
+    /// The server speaks although nobody has asked: an error with which it closes the connection.
+    fn unasked(&self, scan: &mut ReplyScan, bytes: &[u8], at: usize) -> Result<usize, Stop> {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match memchr::memchr(b'\n', rest) {
+            Some(end) => {
+                let line = rest.get(..end).unwrap_or_default().trim_ascii_end();
+                Err(Stop::Unasked(String::from_utf8_lossy(line).into_owned()))
+            }
+            None => {
+                let _ = scan.scan(rest)?;
+                Ok(at)
+            }
+        }
+    }
+
+    /// A request's bytes are not needed any more.
+    #[inline]
+    fn forget_answered(&self, bytes: usize) {
+        let mut sending = self.sending.borrow_mut();
+        sending.answered += bytes;
+        if sending.answered >= sending.bytes.len() {
+            sending.bytes.clear();
+            sending.answered = 0;
+            sending.written = 0;
+            if sending.bytes.capacity() > MOST_WAITING {
+                sending.bytes = Vec::new();
+            }
+        } else if sending.answered > MOST_ANSWERED && sending.answered > sending.bytes.len() / 2 {
+            let answered = std::mem::take(&mut sending.answered);
+            sending.bytes.drain(..answered);
+            sending.written -= answered;
+        }
+    }
+
+    /// The connection is gone: what is not answered goes back to the clients, or is answered here.
+    fn end(&self, core: &Rc<Core>, service: &Rc<Service>, why: Ended, returned: Option<Returned>, is_between: bool) {
+        self.state.set(State::Dead);
+        service.forget_lane(self);
+        let was_refused = returned.is_some();
+        let mut returned =
+            returned.unwrap_or_else(|| Returned::new(self.sending.take(), self.fifo.take(), &service.commands()));
+        if !is_between && !was_refused {
+            returned.was_begun();
+        }
+        for client in self.crowd.take() {
+            client.wake();
+        }
+        match why {
+            Ended::Idle => {}
+            Ended::Replaced => returned.give_back("the primary was replaced"),
+            Ended::Lost(reason) => {
+                if !returned.is_empty() && !was_refused {
+                    service.doubt(core, self.key.node, &reason);
+                }
+                tracing::debug!(service = %service.name, lane = ?self.key, reason, "a shared connection was lost");
+                returned.give_back(&reason);
+            }
+            Ended::Failed(Failure::Refused(line)) => {
+                let trouble = match line.strip_prefix(b"NOAUTH") {
+                    Some(_) => Trouble::NoAuth,
+                    None => Trouble::Server(line),
+                };
+                returned.refuse(&trouble);
+            }
+            Ended::Failed(failure) => {
+                service.doubt(core, self.key.node, &failure.to_string());
+                returned.give_back(&failure.to_string());
+            }
+        }
+    }
+}
+
+/// The node did not even begin with the request, because it is not what it was taken for.
+pub fn is_refusal(line: &[u8]) -> bool {
+    line.starts_with(b"READONLY ") || line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ")
+}

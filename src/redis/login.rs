@@ -1,0 +1,56 @@
+//! As whom a client speaks to the servers.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use subtle::ConstantTimeEq;
+
+/// A user and the password that the servers know; connections are shared by those who have the same.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Number of this login in its thread's [`Logins`].
+    pub id: u32,
+    /// Name of the ACL user.
+    pub user: Box<[u8]>,
+    /// `None`: the default user where it has no password, for whom nothing is said.
+    pub password: Option<Box<[u8]>>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({})", self.user.escape_ascii())
+    }
+}
+
+/// Name of the user of who has not said AUTH.
+pub const DEFAULT_USER: &[u8] = b"default";
+
+/// Every login that a thread has seen.
+#[derive(Debug, Default)]
+pub struct Logins {
+    known: RefCell<Vec<Rc<Login>>>,
+}
+
+impl Logins {
+    /// The login of these, the same for the same.
+    pub fn of(&self, user: &[u8], password: Option<&[u8]>) -> Rc<Login> {
+        let mut known = self.known.borrow_mut();
+        let found = known.iter().find(|login| *login.user == *user && same(login.password.as_deref(), password));
+        if let Some(login) = found {
+            return Rc::clone(login);
+        }
+        let id = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        let login = Rc::new(Login { id, user: user.into(), password: password.map(Into::into) });
+        known.push(Rc::clone(&login));
+        login
+    }
+}
+
+/// Whether two passwords are the same, in a time that does not tell how much of them is.
+pub fn same(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.ct_eq(other).into(),
+        (None, None) => true,
+        _ => false,
+    }
+}

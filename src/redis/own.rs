@@ -1,0 +1,433 @@
+//! A client's own connection, for as long as it needs one: while it blocks, watches keys, is subscribed, sends
+//! something large, or does what nobody knows.
+//!
+//! It goes back to be used by others only when every reply has come and nothing is left on it: no watched key, no open
+//! transaction, no subscription. If anything might be left that cannot be seen, it is closed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::connect::{Failure, Opened, Wanted, connect};
+use super::errors::Trouble;
+use super::request::Taken;
+use super::session::{Session, Wait};
+use crate::net::Stream;
+use crate::wire::resp::{ReplyScan, Version};
+use crate::worker::clock::now_ns;
+
+/// Bytes that may wait for the server before the client has to.
+const MOST_WAITING: usize = 1024 * 1024;
+/// A request is kept for a second run up to this, bytes.
+const LONGEST_AGAIN: usize = 64 * 1024;
+
+/// Whether a client has a connection of its own.
+#[derive(Debug)]
+pub(super) enum OwnState {
+    None,
+    /// Being opened; the result lies there.
+    Opening(Rc<Slot>),
+    Open(Box<Own>),
+}
+
+/// Where a connection is put when it is open.
+pub(super) type Slot = RefCell<Option<Result<Own, Failure>>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Own {
+    node: u64,
+    wanted: Wanted,
+    stream: Stream,
+    pub(super) output: Vec<u8>,
+    /// Bytes of requests that were ever put into `output`, and those that were sent.
+    pub(super) put: u64,
+    pub(super) sent: u64,
+    pub(super) scan: ReplyScan,
+    pub(super) input: Vec<u8>,
+    pub(super) expects: VecDeque<Expect>,
+    /// What becomes of the reply that has begun.
+    pub(super) fate: Option<Fate>,
+    /// The reply that is looked at as a whole.
+    pub(super) whole: Vec<u8>,
+    /// A message goes on as it comes: it was too long to be looked at.
+    pub(super) is_long_message: bool,
+    pub(super) state: Held,
+    since: u64,
+}
+
+/// What is left on a connection by what was done on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) is_watching: bool,
+    pub(super) is_in_multi: bool,
+    /// MONITOR: what comes answers no request.
+    pub(super) is_monitor: bool,
+    /// CLIENT TRACKING or NO-TOUCH.
+    pub(super) is_special: bool,
+    /// Something that cannot be seen may be left.
+    pub(super) is_tainted: bool,
+}
+
+/// A reply that is due.
+#[derive(Debug)]
+pub(super) struct Expect {
+    pub(super) what: What,
+    /// The request, if it may have to run again.
+    pub(super) request: Option<Vec<u8>>,
+    /// Where the request ends, counted as [`Own::put`].
+    pub(super) end: u64,
+    /// Confirmations still to come, once the first has.
+    pub(super) left: Option<usize>,
+}
+
+/// What a request means for its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Nothing.
+    Plain,
+    /// Nothing, and may run twice.
+    Read,
+    /// The client does not see the reply.
+    Swallow,
+    /// Not one of those that are known.
+    Unknown,
+    /// `tell`: the client has not been answered yet.
+    Multi {
+        tell: bool,
+    },
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+    /// Waits on the server.
+    Block {
+        may_rerun: bool,
+    },
+    /// WAIT: how many replicas have the client's writes.
+    Replicated,
+    /// One of the subscribing and unsubscribing commands.
+    Subscribe,
+    /// The same, to take up again what was lost: the client does not see the confirmations.
+    Resubscribe,
+    Select(u32),
+    Monitor,
+    /// Leaves something on the connection, or takes it off.
+    Special(bool),
+}
+
+/// What becomes of the bytes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They go on as they come.
+    Deliver,
+    Drop,
+    /// It is looked at when it is whole.
+    Whole,
+}
+
+/// Channels, patterns and sharded channels that a client listens to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Subscriptions {
+    pub(super) channels: BTreeSet<Vec<u8>>,
+    pub(super) patterns: BTreeSet<Vec<u8>>,
+    pub(super) shards: BTreeSet<Vec<u8>>,
+}
+
+impl Subscriptions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+    }
+}
+
+impl Own {
+    pub(super) fn new(node: u64, wanted: Wanted, opened: Opened) -> Self {
+        Own {
+            node,
+            wanted,
+            stream: opened.stream,
+            output: Vec::new(),
+            put: 0,
+            sent: 0,
+            scan: ReplyScan::default(),
+            input: Vec::new(),
+            expects: VecDeque::new(),
+            fate: None,
+            whole: Vec::new(),
+            is_long_message: false,
+            state: Held::default(),
+            since: now_ns(),
+        }
+    }
+
+    /// [`crate::topology::redis::RedisNode::id`]
+    pub(super) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// When it was used last, ns.
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// True if it can serve whoever wants that.
+    pub(super) fn fits(&self, node: u64, wanted: &Wanted) -> bool {
+        self.node == node
+            && self.wanted.login.id == wanted.login.id
+            && self.wanted.db == wanted.db
+            && self.wanted.version == wanted.version
+    }
+
+    /// Sends a request.
+    pub(super) fn send(&mut self, request: &[u8], what: What) {
+        self.put(request);
+        let keeps = request.len() <= LONGEST_AGAIN
+            && matches!(
+                what,
+                What::Read
+                    | What::Block { .. }
+                    | What::Watch
+                    | What::Subscribe
+                    | What::Plain
+                    | What::Unknown
+                    | What::Select(_)
+            );
+        self.expect(what, keeps.then(|| request.to_vec()));
+    }
+
+    /// Bytes of a request.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+        self.put += bytes.len() as u64;
+    }
+
+    /// A reply is due, to a request that ends with what was put last.
+    pub(super) fn expect(&mut self, what: What, request: Option<Vec<u8>>) {
+        if !self.state.is_monitor {
+            self.expects.push_back(Expect { what, request, end: self.put, left: None });
+        }
+    }
+
+    /// So much is waiting for the server that the client has to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.output.len() > MOST_WAITING
+    }
+
+    /// Sends what waits.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let mut at = 0;
+        while at < self.output.len() {
+            let sent = self.stream.try_write(self.output.get(at..).unwrap_or_default())?;
+            at += sent;
+            if sent == 0 {
+                match self.stream.poll_write_ready(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.sent += at as u64;
+        if at == self.output.len() {
+            self.output = Vec::new();
+        } else {
+            self.output.drain(..at);
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        self.stream.poll_read(cx, buf)
+    }
+}
+
+impl Session {
+    /// The client's connection, opened if there is none.
+    ///
+    /// # Errors
+    /// What became of the request instead: it waits, or was refused.
+    pub(super) fn open_own(&mut self) -> Result<&mut Own, Taken> {
+        if self.client.in_flight.get() > 0 {
+            return Err(Taken::Wait(Wait::Answers));
+        }
+        if let OwnState::Opening(slot) = &self.own {
+            let Some(opened) = slot.borrow_mut().take() else { return Err(Taken::Wait(Wait::Own)) };
+            match opened {
+                Ok(own) => self.own = OwnState::Open(Box::new(own)),
+                Err(Failure::Refused(line)) => {
+                    self.own = OwnState::None;
+                    return Err(self.answer(&Trouble::Server(line)));
+                }
+                Err(_) => self.own = OwnState::None,
+            }
+        }
+        if matches!(self.own, OwnState::None) {
+            let (node, wanted) = match self.service.own_wanted(&self.client) {
+                Ok(found) => found,
+                Err(why) => return Err(self.wait_for_primary(why)),
+            };
+            self.service.wait_no_more(&self.client);
+            match self.service.take_spare(node, &wanted) {
+                Some(own) => self.own = OwnState::Open(Box::new(own)),
+                None => {
+                    self.dial_own(node, wanted);
+                    return Err(Taken::Wait(Wait::Own));
+                }
+            }
+            self.client.mode.update(|mode| super::client::Mode { has_own: true, ..mode });
+        }
+        match &mut self.own {
+            OwnState::Open(own) => Ok(own),
+            OwnState::None | OwnState::Opening(_) => Err(Taken::Wait(Wait::Own)),
+        }
+    }
+
+    fn dial_own(&mut self, node: u64, wanted: Wanted) {
+        let slot: Rc<Slot> = Rc::default();
+        self.own = OwnState::Opening(Rc::clone(&slot));
+        let (core, service, client) = (Rc::clone(&self.core), Rc::clone(&self.service), Rc::clone(&self.client));
+        tokio::task::spawn_local(async move {
+            let opened = connect(&core, &wanted).await;
+            if let Err(failure) = &opened
+                && !matches!(failure, Failure::Refused(_))
+            {
+                service.doubt(&core, node, &failure.to_string());
+            }
+            if let Ok(opened) = &opened {
+                service.learn_db(wanted.db);
+                if let Some(hello) = &opened.hello {
+                    service.learn_hello(wanted.version, hello);
+                }
+            }
+            *slot.borrow_mut() = Some(opened.map(|opened| Own::new(node, wanted, opened)));
+            client.wake();
+        });
+    }
+
+    /// A request that needs a connection of its own.
+    pub(super) fn send_own(&mut self, frame: &[u8], what: What) -> Taken {
+        match self.open_own() {
+            Ok(own) => own.send(frame, what),
+            Err(taken) => return taken,
+        }
+        self.service.stats.to_own.set(self.service.stats.to_own.get() + 1);
+        self.has_written = true;
+        self.count_pending();
+        Taken::Done
+    }
+
+    /// Replies are due on the client's own connection, or it is being opened.
+    pub(super) fn awaits_own(&self) -> bool {
+        match &self.own {
+            OwnState::None => false,
+            OwnState::Opening(_) => true,
+            OwnState::Open(own) => !own.expects.is_empty() || !own.output.is_empty(),
+        }
+    }
+
+    /// The client must wait until its server takes more.
+    pub(super) fn own_is_full(&self) -> bool {
+        matches!(&self.own, OwnState::Open(own) if own.is_full())
+    }
+
+    /// Replies are RESP2 and messages may stand between them.
+    pub(super) fn listens(&self, own: &Own) -> bool {
+        !self.subscriptions.is_empty()
+            || own.expects.front().is_some_and(|e| matches!(e.what, What::Subscribe | What::Resubscribe))
+    }
+
+    /// The service must know how many requests are on their way to the primary, wherever.
+    pub(super) fn count_pending(&mut self) {
+        let now = match &self.own {
+            OwnState::Open(own) => own
+                .expects
+                .iter()
+                .filter(|e| {
+                    !matches!(e.what, What::Block { .. } | What::Subscribe | What::Resubscribe | What::Replicated)
+                })
+                .count(),
+            _ => 0,
+        };
+        let before = std::mem::replace(&mut self.pending_own, now);
+        self.service.own_pending.update(|all| (all + now).saturating_sub(before));
+    }
+
+    /// Moves bytes between the client's own connection and the client.
+    pub(super) fn poll_own(&mut self, cx: &mut Context<'_>) {
+        if !matches!(self.own, OwnState::Open(_)) {
+            return;
+        }
+        let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return };
+        let lost = self.serve_own(&mut own, cx).err();
+        self.own = OwnState::Open(own);
+        if let Some(why) = lost {
+            self.lose_own(&why);
+        } else {
+            self.release_own();
+        }
+        self.count_pending();
+    }
+
+    fn serve_own(&mut self, own: &mut Own, cx: &mut Context<'_>) -> Result<(), String> {
+        own.poll_write(cx).map_err(|e| e.to_string())?;
+        loop {
+            if self.client.waiting_output() > super::client::MOST_OUTPUT {
+                return Ok(());
+            }
+            let core = Rc::clone(&self.core);
+            let mut scratch = core.scratch.borrow_mut();
+            let n = match own.poll_read(cx, &mut scratch) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err("the server closed the connection".into()),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(e)) => return Err(e.to_string()),
+            };
+            let read = scratch.get(..n).unwrap_or_default();
+            if own.input.is_empty() {
+                let used = self.take_replies(own, read)?;
+                own.input.extend_from_slice(read.get(used..).unwrap_or_default());
+            } else {
+                let mut input = std::mem::take(&mut own.input);
+                input.extend_from_slice(read);
+                let used = self.take_replies(own, &input)?;
+                input.drain(..used);
+                own.input = input;
+            }
+            own.since = now_ns();
+        }
+    }
+
+    /// The connection is not needed any more: it goes to the next who needs one, if nothing is left on it.
+    pub(super) fn release_own(&mut self) {
+        let OwnState::Open(own) = &self.own else { return };
+        let is_quiet = own.expects.is_empty() && own.output.is_empty() && own.input.is_empty() && own.fate.is_none();
+        let tainted_only = Held { is_tainted: true, ..Held::default() };
+        let is_clean = own.state == Held::default();
+        if !is_quiet || self.is_streaming() || !self.subscriptions.is_empty() || !is_clean && own.state != tainted_only
+        {
+            return;
+        }
+        let OwnState::Open(own) = std::mem::replace(&mut self.own, OwnState::None) else { return };
+        self.client.mode.update(|mode| super::client::Mode { has_own: false, ..mode });
+        if is_clean && own.wanted.version == self.client.version.get() && own.wanted.db == self.client.db.get() {
+            self.service.give_spare(*own);
+        }
+    }
+
+    /// The client leaves, or has no use for what is left on its connection.
+    pub(super) fn leave_own(&mut self) {
+        self.own = OwnState::None;
+        self.subscriptions = Subscriptions::default();
+        self.client.mode.update(|mode| super::client::Mode { queued: mode.queued, ..Default::default() });
+        self.count_pending();
+    }
+
+    /// True if replies may be mixed with messages although the protocol has no sign for them.
+    pub(super) fn is_in_subscribe_mode(&self) -> bool {
+        self.client.version.get() == Version::Resp2
+            && match &self.own {
+                OwnState::Open(own) => self.listens(own),
+                _ => !self.subscriptions.is_empty(),
+            }
+    }
+}

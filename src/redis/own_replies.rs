@@ -1,0 +1,418 @@
+//! Replies on a client's own connection: whose they are, and what they say about what is left on it.
+
+use std::collections::BTreeSet;
+
+use super::client::{Mode, Todo};
+use super::errors::Trouble;
+use super::lane::is_refusal;
+use super::own::{Expect, Fate, Own, OwnState, What};
+use super::session::Session;
+use crate::wire::resp::{Version, build, encode};
+
+/// A message beyond this goes on without being looked at as a whole, bytes.
+const LONGEST_WHOLE: usize = 256 * 1024;
+
+impl Session {
+    /// Takes replies. Returns the bytes used.
+    ///
+    /// # Errors
+    /// Why the connection cannot be used any further.
+    pub(super) fn take_replies(&mut self, own: &mut Own, bytes: &[u8]) -> Result<usize, String> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let fate = match own.fate {
+                Some(fate) => fate,
+                None => match self.fate(own, rest)? {
+                    Some(fate) => fate,
+                    None => return Ok(at),
+                },
+            };
+            own.fate = Some(fate);
+            let scanned = own.scan.scan(rest).map_err(|bad| bad.to_string())?;
+            let part = rest.get(..scanned.used).unwrap_or_default();
+            at += scanned.used;
+            match fate {
+                Fate::Deliver => drop(self.client.deliver(part)),
+                Fate::Drop => {}
+                Fate::Whole => {
+                    own.whole.extend_from_slice(part);
+                    if own.whole.len() > LONGEST_WHOLE && !scanned.is_done {
+                        // Only messages are as long: they answer nothing.
+                        self.client.deliver(&std::mem::take(&mut own.whole));
+                        own.fate = Some(Fate::Deliver);
+                        own.is_long_message = true;
+                    }
+                }
+            }
+            if !scanned.is_done {
+                if scanned.used == 0 && !own.scan.has_begun() {
+                    own.fate = None;
+                }
+                return Ok(at);
+            }
+            own.fate = None;
+            if std::mem::take(&mut own.is_long_message) {
+                continue;
+            }
+            if fate == Fate::Whole {
+                let whole = std::mem::take(&mut own.whole);
+                self.take_whole(own, &whole);
+            }
+        }
+        Ok(at)
+    }
+
+    /// What becomes of the reply that begins here; `None`: more bytes are needed.
+    fn fate(&mut self, own: &mut Own, bytes: &[u8]) -> Result<Option<Fate>, String> {
+        if own.state.is_monitor {
+            return Ok(Some(Fate::Deliver));
+        }
+        let first = bytes.first().copied().unwrap_or_default();
+        let may_be_message = match self.client.version.get() {
+            Version::Resp3 => first == b'>',
+            Version::Resp2 => first == b'*' && self.listens(own),
+        };
+        if may_be_message {
+            return Ok(Some(Fate::Whole));
+        }
+        let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
+        let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
+        if own.expects.is_empty() {
+            return Err(String::from_utf8_lossy(line).into_owned());
+        }
+        Ok(Some(self.settle_own(own, line)))
+    }
+
+    /// The first line of the reply to the request that has waited longest: that is over.
+    fn settle_own(&mut self, own: &mut Own, line: &[u8]) -> Fate {
+        let Some(expect) = own.expects.pop_front() else { return Fate::Drop };
+        let error = line.strip_prefix(b"-");
+        let is_ok = error.is_none();
+        if let Some(error) = error
+            && (is_refusal(error) || error.starts_with(b"UNBLOCKED ") && !self.is_unblocked_by_client())
+            && self.run_elsewhere(own, &expect)
+        {
+            return Fate::Drop;
+        }
+        match expect.what {
+            What::Swallow | What::Resubscribe => return Fate::Drop,
+            What::Plain | What::Read | What::Subscribe => {}
+            What::Block { .. } | What::Replicated => self.note_blocked(false),
+            What::Unknown => {
+                own.state.is_tainted |= is_ok;
+                if is_ok {
+                    self.core.learn_soon(&self.service);
+                }
+            }
+            What::Multi { tell } => {
+                own.state.is_in_multi |= is_ok;
+                if !tell {
+                    return Fate::Drop;
+                }
+            }
+            What::Exec | What::Discard => {
+                own.state.is_in_multi = false;
+                own.state.is_watching = false;
+                self.has_lost_watch = false;
+            }
+            What::Watch => own.state.is_watching |= is_ok,
+            What::Unwatch => own.state.is_watching = false,
+            What::Select(db) if is_ok => self.client.db.set(db),
+            What::Select(_) => {}
+            What::Monitor => own.state.is_monitor |= is_ok,
+            What::Special(on) if is_ok => own.state.is_special = on,
+            What::Special(_) => {}
+        }
+        self.note_watching(own.state.is_watching);
+        Fate::Deliver
+    }
+
+    /// The node has refused the request because of what it is now, or has sent the client away: it goes elsewhere,
+    /// unless it is part of something that cannot.
+    fn run_elsewhere(&mut self, own: &mut Own, expect: &Expect) -> bool {
+        self.service.doubt(&self.core, own.node(), "it does not serve as the primary any more");
+        if own.state.is_in_multi || own.state.is_watching {
+            return false;
+        }
+        let Some(request) = &expect.request else { return false };
+        self.note_blocked(false);
+        self.client.backlog.borrow_mut().push_back(Todo::Run(request.clone()));
+        own.state.is_tainted = true;
+        true
+    }
+
+    /// A reply that may be a message, or confirm a subscription.
+    fn take_whole(&mut self, own: &mut Own, whole: &[u8]) {
+        let Some((kind, channel)) = push_words(whole) else {
+            return self.take_reply_in_whole(own, whole);
+        };
+        let adds = matches!(kind, b"subscribe" | b"psubscribe" | b"ssubscribe");
+        let set: &mut BTreeSet<Vec<u8>> = match kind {
+            b"subscribe" | b"unsubscribe" => &mut self.subscriptions.channels,
+            b"psubscribe" | b"punsubscribe" => &mut self.subscriptions.patterns,
+            b"ssubscribe" | b"sunsubscribe" => &mut self.subscriptions.shards,
+            b"message" | b"pmessage" | b"smessage" => {
+                self.client.deliver(whole);
+                return;
+            }
+            _ if whole.first() == Some(&b'>') => {
+                self.client.deliver(whole);
+                return;
+            }
+            _ => return self.take_reply_in_whole(own, whole),
+        };
+        let before = set.len();
+        match channel {
+            Some(channel) if adds => drop(set.insert(channel.to_vec())),
+            Some(channel) => drop(set.remove(channel)),
+            None => {}
+        }
+        self.note_subscriptions();
+        let Some(expect) = own.expects.front_mut() else {
+            // The server takes a subscription away by itself, as that of a slot that moves.
+            self.client.deliver(whole);
+            return;
+        };
+        let is_again = expect.what == What::Resubscribe;
+        let due = expect.left.unwrap_or_else(|| confirmations(expect.request.as_deref(), before));
+        expect.left = Some(due.saturating_sub(1));
+        if due <= 1 {
+            own.expects.pop_front();
+        }
+        if !is_again {
+            self.client.deliver(whole);
+        }
+    }
+
+    fn take_reply_in_whole(&mut self, own: &mut Own, whole: &[u8]) {
+        let end = memchr::memchr(b'\n', whole).unwrap_or(whole.len());
+        let line = whole.get(..end).unwrap_or_default().trim_ascii_end();
+        if self.settle_own(own, line) == Fate::Deliver {
+            self.client.deliver(whole);
+        }
+    }
+
+    /// The connection is gone: what was due goes elsewhere or is answered, and what was left on it is taken up again,
+    /// or the client is told at the next occasion.
+    pub(super) fn lose_own(&mut self, why: &str) {
+        let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return };
+        self.service.doubt(&self.core, own.node(), why);
+        self.note_blocked(false);
+        if own.fate.is_some() && own.scan.has_begun() || own.state.is_monitor || own.state.is_special {
+            // Half a reply is with the client, or it relies on what this connection alone could tell it.
+            return self.client.cut();
+        }
+        self.has_lost_watch |= own.state.is_watching;
+        let mut is_in_multi = own.state.is_in_multi;
+        for expect in std::mem::take(&mut own.expects) {
+            let is_written = expect.end <= own.sent;
+            let mut reply = Vec::new();
+            match expect.what {
+                What::Swallow | What::Resubscribe => {}
+                What::Multi { tell } => {
+                    is_in_multi = true;
+                    if tell {
+                        reply.extend_from_slice(build::OK);
+                    }
+                }
+                What::Discard => {
+                    is_in_multi = false;
+                    self.has_lost_watch = false;
+                    reply.extend_from_slice(build::OK);
+                }
+                What::Unwatch => {
+                    self.has_lost_watch = false;
+                    reply.extend_from_slice(build::OK);
+                }
+                What::Exec if is_written => {
+                    is_in_multi = false;
+                    self.has_lost_watch = false;
+                    self.unknown_outcome(why, &mut reply);
+                }
+                What::Exec => {
+                    is_in_multi = false;
+                    self.has_lost_watch = false;
+                    build::null_array(&mut reply, self.client.version.get());
+                }
+                _ if is_in_multi => reply.extend_from_slice(build::QUEUED),
+                What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
+                    self.client.backlog.borrow_mut().extend(expect.request.map(Todo::Run));
+                }
+                What::Replicated => build::integer(&mut reply, 0),
+                What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
+                    // As if nothing had come in time: whether something had, nobody can tell.
+                    true => build::null_array(&mut reply, self.client.version.get()),
+                    false => self.unknown_outcome(why, &mut reply),
+                },
+                What::Plain | What::Unknown | What::Block { .. } if !is_written && expect.request.is_some() => {
+                    self.client.backlog.borrow_mut().extend(expect.request.map(Todo::Run));
+                }
+                _ => self.unknown_outcome(why, &mut reply),
+            }
+            if !reply.is_empty() {
+                self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
+            }
+        }
+        if is_in_multi {
+            // Nothing of it was carried out, and its commands are not known any more.
+            self.begin_lost_transaction();
+        }
+        self.lose_stream();
+        self.note_watching(false);
+    }
+
+    /// CLIENT UNBLOCK was meant for this client, not for all of a node's.
+    fn is_unblocked_by_client(&self) -> bool {
+        self.client.unblock.get().is_some()
+    }
+
+    pub(super) fn note_blocked(&self, is_blocked: bool) {
+        self.client.mode.update(|mode| Mode { is_blocked, ..mode });
+    }
+
+    fn note_watching(&self, is_watching: bool) {
+        self.client.mode.update(|mode| Mode { is_watching, ..mode });
+    }
+
+    fn note_subscriptions(&self) {
+        let count = |set: &BTreeSet<Vec<u8>>| u32::try_from(set.len()).unwrap_or(u32::MAX);
+        let all = &self.subscriptions;
+        let subscriptions = (count(&all.channels) + count(&all.shards), count(&all.patterns));
+        self.client.mode.update(|mode| Mode { subscriptions, ..mode });
+    }
+
+    fn unknown_outcome(&self, why: &str, reply: &mut Vec<u8>) {
+        self.service.stats.unknown.set(self.service.stats.unknown.get() + 1);
+        Trouble::Unknown(why.to_owned()).write(reply);
+    }
+
+    /// CLIENT UNBLOCK: the command ends as if its time were over, or with an error. The connection cannot be told so
+    /// without a number that only the server knows: it is given up.
+    pub(super) fn obey_unblock(&mut self) {
+        let Some(by_error) = self.client.unblock.get() else { return };
+        if self.client.mode.get().is_blocked
+            && let OwnState::Open(own) = &mut self.own
+            && own.expects.len() == 1
+        {
+            let mut reply = Vec::new();
+            match own.expects.front().map(|expect| expect.what) {
+                _ if by_error => {
+                    build::error(&mut reply, b"UNBLOCKED client unblocked via CLIENT UNBLOCK");
+                }
+                Some(What::Replicated) => build::integer(&mut reply, 0),
+                _ => build::null_array(&mut reply, self.client.version.get()),
+            }
+            self.client.say(&reply);
+            self.leave_own();
+        }
+        self.client.unblock.set(None);
+    }
+
+    /// Takes up the subscriptions of a lost connection. True when there is nothing to take up.
+    pub(super) fn resubscribe(&mut self) -> bool {
+        if self.subscriptions.is_empty() || matches!(self.own, OwnState::Open(_)) {
+            return true;
+        }
+        let lists = [
+            ("SUBSCRIBE", &self.subscriptions.channels),
+            ("PSUBSCRIBE", &self.subscriptions.patterns),
+            ("SSUBSCRIBE", &self.subscriptions.shards),
+        ];
+        let mut requests = Vec::new();
+        for (verb, names) in lists {
+            for name in names {
+                let mut request = Vec::new();
+                encode(&mut request, &[verb.as_bytes(), name.as_slice()]);
+                requests.push(request);
+            }
+        }
+        match self.open_own() {
+            Ok(own) => {
+                for request in requests {
+                    own.put(&request);
+                    own.expect(What::Resubscribe, Some(request));
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// The kind of a message, and its channel.
+fn push_words(frame: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let rest = frame.get(memchr::memchr(b'\n', frame)? + 1..)?;
+    let (kind, rest) = bulk(rest)?;
+    Some((kind, bulk(rest).map(|(channel, _)| channel)))
+}
+
+fn bulk(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    let digits = bytes.get(..end)?.trim_ascii_end().strip_prefix(b"$")?;
+    let length: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let (word, rest) = bytes.get(end + 1..)?.split_at_checked(length)?;
+    Some((word, rest.get(2..)?))
+}
+
+/// How many confirmations a request gets: one for each name, and one for each subscription if it ends all of them.
+fn confirmations(request: Option<&[u8]>, subscribed: usize) -> usize {
+    match request.map(|request| crate::wire::resp::words(request).count()) {
+        Some(words) if words > 1 => words - 1,
+        _ => subscribed.max(1),
+    }
+}
+
+/// A blocking command that would have come back without anything some time.
+fn ends_by_itself(request: Option<&[u8]>) -> bool {
+    let Some(request) = request else { return false };
+    let words: Vec<&[u8]> = crate::wire::resp::words(request).collect();
+    let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+    let timeout = match name.as_slice() {
+        b"BLMPOP" | b"BZMPOP" => words.get(1),
+        b"XREADGROUP" => {
+            let block = words.iter().position(|word| word.eq_ignore_ascii_case(b"BLOCK"));
+            block.and_then(|place| words.get(place + 1))
+        }
+        _ => words.last(),
+    };
+    timeout.and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok()).is_some_and(|seconds| seconds > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&mut out, &line.split(' ').collect::<Vec<_>>());
+        out
+    }
+
+    #[test]
+    fn what_ends_by_itself_is_known_by_its_timeout() {
+        for line in ["BLPOP k 1", "BRPOPLPUSH a b 0.5", "BLMPOP 2 1 k LEFT", "XREADGROUP GROUP g c BLOCK 5 STREAMS s >"]
+        {
+            assert!(ends_by_itself(Some(&request(line))), "{line}");
+        }
+        for line in ["BLPOP k 0", "BLMPOP 0 1 k LEFT", "XREADGROUP GROUP g c BLOCK 0 STREAMS s >"] {
+            assert!(!ends_by_itself(Some(&request(line))), "{line}");
+        }
+    }
+
+    #[test]
+    fn confirmations_are_counted() {
+        assert_eq!(confirmations(Some(&request("SUBSCRIBE a b")), 0), 2);
+        assert_eq!(confirmations(Some(&request("UNSUBSCRIBE")), 3), 3);
+        assert_eq!(confirmations(Some(&request("UNSUBSCRIBE")), 0), 1);
+    }
+
+    #[test]
+    fn messages_are_told_by_their_words() {
+        assert_eq!(
+            push_words(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"),
+            Some((b"subscribe".as_slice(), Some(b"c".as_slice())))
+        );
+        assert_eq!(push_words(b">3\r\n$11\r\nunsubscribe\r\n_\r\n:0\r\n"), Some((b"unsubscribe".as_slice(), None)));
+    }
+}

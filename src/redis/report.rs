@@ -1,0 +1,120 @@
+//! What the console tells about the services, gathered from every thread.
+
+use super::core::Core;
+
+/// One service on one thread.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceReport {
+    /// `[[redis.service]] name`.
+    pub name: String,
+    /// Client connections of this thread.
+    pub clients: usize,
+    /// Clients of this thread that wait for a primary.
+    pub waiting: usize,
+    /// How long the first of them has waited, ns.
+    pub oldest_wait: u64,
+    /// Clients that waited and were served, waited in vain, or were not let wait.
+    pub queue: (u64, u64, u64),
+    /// Requests to the primary, to replicas, and on connections of clients' own.
+    pub requests: (u64, u64, u64),
+    /// Requests whose outcome nobody knows, and those that ran again elsewhere.
+    pub unknown: u64,
+    /// See `unknown`.
+    pub moved: u64,
+    /// Commands that went out on shared connections, and in how many writes.
+    pub batching: (u64, u64),
+    /// Connections by [`crate::topology::redis::RedisNode::id`].
+    pub connections: Vec<(u64, usize)>,
+    /// Logins that failed.
+    pub bad_logins: u64,
+}
+
+/// One client.
+#[derive(Debug, Clone)]
+pub struct ClientReport {
+    /// Service.
+    pub service: String,
+    /// What `CLIENT ID` answers.
+    pub id: u64,
+    /// User.
+    pub user: String,
+    /// Database.
+    pub db: u32,
+    /// Address of the client, and ours.
+    pub addresses: ((String, u16), (String, u16)),
+    /// When it came.
+    pub connected: std::time::SystemTime,
+    /// When it said something last, ns.
+    pub active: u64,
+    /// CLIENT SETNAME
+    pub name: String,
+    /// Requests on their way.
+    pub in_flight: u32,
+    /// Keeps a connection of its own, and for what.
+    pub pin: Option<&'static str>,
+}
+
+impl Core {
+    /// Every service of this thread.
+    pub fn report(&self, now: u64) -> Vec<ServiceReport> {
+        self.services()
+            .iter()
+            .map(|service| {
+                let (waiting, until) = service.queue();
+                let hold = service.config.borrow().hold.as_nanos() as u64;
+                let (commands, writes, _) = service.batching();
+                let stats = &service.stats;
+                ServiceReport {
+                    name: service.name.clone(),
+                    clients: self.clients.borrow().values().filter(|c| c.service.name == service.name).count(),
+                    waiting,
+                    oldest_wait: until.map_or(0, |until| now.saturating_sub(until.saturating_sub(hold))),
+                    queue: (stats.served.get(), stats.timed_out.get(), stats.refused.get()),
+                    requests: (stats.to_primary.get(), stats.to_replica.get(), stats.to_own.get()),
+                    unknown: stats.unknown.get(),
+                    moved: stats.moved.get(),
+                    batching: (commands, writes),
+                    connections: service
+                        .view()
+                        .nodes
+                        .iter()
+                        .map(|node| (node.id, service.connections(node.id)))
+                        .collect(),
+                    bad_logins: stats.bad_logins.get(),
+                }
+            })
+            .collect()
+    }
+
+    /// Every client of this thread.
+    pub fn report_clients(&self) -> Vec<ClientReport> {
+        let clients = self.clients.borrow();
+        clients
+            .values()
+            .map(|client| {
+                let login = client.login.borrow();
+                let user = login.as_ref().map(|login| String::from_utf8_lossy(&login.user).into_owned());
+                let mode = client.mode.get();
+                ClientReport {
+                    service: client.service.name.clone(),
+                    id: client.id,
+                    user: user.unwrap_or_default(),
+                    db: client.db.get(),
+                    addresses: (client.peer.named(), client.local.named()),
+                    connected: client.connected,
+                    active: client.active.get(),
+                    name: String::from_utf8_lossy(&client.name.borrow()).into_owned(),
+                    in_flight: client.in_flight.get(),
+                    pin: match mode {
+                        mode if mode.is_monitor => Some("MONITOR"),
+                        mode if mode.subscriptions != (0, 0) => Some("subscribed"),
+                        mode if mode.is_blocked => Some("blocking command"),
+                        mode if mode.is_watching => Some("WATCH"),
+                        mode if mode.has_own => Some("own connection"),
+                        _ => None,
+                    },
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,235 @@
+//! One request: where it has to go.
+
+use std::rc::Rc;
+
+use super::errors::Trouble;
+use super::lane::{EntryKind, Kind, Lane};
+use super::own::{OwnState, What};
+use super::session::{ReplyMode, Session, Wait};
+use crate::config::model::RedisReads;
+use crate::wire::resp::command::{Access, Command, Path, Verb};
+use crate::wire::resp::{Request, words};
+use crate::worker::clock::now_ns;
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is on its way, or answered.
+    Done,
+    /// Nothing was done: it has to be shown again.
+    Wait(Wait),
+}
+
+impl Session {
+    /// The commonest case: a request that goes where the last one went. `run` requests are about to go there.
+    #[inline]
+    pub(super) fn is_quick(&mut self, frame: &[u8], request: &Request, run: u32) -> bool {
+        if self.lane_version != self.service.version.get()
+            || self.transaction.is_some()
+            || self.reply != ReplyMode::On
+            || !matches!(self.own, OwnState::None)
+        {
+            return false;
+        }
+        let Some(lane) = &self.lane else { return false };
+        if !lane.is_open() || lane.is_full() {
+            return false;
+        }
+        let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
+        let Some(command) = self.commands.judge(name, request.word(1).and_then(|word| word.of(frame))) else {
+            return false;
+        };
+        let goes_on = run > 0 || self.client.in_flight.get() > 0;
+        let fits_kind = match command.path {
+            Path::Lane => lane.key.kind == Kind::Quick || goes_on,
+            Path::Slow => lane.key.kind == Kind::Slow,
+            _ => return false,
+        };
+        let fits_node = match command.access {
+            Access::Read => lane.is_primary && self.reads_primary || goes_on,
+            Access::Pinned => lane.is_primary,
+            Access::Write => {
+                self.has_written = true;
+                lane.is_primary
+            }
+        };
+        fits_kind && fits_node && !command.is_admin
+    }
+
+    /// Any request.
+    pub(super) fn take(&mut self, frame: &[u8], request: &Request) -> Taken {
+        let commands = self.service.commands();
+        let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
+        let command = commands.judge(name, request.word(1).and_then(|word| word.of(frame)));
+        if self.client.login.borrow().is_none() && !command.is_some_and(is_for_strangers) {
+            return self.answer(&Trouble::NoAuth);
+        }
+        if let Some(command) = command.filter(|command| command.is_admin && !self.may_administrate(command)) {
+            if self.transaction.is_some() {
+                return self.spoil_transaction(&Trouble::Admin(command.name.to_string()));
+            }
+            return self.answer(&Trouble::Admin(command.name.to_string()));
+        }
+        if self.transaction.is_some() {
+            return self.collect(frame, request, command);
+        }
+        if !matches!(self.own, OwnState::None) {
+            return self.take_own(frame, request, command);
+        }
+        let Some(command) = command else { return self.send_own(frame, What::Unknown) };
+        match command.path {
+            Path::Lane => self.send_shared(frame, command.access, Kind::Quick),
+            Path::Slow => self.send_shared(frame, command.access, Kind::Slow),
+            Path::MayBlock if !command.is_blocking_now(words(frame).skip(1)) => {
+                self.send_shared(frame, command.access, Kind::Quick)
+            }
+            Path::MayBlock | Path::Block => {
+                self.send_own(frame, What::Block { may_rerun: command.access == Access::Read })
+            }
+            Path::Own => self.send_own(frame, What::Unknown),
+            Path::Session(verb) => self.obey(verb, frame, request, command),
+        }
+    }
+
+    fn may_administrate(&self, command: &Command) -> bool {
+        let login = self.client.login.borrow();
+        login.as_ref().is_some_and(|login| self.service.may_run(&login.user, &command.name))
+    }
+
+    /// Refuses a request.
+    pub(super) fn answer(&mut self, trouble: &Trouble) -> Taken {
+        let mut reply = Vec::new();
+        trouble.write(&mut reply);
+        self.answer_with(&reply)
+    }
+
+    /// Answers a request without a server, in its turn.
+    pub(super) fn answer_with(&mut self, reply: &[u8]) -> Taken {
+        if let Some(wait) = self.before_answer() {
+            return Taken::Wait(wait);
+        }
+        if self.wants_reply() {
+            self.client.say(reply);
+        }
+        Taken::Done
+    }
+
+    /// What has to come before an answer of our own.
+    pub(super) fn before_answer(&self) -> Option<Wait> {
+        if self.client.in_flight.get() > 0 {
+            return Some(Wait::Answers);
+        }
+        self.awaits_own().then_some(Wait::Own)
+    }
+
+    /// Whether the reply to this command is wanted; after CLIENT REPLY SKIP the next one is again.
+    pub(super) fn wants_reply(&mut self) -> bool {
+        match self.reply {
+            ReplyMode::On => true,
+            ReplyMode::Off => false,
+            ReplyMode::Skip => {
+                self.reply = ReplyMode::On;
+                false
+            }
+        }
+    }
+
+    /// A request that shares a connection with those of others.
+    pub(super) fn send_shared(&mut self, frame: &[u8], access: Access, kind: Kind) -> Taken {
+        let lane = match self.choose(access, kind) {
+            Ok(lane) => lane,
+            Err(taken) => return taken,
+        };
+        if access == Access::Write {
+            self.has_written = true;
+        }
+        let stats = &self.service.stats;
+        let counter = if lane.is_primary { &stats.to_primary } else { &stats.to_replica };
+        counter.set(counter.get() + 1);
+        if self.wants_reply() {
+            lane.push(&self.client, frame, 1);
+        } else {
+            lane.push_special(&self.client, frame, 1, EntryKind::Silent);
+        }
+        Taken::Done
+    }
+
+    /// The lane for a request.
+    ///
+    /// The order of a client's requests is kept by this rule: as long as one is on its way, the next goes to the same
+    /// lane or waits.
+    pub(super) fn choose(&mut self, access: Access, kind: Kind) -> Result<Rc<Lane>, Taken> {
+        let kind = match (kind, access, self.client.heavy.get()) {
+            (Kind::Quick, Access::Read | Access::Pinned, 1..) => {
+                self.client.heavy.update(|n| n - 1);
+                Kind::Slow
+            }
+            _ => kind,
+        };
+        let is_busy = self.client.in_flight.get() > 0;
+        let is_current = self.lane_version == self.service.version.get();
+        if let Some(lane) = self.lane.as_ref().filter(|lane| is_current && lane.is_open()) {
+            let takes_access = lane.is_primary || access == Access::Read;
+            let takes_kind = match lane.key.kind {
+                Kind::Login => kind == Kind::Login,
+                Kind::Slow => kind != Kind::Login,
+                Kind::Quick => kind == Kind::Quick,
+            };
+            let suits = if is_busy {
+                takes_access && takes_kind
+            } else {
+                lane.is_primary && lane.key.kind == kind && (access != Access::Read || self.reads_primary)
+            };
+            if suits && lane.is_full() {
+                lane.wait_for_room(&self.client);
+                return Err(Taken::Wait(Wait::Room));
+            }
+            if suits {
+                return Ok(Rc::clone(lane));
+            }
+        }
+        if is_busy {
+            return Err(Taken::Wait(Wait::Answers));
+        }
+        if self.has_written {
+            // Later than any write, since all are answered.
+            self.seen = now_ns();
+            self.has_written = false;
+        }
+        let chosen = self.service.lane_for(&self.core, &self.client, access, kind, self.seen);
+        match chosen {
+            Ok(lane) => {
+                self.reads_primary = self.service.config.borrow().reads == RedisReads::Primary;
+                self.commands = self.service.commands();
+                self.lane_version = self.service.version.get();
+                self.lane = Some(Rc::clone(&lane));
+                self.service.wait_no_more(&self.client);
+                Ok(lane)
+            }
+            Err(why) => Err(self.wait_for_primary(why)),
+        }
+    }
+
+    /// The request waits until there is a primary, `hold` at the longest.
+    pub(super) fn wait_for_primary(&mut self, why: String) -> Taken {
+        let hold = self.service.config.borrow().hold;
+        let (now, until) = (now_ns(), self.arrived.saturating_add(hold.as_nanos() as u64));
+        let trouble = if now >= until {
+            self.service.wait_no_more(&self.client);
+            self.service.stats.timed_out.set(self.service.stats.timed_out.get() + 1);
+            let waited = std::time::Duration::from_nanos(now.saturating_sub(self.arrived));
+            Trouble::NoPrimary { service: self.service.name.clone(), waited, why }
+        } else {
+            match self.service.wait(&self.client, until) {
+                Ok(()) => return Taken::Wait(Wait::Primary),
+                Err(trouble) => trouble,
+            }
+        };
+        self.answer(&trouble)
+    }
+}
+
+/// What may be said before AUTH.
+fn is_for_strangers(command: &Command) -> bool {
+    matches!(command.path, Path::Session(Verb::Auth | Verb::Hello | Verb::Quit | Verb::Reset))
+}

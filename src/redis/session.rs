@@ -1,0 +1,442 @@
+//! The life of a client's connection: its task reads, looks at what came, and waits for whatever is needed.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::client::{Client, MOST_OUTPUT, Todo};
+use super::core::Core;
+use super::errors::Trouble;
+use super::lane::{EntryKind, Lane};
+use super::own::{OwnState, Subscriptions};
+use super::request::Taken;
+use super::service::Service;
+use super::stream::Stream;
+use super::transaction::Transaction;
+use crate::wire::resp::command::Commands;
+use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
+use crate::worker::clock::now_ns;
+
+/// Bytes of an unfinished request that are kept; a longer one goes on as it comes, on a connection of its own.
+pub(super) const LONGEST_KEPT: usize = 256 * 1024;
+/// Bytes that are read ahead while the client's request waits, so that its leaving is noticed.
+const READ_AHEAD: usize = 64 * 1024;
+/// Requests of one client that may be on their way.
+const MOST_IN_FLIGHT: u32 = 16 * 1024;
+
+/// What a client's next request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The answers to those before it.
+    Answers,
+    /// A lane that can take it.
+    Room,
+    /// A primary, and the like.
+    Primary,
+    /// A connection of its own, or what is on its way there.
+    Own,
+    /// The client, which has to take its replies.
+    Output,
+}
+
+/// Whether replies are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReplyMode {
+    On,
+    Off,
+    /// Not to the next command.
+    Skip,
+}
+
+/// See the module.
+pub struct Session {
+    pub(super) core: Rc<Core>,
+    pub(super) service: Rc<Service>,
+    pub(super) client: Rc<Client>,
+    scan: RequestScan,
+    /// Bytes that were read and not used, from `at`.
+    input: Vec<u8>,
+    at: usize,
+    /// When the first of these came, ns.
+    pub(super) arrived: u64,
+    /// Where its requests went last, and the service's version of that time.
+    pub(super) lane: Option<Rc<Lane>>,
+    pub(super) lane_version: u64,
+    pub(super) commands: Arc<Commands>,
+    pub(super) reads_primary: bool,
+    pub(super) transaction: Option<Box<Transaction>>,
+    pub(super) own: OwnState,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) reply: ReplyMode,
+    /// It has written something since `seen` was set.
+    pub(super) has_written: bool,
+    /// What it wrote before this time, ns, its reads must see; 0: nothing.
+    pub(super) seen: u64,
+    /// An answer of Forebay's that another task makes.
+    pub(super) asked: super::clients::Asked,
+    /// The keys that it watches may have changed unseen: its transaction must fail.
+    pub(super) has_lost_watch: bool,
+    /// A request that goes on as it comes.
+    pub(super) stream: Option<Stream>,
+    /// What of the service's `own_pending` is this client's.
+    pub(super) pending_own: usize,
+    /// The client sends no more.
+    is_deaf: bool,
+}
+
+impl Session {
+    /// A session that begins.
+    pub fn new(core: Rc<Core>, client: Rc<Client>, now: u64) -> Self {
+        let service = Rc::clone(&client.service);
+        let commands = service.commands();
+        Session {
+            core,
+            service,
+            client,
+            scan: RequestScan::default(),
+            input: Vec::new(),
+            at: 0,
+            arrived: now,
+            lane: None,
+            lane_version: 0,
+            commands,
+            reads_primary: true,
+            transaction: None,
+            own: OwnState::None,
+            subscriptions: Subscriptions::default(),
+            reply: ReplyMode::On,
+            has_written: false,
+            seen: 0,
+            asked: Default::default(),
+            has_lost_watch: false,
+            stream: None,
+            pending_own: 0,
+            is_deaf: false,
+        }
+    }
+
+    /// Serves the client until it leaves.
+    pub async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        self.service.wait_no_more(&self.client);
+        self.leave_own();
+        self.client.leave();
+        self.core.client_left(&self.client);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.keep_waker(cx);
+        loop {
+            if self.client.is_cut.get() {
+                // What it was told last may still reach it.
+                let _ = self.client.poll_flush(cx);
+                return Poll::Ready(());
+            }
+            self.poll_own(cx);
+            self.obey_unblock();
+            let wait = if self.resubscribe() { self.go_on() } else { Some(Wait::Own) };
+            // What was asked of the own connection leaves before anything is waited for.
+            self.poll_own(cx);
+            let is_sent = match self.client.poll_flush(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => false,
+            };
+            let is_done = self.client.in_flight.get() == 0 && self.client.backlog.borrow().is_empty();
+            let is_ending = self.is_deaf || self.client.is_ending.get();
+            if is_ending && is_sent && is_done && (self.client.is_ending.get() || wait.is_none() && !self.awaits_own())
+            {
+                return Poll::Ready(());
+            }
+            if wait == Some(Wait::Output) && is_sent {
+                continue;
+            }
+            self.client.is_waiting.set(wait.is_some() || is_ending || !is_done);
+            let reads = match wait {
+                None => is_sent || self.client.waiting_output() < MOST_OUTPUT / 4,
+                Some(Wait::Primary | Wait::Own) => self.input.len() - self.at < READ_AHEAD,
+                Some(_) => false,
+            };
+            if is_ending || !reads {
+                return Poll::Pending;
+            }
+            match self.read(cx, wait) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => {
+                    self.is_deaf = true;
+                    if matches!(wait, Some(Wait::Primary | Wait::Own)) {
+                        // Nobody is there any more to whom what waits would matter.
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads once, and looks at what came. `Ready(false)`: no more will come.
+    fn read(&mut self, cx: &mut Context<'_>, wait: Option<Wait>) -> Poll<bool> {
+        let core = Rc::clone(&self.core);
+        let mut scratch = core.scratch.borrow_mut();
+        let n = match self.client.stream.borrow_mut().poll_read(cx, &mut scratch) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Ready(Ok(n)) => n,
+        };
+        let bytes = scratch.get(..n).unwrap_or_default();
+        let (read, sent) = self.client.bytes.get();
+        self.client.bytes.set((read + n as u64, sent));
+        let now = now_ns();
+        self.client.active.set(now);
+        if !self.input.is_empty() {
+            self.input.extend_from_slice(bytes);
+            return Poll::Ready(true);
+        }
+        self.arrived = now;
+        let used = if wait.is_none() && self.client.backlog.borrow().is_empty() { self.work(bytes).0 } else { 0 };
+        self.input.extend_from_slice(bytes.get(used..).unwrap_or_default());
+        Poll::Ready(true)
+    }
+
+    /// Goes on with what could not be done before. `None`: all is done, as far as it has come.
+    fn go_on(&mut self) -> Option<Wait> {
+        if let Some(wait) = self.finish_asked() {
+            return Some(wait);
+        }
+        if let Some(wait) = self.work_off_backlog() {
+            return Some(wait);
+        }
+        if self.client.is_ending.get() || self.input.is_empty() {
+            return None;
+        }
+        let input = std::mem::take(&mut self.input);
+        let (used, wait) = self.work(input.get(self.at..).unwrap_or_default());
+        self.at += used;
+        self.input = input;
+        if self.at >= self.input.len() {
+            self.input = Vec::new();
+            self.at = 0;
+        } else if self.at > READ_AHEAD {
+            self.input.drain(..self.at);
+            self.at = 0;
+        }
+        wait
+    }
+
+    /// Requests that came back from a lane, before any other.
+    fn work_off_backlog(&mut self) -> Option<Wait> {
+        loop {
+            let todo = self.client.backlog.borrow_mut().pop_front()?;
+            let taken = match &todo {
+                Todo::Say(_) if self.client.in_flight.get() > 0 => Taken::Wait(Wait::Answers),
+                Todo::Say(reply) => {
+                    self.client.say(reply);
+                    Taken::Done
+                }
+                Todo::Run(request) => self.take_again(request),
+                Todo::Quiet(request) => {
+                    let mode = std::mem::replace(&mut self.reply, ReplyMode::Off);
+                    let taken = self.take_again(request);
+                    self.reply = mode;
+                    taken
+                }
+                Todo::Block(request) => self.send_block(request),
+            };
+            match taken {
+                Taken::Done if matches!(todo, Todo::Say(_)) => {}
+                Taken::Done => self.service.stats.moved.set(self.service.stats.moved.get() + 1),
+                Taken::Wait(wait) => {
+                    self.client.backlog.borrow_mut().push_front(todo);
+                    return Some(wait);
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_again(&mut self, request: &[u8]) -> Taken {
+        match RequestScan::default().scan(request, Bounds::USUAL) {
+            Ok(Found::Request(found)) => self.take(request, &found),
+            _ => Taken::Done,
+        }
+    }
+
+    /// Looks at the client's bytes, request by request. Returns how many were used, and what the next one waits for.
+    fn work(&mut self, bytes: &[u8]) -> (usize, Option<Wait>) {
+        // Requests in a row that go to the same lane go in one piece.
+        let (mut at, mut run_from, mut run) = (0, 0, 0);
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            if self.is_streaming() {
+                match self.stream_on(rest) {
+                    Ok(used) => {
+                        at += used;
+                        run_from = at;
+                        if used == 0 {
+                            return (at, self.is_streaming().then_some(Wait::Own).filter(|_| self.own_is_full()));
+                        }
+                        continue;
+                    }
+                    Err(error) => return self.end_badly(bytes.len(), &error),
+                }
+            }
+            let bounds = if self.client.login.borrow().is_some() { Bounds::USUAL } else { Bounds::STRANGER };
+            let found = match self.scan.scan(rest, bounds) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+                    if self.has_answers_to_come() {
+                        self.scan = RequestScan::default();
+                        return (at, Some(Wait::Answers));
+                    }
+                    return self.end_badly(bytes.len(), &error);
+                }
+            };
+            let len = match found {
+                Found::More => break,
+                Found::Nothing(len) => {
+                    self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+                    (run, run_from) = (0, at + len);
+                    len
+                }
+                Found::Request(request) => {
+                    let frame = rest.get(..request.len).unwrap_or_default();
+                    if run < MOST_IN_FLIGHT && self.is_quick(frame, &request, run) {
+                        run += 1;
+                        at += request.len;
+                        continue;
+                    }
+                    self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+                    (run, run_from) = (0, at + request.len);
+                    if let Some(wait) = self.must_wait() {
+                        return (at, Some(wait));
+                    }
+                    match self.take(frame, &request) {
+                        Taken::Done => request.len,
+                        Taken::Wait(wait) => return (at, Some(wait)),
+                    }
+                }
+                Found::Inline(len) => {
+                    self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+                    (run, run_from) = (0, at + len);
+                    if let Some(wait) = self.must_wait() {
+                        return (at, Some(wait));
+                    }
+                    match self.take_inline(rest.get(..len).unwrap_or_default()) {
+                        Taken::Done => len,
+                        Taken::Wait(wait) => return (at, Some(wait)),
+                    }
+                }
+            };
+            at += len;
+            if self.client.is_ending.get() {
+                return (bytes.len(), None);
+            }
+        }
+        self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+        let rest = bytes.get(at..).unwrap_or_default();
+        if rest.len().saturating_add(self.scan.body_left()) > LONGEST_KEPT {
+            return match self.begin_stream(rest) {
+                Ok(used) => (at + used, self.own_is_full().then_some(Wait::Own)),
+                Err(wait) => (at, Some(wait)),
+            };
+        }
+        (at, None)
+    }
+
+    /// Sends requests to the lane of the last one.
+    #[inline]
+    fn send_run(&mut self, requests: &[u8], count: u32) {
+        if count > 0
+            && let Some(lane) = &self.lane
+        {
+            lane.push(&self.client, requests, count);
+            let stats = &self.service.stats;
+            let counter = if lane.is_primary { &stats.to_primary } else { &stats.to_replica };
+            counter.set(counter.get() + u64::from(count));
+        }
+    }
+
+    /// What any further request has to wait for.
+    fn must_wait(&self) -> Option<Wait> {
+        if self.client.in_flight.get() >= MOST_IN_FLIGHT {
+            return Some(Wait::Answers);
+        }
+        (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
+    }
+
+    /// Answers to earlier requests come first.
+    fn has_answers_to_come(&self) -> bool {
+        self.client.in_flight.get() > 0 || self.awaits_own()
+    }
+
+    fn take_inline(&mut self, line: &[u8]) -> Taken {
+        let words = match split(line) {
+            Ok(words) => words,
+            Err(_) => {
+                if self.has_answers_to_come() {
+                    return Taken::Wait(Wait::Answers);
+                }
+                self.client.refuse(&Trouble::Err("Protocol error: unbalanced quotes in request"));
+                self.client.is_ending.set(true);
+                return Taken::Done;
+            }
+        };
+        if words.is_empty() {
+            return Taken::Done;
+        }
+        let first = words.first().map(Vec::as_slice).unwrap_or_default();
+        if first.eq_ignore_ascii_case(b"post") || first.eq_ignore_ascii_case(b"host:") {
+            // As Redis: a browser that was led here must not be able to say anything.
+            self.client.cut();
+            return Taken::Done;
+        }
+        let mut frame = Vec::new();
+        encode(&mut frame, &words);
+        self.take_again(&frame)
+    }
+
+    /// The client cannot be understood any further.
+    fn end_badly(&mut self, used: usize, error: &ProtocolError) -> (usize, Option<Wait>) {
+        self.client.tell(|out| crate::wire::resp::build::error(out, format!("ERR {error}").as_bytes()));
+        self.client.is_ending.set(true);
+        (used, None)
+    }
+
+    /// Sends a transaction in one piece.
+    pub(super) fn send_block(&mut self, block: &[u8]) -> Taken {
+        let replies = count_requests(block);
+        let lane = match self.choose(crate::wire::resp::command::Access::Write, super::lane::Kind::Quick) {
+            Ok(lane) => lane,
+            Err(taken) => return taken,
+        };
+        let kind = if self.reply == ReplyMode::On { EntryKind::Block } else { EntryKind::Silent };
+        lane.push_special(&self.client, block, replies, kind);
+        self.has_written = true;
+        Taken::Done
+    }
+
+    pub(super) fn scanner(&mut self) -> &mut RequestScan {
+        &mut self.scan
+    }
+}
+
+fn count_requests(mut block: &[u8]) -> u32 {
+    let mut count = 0;
+    while let Some((_, rest)) = first_request(block) {
+        count += 1;
+        block = rest;
+    }
+    count
+}
+
+/// The first of some requests, and the others.
+pub(super) fn first_request(requests: &[u8]) -> Option<(&[u8], &[u8])> {
+    match RequestScan::default().scan(requests, Bounds::USUAL) {
+        Ok(Found::Request(request)) => requests.split_at_checked(request.len),
+        _ => None,
+    }
+}

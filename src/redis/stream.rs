@@ -1,0 +1,147 @@
+//! Requests too large to be kept: their bytes go on as they come, on a connection of the client's own.
+
+use super::errors::Trouble;
+use super::own::{OwnState, What};
+use super::request::Taken;
+use super::session::{Session, Wait};
+use crate::wire::resp::command::{Access, Path, Verb};
+use crate::wire::resp::{Bounds, Found, ProtocolError};
+
+/// What becomes of the bytes of the request that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// They go to the client's own connection.
+    Forward,
+    /// The request has been answered already.
+    Drop,
+}
+
+impl Session {
+    /// A large request is on its way.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Begins with a request of which `bytes` have come. Returns how many of them were used.
+    pub(super) fn begin_stream(&mut self, bytes: &[u8]) -> Result<usize, Wait> {
+        let word = |session: &mut Session, n: usize| {
+            session.scanner().heads().get(n).and_then(|span| span.of(bytes)).map(<[u8]>::to_vec)
+        };
+        let (name, second) = (word(self, 0).unwrap_or_default(), word(self, 1));
+        let commands = self.service.commands();
+        let command = commands.judge(&name, second.as_deref());
+        let login = self.client.login.borrow().clone();
+        let is_refused =
+            command.is_some_and(|c| c.is_admin && !login.is_some_and(|l| self.service.may_run(&l.user, &c.name)));
+        if let Some(wait) = self.before_stream() {
+            return Err(wait);
+        }
+        if is_refused {
+            let name = command.map(|command| command.name.to_string()).unwrap_or_default();
+            return self.drop_stream(bytes, &Trouble::Admin(name));
+        }
+        let what = match command.map(|command| (command.path, command.access)) {
+            Some((Path::Session(Verb::Ping | Verb::Script), _)) => What::Plain,
+            Some((Path::Session(_), _)) => {
+                self.client.refuse(&Trouble::Err("Protocol error: the argument is too long for this command"));
+                self.client.is_ending.set(true);
+                return Ok(bytes.len());
+            }
+            None | Some((Path::Own, _)) => What::Unknown,
+            Some((Path::Block | Path::MayBlock, Access::Write)) => What::Block { may_rerun: false },
+            Some(_) => What::Plain,
+        };
+        if self.transaction.is_some() {
+            match self.move_transaction(&[]) {
+                // Spoilt: nothing of it will be carried out.
+                Taken::Done if self.transaction.is_some() => {
+                    return self.drop_stream_saying(bytes, crate::wire::resp::build::QUEUED);
+                }
+                Taken::Done => {}
+                Taken::Wait(wait) => return Err(wait),
+            }
+        }
+        match self.open_own() {
+            Ok(own) => {
+                // Its end is not known yet; until then it counts as not sent.
+                own.expect(what, None);
+                if let Some(expect) = own.expects.back_mut() {
+                    expect.end = u64::MAX;
+                }
+            }
+            Err(Taken::Wait(wait)) => return Err(wait),
+            Err(Taken::Done) => {
+                self.stream = Some(Stream::Drop);
+                return Ok(self.pass(bytes));
+            }
+        }
+        self.has_written = true;
+        self.stream = Some(Stream::Forward);
+        Ok(self.pass(bytes))
+    }
+
+    /// What has to come before: the answers of a lane, since the order of a client's requests is kept.
+    fn before_stream(&self) -> Option<Wait> {
+        (self.client.in_flight.get() > 0).then_some(Wait::Answers)
+    }
+
+    fn drop_stream(&mut self, bytes: &[u8], trouble: &Trouble) -> Result<usize, Wait> {
+        let mut reply = Vec::new();
+        trouble.write(&mut reply);
+        self.drop_stream_saying(bytes, &reply)
+    }
+
+    fn drop_stream_saying(&mut self, bytes: &[u8], reply: &[u8]) -> Result<usize, Wait> {
+        match self.answer_with(reply) {
+            Taken::Wait(wait) => Err(wait),
+            Taken::Done => {
+                self.stream = Some(Stream::Drop);
+                Ok(self.pass(bytes))
+            }
+        }
+    }
+
+    /// Sends on what has been understood of `bytes`.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        let n = self.scanner().scanned().min(bytes.len());
+        self.scanner().pass(n);
+        self.forward(bytes.get(..n).unwrap_or_default());
+        n
+    }
+
+    fn forward(&mut self, bytes: &[u8]) {
+        if let (Some(Stream::Forward), OwnState::Open(own)) = (self.stream, &mut self.own) {
+            own.put(bytes);
+        }
+    }
+
+    /// Goes on with the request. Returns how many bytes were used; 0: more are needed, or the server has to take some
+    /// first.
+    pub(super) fn stream_on(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
+        if self.own_is_full() {
+            return Ok(0);
+        }
+        match self.scanner().scan(bytes, Bounds::USUAL)? {
+            Found::Request(request) => {
+                self.forward(bytes.get(..request.len).unwrap_or_default());
+                self.stream = None;
+                if let OwnState::Open(own) = &mut self.own {
+                    let end = own.put;
+                    if let Some(expect) = own.expects.iter_mut().find(|expect| expect.end == u64::MAX) {
+                        expect.end = end;
+                    }
+                }
+                Ok(request.len)
+            }
+            Found::More => Ok(self.pass(bytes)),
+            Found::Inline(_) | Found::Nothing(_) => Ok(0),
+        }
+    }
+
+    /// The connection that it went to is lost: the server has not carried out what it has not got whole.
+    pub(super) fn lose_stream(&mut self) {
+        if self.stream == Some(Stream::Forward) {
+            self.stream = Some(Stream::Drop);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! MULTI to EXEC without a connection of its own: the commands are kept, and sent in one piece with EXEC.
+//!
+//! Nothing has been carried out before that, so that a transaction survives the loss of the primary. What the server
+//! would refuse at once (a command that does not exist, a wrong number of words) is refused here in the same words;
+//! what only the server knows (rights, memory) it tells at EXEC.
+
+use super::errors::Trouble;
+use super::own::{OwnState, What};
+use super::request::Taken;
+use super::session::Session;
+use crate::wire::resp::command::{Command, Path, Verb};
+use crate::wire::resp::{Request, build, words};
+
+/// A longer transaction goes to a connection of its own, bytes.
+const LONGEST: usize = 1024 * 1024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    requests: Vec<u8>,
+    count: u32,
+    /// EXEC will not carry it out.
+    failed: Option<Failed>,
+}
+
+/// Why a transaction cannot be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// A command was refused.
+    Refused,
+    /// The watched keys may have changed.
+    Watch,
+}
+
+/// `MULTI`
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+/// `EXEC`
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+
+impl Session {
+    /// MULTI
+    pub(super) fn begin_transaction(&mut self) -> Taken {
+        let taken = self.answer_with(build::OK);
+        if matches!(taken, Taken::Done) {
+            self.transaction = Some(Box::default());
+            self.note_queued();
+        }
+        taken
+    }
+
+    fn note_queued(&self) {
+        let queued = self.transaction.as_ref().map(|transaction| transaction.count);
+        self.client.mode.update(|mode| super::client::Mode { queued, ..mode });
+    }
+
+    /// A command between MULTI and EXEC.
+    pub(super) fn collect(&mut self, frame: &[u8], request: &Request, command: Option<&Command>) -> Taken {
+        if let Some(wait) = self.before_answer() {
+            return Taken::Wait(wait);
+        }
+        let Some(command) = command else {
+            if self.service.has_learned() {
+                let trouble = self.unknown(frame);
+                return self.spoil_transaction(&trouble);
+            }
+            return self.move_transaction(frame);
+        };
+        if !command.arity_fits(request.words as usize) {
+            return self.spoil_transaction(&Trouble::Arity(command.name.to_string()));
+        }
+        match command.path {
+            Path::Session(Verb::Exec) => self.execute(),
+            Path::Session(Verb::Discard) => {
+                let taken = self.answer_with(build::OK);
+                self.end_transaction();
+                taken
+            }
+            Path::Session(Verb::Multi) => self.answer(&Trouble::Err("MULTI calls can not be nested")),
+            Path::Session(Verb::Watch) => self.answer(&Trouble::Err("WATCH inside MULTI is not allowed")),
+            Path::Session(Verb::Quit | Verb::Reset) => {
+                self.end_transaction();
+                self.take(frame, request)
+            }
+            Path::Session(_) | Path::Own => self.move_transaction(frame),
+            Path::Lane | Path::Slow | Path::Block | Path::MayBlock => {
+                let Some(transaction) = &mut self.transaction else { return Taken::Done };
+                if transaction.requests.len() + frame.len() > LONGEST {
+                    return self.move_transaction(frame);
+                }
+                transaction.requests.extend_from_slice(frame);
+                transaction.count += 1;
+                self.note_queued();
+                self.answer_with(build::QUEUED)
+            }
+        }
+    }
+
+    fn execute(&mut self) -> Taken {
+        let Some(transaction) = &self.transaction else { return Taken::Done };
+        let is_watch_lost = self.has_lost_watch || transaction.failed == Some(Failed::Watch);
+        let taken = if transaction.failed == Some(Failed::Refused) {
+            self.answer(&Trouble::ExecAbort)
+        } else if is_watch_lost {
+            let mut reply = Vec::new();
+            build::null_array(&mut reply, self.client.version.get());
+            self.answer_with(&reply)
+        } else if transaction.count == 0 {
+            self.answer_with(b"*0\r\n")
+        } else {
+            let block = [MULTI, &transaction.requests, EXEC].concat();
+            self.send_block(&block)
+        };
+        if matches!(taken, Taken::Done) {
+            self.has_lost_watch = false;
+            self.end_transaction();
+        }
+        taken
+    }
+
+    /// The connection that a transaction stood on is lost: nothing of it was carried out, and EXEC says so.
+    pub(super) fn begin_lost_transaction(&mut self) {
+        let failed_by = if self.has_lost_watch { Failed::Watch } else { Failed::Refused };
+        self.transaction = Some(Box::new(Transaction { failed: Some(failed_by), ..Transaction::default() }));
+        self.note_queued();
+    }
+
+    /// A command that no server knows, in Redis' words.
+    fn unknown(&self, frame: &[u8]) -> Trouble {
+        let words: Vec<&[u8]> = words(frame).collect();
+        let name = String::from_utf8_lossy(words.first().copied().unwrap_or_default()).into_owned();
+        if self.service.commands().is_container(name.as_bytes()) && words.len() > 1 {
+            let sub = String::from_utf8_lossy(words.get(1).copied().unwrap_or_default()).into_owned();
+            return Trouble::Subcommand(name, sub);
+        }
+        let mut arguments = String::new();
+        for word in words.iter().skip(1) {
+            if arguments.len() >= 128 {
+                break;
+            }
+            let left = 128 - arguments.len();
+            let shown: String = String::from_utf8_lossy(word).chars().take(left).collect();
+            arguments.push_str(&format!("'{shown}' "));
+        }
+        let name: String = name.chars().take(128).collect();
+        Trouble::UnknownCommand(name, arguments)
+    }
+
+    fn end_transaction(&mut self) {
+        self.transaction = None;
+        self.note_queued();
+    }
+
+    /// A command is refused: EXEC will be, too.
+    pub(super) fn spoil_transaction(&mut self, trouble: &Trouble) -> Taken {
+        let taken = self.answer(trouble);
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| matches!(taken, Taken::Done)) {
+            transaction.failed = Some(Failed::Refused);
+        }
+        taken
+    }
+
+    /// The transaction goes on on a connection of its own, with a command that cannot wait for EXEC.
+    pub(super) fn move_transaction(&mut self, frame: &[u8]) -> Taken {
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.failed.is_some()) {
+            // It cannot be carried out any more, so that nothing has to be known of this one.
+            return self.answer_with(build::QUEUED);
+        }
+        if let Err(taken) = self.open_own() {
+            return taken;
+        }
+        let (Some(transaction), OwnState::Open(own)) = (self.transaction.take(), &mut self.own) else {
+            return Taken::Done;
+        };
+        own.send(MULTI, What::Multi { tell: false });
+        let mut rest = transaction.requests.as_slice();
+        while let Some((request, behind)) = super::session::first_request(rest) {
+            own.send(request, What::Swallow);
+            rest = behind;
+        }
+        if !frame.is_empty() {
+            own.send(frame, What::Plain);
+        }
+        self.note_queued();
+        Taken::Done
+    }
+}

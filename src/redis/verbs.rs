@@ -1,0 +1,274 @@
+//! Commands that are about the client's own session.
+
+use super::errors::Trouble;
+use super::lane::{EntryKind, Kind};
+use super::login::DEFAULT_USER;
+use super::own::{OwnState, What};
+use super::request::Taken;
+use super::session::{ReplyMode, Session, Wait};
+use crate::wire::resp::command::{Access, Command, Path, Verb};
+use crate::wire::resp::{Request, Version, build, encode, words};
+
+/// A write of no key that moves the replication offset past everything before it, for WAIT.
+const NO_OP: &[&str] = &["PUBLISH", "__forebay:offset", ""];
+
+impl Session {
+    /// A command that is about the session, while the client has no connection of its own.
+    pub(super) fn obey(&mut self, verb: Verb, frame: &[u8], request: &Request, command: &Command) -> Taken {
+        if verb != Verb::Ping
+            && let Some(wait) = self.before_answer()
+        {
+            return Taken::Wait(wait);
+        }
+        if !command.arity_fits(request.words as usize) {
+            return self.answer(&Trouble::Arity(command.name.to_string()));
+        }
+        match verb {
+            Verb::Ping => self.ping(frame, request),
+            Verb::Quit => {
+                let taken = self.answer_with(build::OK);
+                self.client.is_ending.set(true);
+                taken
+            }
+            Verb::Reset => self.reset(),
+            Verb::Select => self.select(frame),
+            Verb::Auth => self.auth(frame),
+            Verb::Hello => self.hello(frame),
+            Verb::Client => self.client_command(frame, command),
+            Verb::Multi => self.begin_transaction(),
+            Verb::Exec => self.answer(&Trouble::Err("EXEC without MULTI")),
+            Verb::Discard => self.answer(&Trouble::Err("DISCARD without MULTI")),
+            Verb::Unwatch => {
+                self.has_lost_watch = false;
+                self.answer_with(build::OK)
+            }
+            Verb::Watch => self.send_own(frame, What::Watch),
+            Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe => self.send_own(frame, What::Subscribe),
+            Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => self.send_own(frame, What::Subscribe),
+            Verb::Monitor => self.send_own(frame, What::Monitor),
+            Verb::Wait => self.wait_for_replicas(frame),
+            Verb::Script => self.send_shared(frame, Access::Write, Kind::Slow),
+        }
+    }
+
+    /// Any command while the client has a connection of its own, or is getting one.
+    pub(super) fn take_own(&mut self, frame: &[u8], request: &Request, command: Option<&Command>) -> Taken {
+        let is_listening = self.is_in_subscribe_mode();
+        let path = command.map(|command| command.path);
+        let verb = match path {
+            Some(Path::Session(verb)) => Some(verb),
+            _ => None,
+        };
+        // What Forebay answers itself has to wait for what is on its way; a server that refuses everything but
+        // subscriptions says so itself.
+        let is_local = match verb {
+            Some(Verb::Quit | Verb::Reset) => true,
+            Some(Verb::Client) => !is_listening && !self.is_for_own(command),
+            Some(Verb::Auth | Verb::Hello) => !is_listening,
+            _ => false,
+        };
+        if is_local && self.awaits_own() {
+            return Taken::Wait(Wait::Own);
+        }
+        if let Some(verb) = verb.filter(|_| is_local) {
+            let Some(command) = command else { return Taken::Done };
+            return self.obey(verb, frame, request, command);
+        }
+        if let OwnState::Open(own) = &self.own
+            && self.subscriptions.is_empty()
+        {
+            match self.service.primary() {
+                Ok(node) if node.id == own.node() => {}
+                Ok(_) if own.expects.is_empty() => {
+                    self.lose_own("the primary was replaced");
+                    return Taken::Wait(Wait::Output);
+                }
+                Ok(_) => {}
+                Err(why) if own.expects.is_empty() => return self.wait_for_primary(why),
+                Err(_) => {}
+            }
+        }
+        let what = match (path, verb) {
+            (_, Some(Verb::Multi)) => What::Multi { tell: true },
+            (_, Some(Verb::Exec)) => What::Exec,
+            (_, Some(Verb::Discard)) => What::Discard,
+            (_, Some(Verb::Watch)) => What::Watch,
+            (_, Some(Verb::Unwatch)) => What::Unwatch,
+            (_, Some(Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe)) => What::Subscribe,
+            (_, Some(Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe)) => What::Subscribe,
+            (_, Some(Verb::Monitor)) => What::Monitor,
+            (_, Some(Verb::Select)) => What::Select(database(frame).unwrap_or_default()),
+            (_, Some(Verb::Wait)) if !self.is_in_multi() => return self.wait_for_replicas(frame),
+            (_, Some(Verb::Client)) => What::Special(is_switched_on(frame)),
+            (_, Some(_)) => What::Plain,
+            (None | Some(Path::Own), None) => What::Unknown,
+            (Some(Path::Block), None) if !self.is_in_multi() => What::Block { may_rerun: false },
+            (Some(Path::MayBlock), None) if !self.is_in_multi() => {
+                What::Block { may_rerun: command.is_some_and(|command| command.access == Access::Read) }
+            }
+            (Some(_), None) if command.is_some_and(Command::may_run_twice) => What::Read,
+            (Some(_), None) => What::Plain,
+        };
+        if what == What::Exec && std::mem::take(&mut self.has_lost_watch) && !self.is_in_multi() {
+            return self.answer_with(b"*-1\r\n");
+        }
+        if matches!(what, What::Block { .. }) {
+            self.note_blocked(true);
+        }
+        self.send_own(frame, what)
+    }
+
+    /// A transaction is open on the client's own connection, or will be when what is on its way is answered.
+    fn is_in_multi(&self) -> bool {
+        let OwnState::Open(own) = &self.own else { return false };
+        own.expects.iter().fold(own.state.is_in_multi, |is_open, expect| match expect.what {
+            What::Multi { .. } => true,
+            What::Exec | What::Discard => false,
+            _ => is_open,
+        })
+    }
+
+    /// CLIENT TRACKING and the like: they are about the connection, not about the client.
+    fn is_for_own(&self, command: Option<&Command>) -> bool {
+        let sub = command.and_then(|command| command.name.split_once('|')).map(|(_, sub)| sub).unwrap_or_default();
+        matches!(sub, "tracking" | "caching" | "trackinginfo" | "getredir" | "no-touch")
+    }
+
+    fn ping(&mut self, frame: &[u8], request: &Request) -> Taken {
+        if request.words > 2 {
+            return self.answer(&Trouble::Arity("ping".into()));
+        }
+        if self.client.in_flight.get() > 0 {
+            // Behind what is on its way, in its order.
+            return self.send_shared(frame, Access::Pinned, Kind::Quick);
+        }
+        if let Some(wait) = self.before_answer() {
+            return Taken::Wait(wait);
+        }
+        let mut reply = Vec::new();
+        match words(frame).nth(1) {
+            Some(text) => build::bulk(&mut reply, text),
+            None => build::simple(&mut reply, "PONG"),
+        }
+        self.answer_with(&reply)
+    }
+
+    fn reset(&mut self) -> Taken {
+        self.leave_own();
+        self.transaction = None;
+        self.lane = None;
+        self.has_lost_watch = false;
+        self.reply = ReplyMode::On;
+        self.client.db.set(0);
+        self.client.version.set(Version::Resp2);
+        self.client.name.borrow_mut().clear();
+        *self.client.login.borrow_mut() = self.service.anonymous();
+        self.answer_with(b"+RESET\r\n")
+    }
+
+    fn select(&mut self, frame: &[u8]) -> Taken {
+        let Some(db) = database(frame) else {
+            let is_number =
+                words(frame).nth(1).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok()).is_some();
+            let text = if is_number { "DB index is out of range" } else { "value is not an integer or out of range" };
+            return self.answer(&Trouble::Err(text));
+        };
+        if db == self.client.db.get() || self.service.has_db(db) {
+            self.lane = None;
+            self.client.db.set(db);
+            return self.answer_with(build::OK);
+        }
+        // Only a server knows how many it has: a connection of this client's own asks.
+        self.send_own(frame, What::Select(db))
+    }
+
+    fn wait_for_replicas(&mut self, frame: &[u8]) -> Taken {
+        let own = match self.open_own() {
+            Ok(own) => own,
+            Err(taken) => return taken,
+        };
+        let mut no_op = Vec::new();
+        encode(&mut no_op, NO_OP);
+        own.send(&no_op, What::Swallow);
+        own.send(frame, What::Replicated);
+        self.note_blocked(true);
+        self.count_pending();
+        Taken::Done
+    }
+
+    fn auth(&mut self, frame: &[u8]) -> Taken {
+        let words: Vec<&[u8]> = words(frame).collect();
+        let (user, password) = match words.as_slice() {
+            [_, password] => (DEFAULT_USER, *password),
+            [_, user, password] => (*user, *password),
+            _ => return self.answer(&Trouble::Err("syntax error")),
+        };
+        match self.prove(user, password, frame, true) {
+            Proof::Yes => self.answer_with(build::OK),
+            Proof::No => self.answer(&Trouble::WrongPass),
+            Proof::Asked => Taken::Done,
+            Proof::Wait(taken) => taken,
+        }
+    }
+
+    /// Whether a password is right: the configuration knows, or a server. Once the server is asked its answer goes to
+    /// the client, if that is `tell`ed or is an error.
+    pub(super) fn prove(&mut self, user: &[u8], password: &[u8], frame: &[u8], tell: bool) -> Proof {
+        let login = self.service.logins.of(user, Some(password));
+        match self.service.is_configured(user, password) {
+            Some(true) => {
+                *self.client.login.borrow_mut() = Some(login);
+                self.lane = None;
+                return Proof::Yes;
+            }
+            Some(false) => {
+                self.service.stats.bad_logins.set(self.service.stats.bad_logins.get() + 1);
+                return Proof::No;
+            }
+            None => {}
+        }
+        match self.client.login_result.take() {
+            Some(true) if !tell => {
+                self.lane = None;
+                return Proof::Yes;
+            }
+            _ => {}
+        }
+        let lane = match self.choose(Access::Pinned, Kind::Login) {
+            Ok(lane) => lane,
+            Err(taken) => return Proof::Wait(taken),
+        };
+        let mut request = Vec::new();
+        if user == DEFAULT_USER && words(frame).count() == 2 {
+            encode(&mut request, &[b"AUTH".as_slice(), password]);
+        } else {
+            encode(&mut request, &[b"AUTH".as_slice(), user, password]);
+        }
+        lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell });
+        self.lane = None;
+        self.asked = super::clients::Asked::Login(frame.to_vec(), tell);
+        Proof::Asked
+    }
+}
+
+/// What is known of a password.
+pub(super) enum Proof {
+    Yes,
+    No,
+    /// A server will say.
+    Asked,
+    /// Nobody can be asked now.
+    Wait(Taken),
+}
+
+/// The database of a SELECT.
+fn database(frame: &[u8]) -> Option<u32> {
+    let word = words(frame).nth(1)?;
+    let text = std::str::from_utf8(word).ok()?;
+    text.parse().ok().filter(|n: &u32| *n < 1 << 20)
+}
+
+/// CLIENT TRACKING ON, CLIENT NO-TOUCH ON.
+pub(super) fn is_switched_on(frame: &[u8]) -> bool {
+    words(frame).nth(2).is_some_and(|word| word.eq_ignore_ascii_case(b"on"))
+}

@@ -1,0 +1,243 @@
+//! Forebay's own connections to Redis servers and Sentinels: probes, polls, subscriptions, a switchover's orders.
+//! Never a client's.
+//!
+//! One request at a time, or several in one write whose answers come in order. Every wait has a limit. A link whose
+//! answer did not come in time is out of step and has to be dropped.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use redis_protocol::resp2::decode::decode;
+use redis_protocol::resp2::encode::extend_encode_borrowed;
+use redis_protocol::resp2::types::{BorrowedFrame, OwnedFrame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::address::Address;
+use crate::config::model::Secret;
+use crate::wire::resp::ReplyScan;
+
+/// One answer of a server.
+pub(super) type Reply = OwnedFrame;
+
+/// Bytes of one answer: INFO and `SENTINEL replicas` of hundreds of nodes stay far below.
+const LARGEST_REPLY: usize = 4 << 20;
+/// Arrays in one answer. The decoder descends once for each nested one, and its stack is not endless.
+const MOST_ARRAYS: usize = 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Refused, closed, or no RESP.
+    Broken(String),
+    /// Nothing within this time.
+    Silent(Duration),
+    /// An error instead of an answer.
+    Objected(Objection),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Broken(why) => f.write_str(why),
+            Trouble::Silent(limit) => write!(f, "no answer within {limit:?}"),
+            Trouble::Objected(objection) => f.write_str(&objection.text),
+        }
+    }
+}
+
+/// An error of a server, told apart by its first word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Objection {
+    pub(super) kind: ObjectionKind,
+    /// The server's own words, the first one included.
+    pub(super) text: String,
+}
+
+/// What an error's first word says about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ObjectionKind {
+    /// Its data are being read from disk: alive, of no use yet.
+    Loading,
+    /// Our password is missing or wrong, or our user may not ask.
+    Login,
+    /// Writes are refused because of the disk; reads go on.
+    Misconfigured,
+    /// A script runs too long: alive, of no use while it lasts.
+    Busy,
+    /// A replica without a link to its primary that serves nothing meanwhile.
+    WithoutPrimary,
+    /// Any other.
+    Other,
+}
+
+impl Objection {
+    pub(super) fn new(text: &str) -> Self {
+        let kind = match text.split([' ', '\r']).next().unwrap_or_default() {
+            "LOADING" => ObjectionKind::Loading,
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => ObjectionKind::Login,
+            "MISCONF" => ObjectionKind::Misconfigured,
+            "BUSY" => ObjectionKind::Busy,
+            "MASTERDOWN" => ObjectionKind::WithoutPrimary,
+            // Before Redis 6.
+            "ERR" if text.contains("invalid password") || text.contains("AUTH") => ObjectionKind::Login,
+            _ => ObjectionKind::Other,
+        };
+        Self { kind, text: text.to_owned() }
+    }
+}
+
+/// An open connection, logged in.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: TcpStream,
+    received: BytesMut,
+    /// Bytes at the front of `received` that the scan has passed.
+    scanned: usize,
+    scan: ReplyScan,
+}
+
+impl Link {
+    /// Connects and logs in, within `limit` each.
+    pub(super) async fn open(to: &Address, password: Option<&Secret>, limit: Duration) -> Result<Self, Trouble> {
+        let dialled = timeout(limit, TcpStream::connect((to.host.as_str(), to.port))).await;
+        let stream = dialled.map_err(|_| Trouble::Silent(limit))?.map_err(broken)?;
+        // Without it the answer to a small request may wait for the peer's delayed acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let mut link = Self { stream, received: BytesMut::new(), scanned: 0, scan: ReplyScan::default() };
+        if let Some(password) = password {
+            link.ask(&["AUTH", &password.0], limit).await?;
+        }
+        Ok(link)
+    }
+
+    /// One request; an error that the server answers is an `Err` too.
+    pub(super) async fn ask(&mut self, words: &[&str], limit: Duration) -> Result<Reply, Trouble> {
+        let mut replies = self.ask_all(&[words], limit).await?;
+        replies.pop().unwrap_or_else(|| Err(Objection::new("no answer"))).map_err(Trouble::Objected)
+    }
+
+    /// Several requests in one write; the server runs them one after the other, in general without a pause between.
+    pub(super) async fn ask_all(
+        &mut self,
+        requests: &[&[&str]],
+        limit: Duration,
+    ) -> Result<Vec<Result<Reply, Objection>>, Trouble> {
+        let exchange = async {
+            self.send(requests).await?;
+            let mut replies = Vec::with_capacity(requests.len());
+            for _ in requests {
+                replies.push(match self.next().await? {
+                    Reply::Error(text) => Err(Objection::new(&text)),
+                    reply => Ok(reply),
+                });
+            }
+            Ok(replies)
+        };
+        timeout(limit, exchange).await.unwrap_or(Err(Trouble::Silent(limit)))
+    }
+
+    /// Writes requests whose answers are read by [`Link::next`].
+    pub(super) async fn send(&mut self, requests: &[&[&str]]) -> Result<(), Trouble> {
+        let mut bytes = BytesMut::new();
+        for words in requests {
+            let words: Vec<_> = words.iter().map(|word| BorrowedFrame::BulkString(word.as_bytes())).collect();
+            extend_encode_borrowed(&mut bytes, &BorrowedFrame::Array(&words), false)
+                .map_err(|error| Trouble::Broken(error.to_string()))?;
+        }
+        self.stream.write_all(&bytes).await.map_err(broken)
+    }
+
+    /// The next answer or message, however long it takes. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Reply, Trouble> {
+        loop {
+            if let Some(reply) = self.take_reply()? {
+                return Ok(reply);
+            }
+            if self.received.len() > LARGEST_REPLY {
+                return Err(Trouble::Broken(format!("an answer is longer than {LARGEST_REPLY} bytes")));
+            }
+            if self.stream.read_buf(&mut self.received).await.map_err(broken)? == 0 {
+                return Err(Trouble::Broken("the connection was closed by the server".to_owned()));
+            }
+        }
+    }
+
+    fn take_reply(&mut self) -> Result<Option<Reply>, Trouble> {
+        let unseen = self.received.get(self.scanned..).unwrap_or_default();
+        if unseen.is_empty() {
+            return Ok(None);
+        }
+        let scanned = self.scan.scan(unseen).map_err(|error| Trouble::Broken(error.to_string()))?;
+        self.scanned += scanned.used;
+        if !scanned.is_done {
+            return Ok(None);
+        }
+        let raw = self.received.split_to(std::mem::take(&mut self.scanned));
+        let arrays = raw.as_ref().split(|&byte| byte == b'\n').filter(|line| line.first() == Some(&b'*')).count();
+        if arrays > MOST_ARRAYS {
+            return Err(Trouble::Broken(format!("an answer holds more than {MOST_ARRAYS} lists")));
+        }
+        match decode(&raw) {
+            Ok(Some((reply, _))) => Ok(Some(reply)),
+            Ok(None) => Err(Trouble::Broken("an answer ends too early".to_owned())),
+            Err(error) => Err(Trouble::Broken(format!("an answer is no RESP: {error}"))),
+        }
+    }
+}
+
+fn broken(error: std::io::Error) -> Trouble {
+    Trouble::Broken(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A link to a server that sends `bytes` and closes.
+    async fn heard(bytes: &'static [u8]) -> Link {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.write_all(bytes).await.expect("written");
+        });
+        Link::open(&Address::new("127.0.0.1", port), None, Duration::from_secs(5)).await.expect("connected")
+    }
+
+    #[test]
+    fn an_error_s_first_word_tells_what_is_wrong() {
+        for (text, kind) in [
+            ("LOADING Redis is loading the dataset in memory", ObjectionKind::Loading),
+            ("NOAUTH Authentication required.", ObjectionKind::Login),
+            ("WRONGPASS invalid username-password pair or user is disabled.", ObjectionKind::Login),
+            ("MISCONF Redis is configured to save RDB snapshots", ObjectionKind::Misconfigured),
+            ("BUSY Redis is busy running a script.", ObjectionKind::Busy),
+            ("MASTERDOWN Link with MASTER is down", ObjectionKind::WithoutPrimary),
+            ("ERR unknown command", ObjectionKind::Other),
+            ("LOADINGS", ObjectionKind::Other),
+        ] {
+            assert_eq!(Objection::new(text).kind, kind, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_come_one_by_one_and_the_end_is_told() {
+        let mut link = heard(b"+OK\r\n*2\r\n$1\r\na\r\n:7\r\n").await;
+        assert_eq!(link.next().await, Ok(Reply::SimpleString(b"OK".to_vec())));
+        assert_eq!(link.next().await, Ok(Reply::Array(vec![Reply::BulkString(b"a".to_vec()), Reply::Integer(7)])));
+        assert!(matches!(link.next().await, Err(Trouble::Broken(why)) if why.contains("closed by the server")));
+    }
+
+    #[tokio::test]
+    async fn a_hostile_answer_is_refused_before_it_is_decoded() {
+        let nested: &'static [u8] = Box::leak([b"*1\r\n".repeat(100_000).as_slice(), b":1\r\n"].concat().into());
+        let refused = heard(nested).await.next().await;
+        assert!(matches!(&refused, Err(Trouble::Broken(why)) if why.contains("lists")), "{refused:?}");
+        let refused = heard(b"SSH-2.0\r\n").await.next().await;
+        assert!(matches!(refused, Err(Trouble::Broken(_))), "{refused:?}");
+    }
+}

@@ -1,0 +1,423 @@
+//! `SWITCHOVER` of a Redis service: another primary while clients only wait, and nothing acknowledged is lost.
+//!
+//! Writes are held; once the replicas have everything that the primary wrote, one of them is promoted (by a Sentinel,
+//! so that they all agree; by ourselves where there is none), the old primary is made its replica at once instead of
+//! the 8 s or more that Sentinels leave it writable, the new one is published, and writes go on to it. Until a replica
+//! says that it is the primary, every failure leads back to the old one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::address::Address;
+use super::answer;
+use super::link::{Link, Trouble};
+use super::model::HoldWrites;
+use super::monitor::RedisMonitorHandle;
+use super::node::Prober;
+use super::plan::{Facts, Says};
+use super::service::Watched;
+use crate::config::model::Secret;
+use crate::topology::model::{Role, State};
+
+/// For a connection and for each answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two looks at whether a replica has everything.
+const CATCH_UP: Duration = Duration::from_millis(5);
+/// Between two looks at whether a replica was promoted.
+const PROMOTION: Duration = Duration::from_millis(20);
+/// Sentinels learn a replica's priority by its INFO, which they read every 10 s.
+const PRIORITIES: Duration = Duration::from_secs(15);
+/// A Sentinel so impatient may hold the old primary for down in the middle of it.
+const LEAST_DOWN_AFTER_MS: u64 = 100;
+
+/// What is to be done, with every precondition fulfilled.
+#[derive(Debug, Clone)]
+pub(super) struct Course {
+    primary: Party,
+    /// Replicas that may be promoted.
+    candidates: Vec<Party>,
+    /// The wanted one; without it, the Sentinels choose, or the first candidate is taken.
+    wanted: Option<Party>,
+    password: Option<Secret>,
+    sentinels: Option<Sentinels>,
+}
+
+#[derive(Debug, Clone)]
+struct Party {
+    id: u64,
+    name: String,
+    address: Address,
+    priority: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Sentinels {
+    /// Those that are heard.
+    at: Vec<Address>,
+    password: Option<Secret>,
+    primary_name: String,
+}
+
+impl Course {
+    /// Looks at the preconditions.
+    pub(super) fn plan(service: &Watched, to: Option<&str>) -> Result<Self, String> {
+        let (plan, conf) = (&service.plan, &service.conf);
+        if plan.is_switching() {
+            return Err(format!("a switchover of {} is under way already", conf.name));
+        }
+        let primary = plan.primary().ok_or_else(|| format!("there is no primary to leave: {}", plan.reason()))?;
+        let sentinels = if plan.configured() > 0 { Some(Sentinels::ready(service)?) } else { None };
+        let party = |n: usize| {
+            let (node, (address, name)) = (service.nodes.get(n)?, plan.node(n)?);
+            let priority = node.answer().and_then(|answer| answer.settings.priority).unwrap_or(100);
+            Some(Party { id: node.id, name: name.to_owned(), address: address.clone(), priority })
+        };
+        let standings = plan.standings();
+        let obstacle = |n: usize| -> Option<String> {
+            let (standing, node) = (standings.get(n)?, service.nodes.get(n)?);
+            match (standing.role, standing.state) {
+                (Role::Replica, State::Up) => {}
+                (Role::Replica, state) => return Some(format!("it is {state}: {}", standing.reason)),
+                (role, state) => return Some(format!("it is no replica but {role}, {state}")),
+            }
+            if sentinels.is_some() && party(n)?.priority == 0 {
+                return Some("its replica-priority is 0, so that Sentinels never promote it".to_owned());
+            }
+            node.unfit().map(str::to_owned)
+        };
+        let candidates: Vec<Party> =
+            (0..service.nodes.len()).filter(|&n| n != primary && obstacle(n).is_none()).filter_map(party).collect();
+        let wanted = match to {
+            None => None,
+            Some(to) => {
+                let n = service.find(to).ok_or_else(|| format!("{} has no node \"{to}\"", conf.name))?;
+                if n == primary {
+                    return Err(format!("{to} is the primary already"));
+                }
+                if let Some(why) = obstacle(n) {
+                    return Err(format!("{to} cannot be promoted: {why}"));
+                }
+                party(n)
+            }
+        };
+        if candidates.is_empty() {
+            let others = (0..service.nodes.len()).filter(|&n| n != primary);
+            let why: Vec<String> =
+                others.filter_map(|n| Some(format!("{}: {}", plan.node(n)?.1, obstacle(n)?))).collect();
+            let why = if why.is_empty() { "it has no other node".to_owned() } else { why.join("; ") };
+            return Err(format!("no replica of {} can be promoted: {why}", conf.name));
+        }
+        let primary = party(primary).ok_or("no primary")?;
+        Ok(Self { primary, candidates, wanted, password: conf.auth.clone(), sentinels })
+    }
+
+    /// What a dry run answers.
+    pub(super) fn promise(&self) -> String {
+        let to = match (&self.wanted, self.candidates.as_slice()) {
+            (Some(wanted), _) => wanted.name.clone(),
+            (None, [only]) => only.name.clone(),
+            (None, several) if self.sentinels.is_some() => {
+                let names: Vec<&str> = several.iter().map(|party| party.name.as_str()).collect();
+                format!("one of {}, as the Sentinels choose", names.join(", "))
+            }
+            (None, several) => several.first().map_or(String::new(), |party| party.name.clone()),
+        };
+        format!("a switchover from {} to {to} is possible", self.primary.name)
+    }
+
+    /// Those that have to have everything before one of them is promoted.
+    fn choosable(&self) -> Vec<Party> {
+        match (&self.wanted, &self.sentinels) {
+            (Some(wanted), _) => vec![wanted.clone()],
+            (None, None) => self.candidates.first().cloned().into_iter().collect(),
+            (None, Some(_)) => self.candidates.clone(),
+        }
+    }
+}
+
+impl Sentinels {
+    fn ready(service: &Watched) -> Result<Self, String> {
+        let plan = &service.plan;
+        let (heard, majority, of) = (plan.heard_configured(), plan.majority(), plan.configured());
+        if heard < majority {
+            return Err(format!("only {heard} of {of} Sentinels are heard, {majority} have to agree"));
+        }
+        let primary = plan.primary();
+        let mut at = Vec::new();
+        for (address, configured, said) in plan.sentinels() {
+            let Ok(naming) = said else { continue };
+            if naming.in_failover {
+                return Err(format!("Sentinel {address} carries out a failover"));
+            }
+            if plan.place(&naming.primary) != primary {
+                return Err(format!("Sentinel {address} still names {} as the primary", naming.primary));
+            }
+            if naming.down_after_ms < LEAST_DOWN_AFTER_MS {
+                let ms = naming.down_after_ms;
+                return Err(format!("down-after-milliseconds is {ms} at Sentinel {address}: set 1000 or more"));
+            }
+            if configured {
+                at.push(address.clone());
+            }
+        }
+        let conf = &service.conf;
+        let primary_name = conf.master_name.clone().unwrap_or_default();
+        Ok(Self { at, password: conf.sentinel_password.clone(), primary_name })
+    }
+}
+
+/// What has come of it.
+struct Promotion {
+    party: Party,
+    facts: Facts,
+    /// What has still to be done by somebody.
+    remarks: Vec<String>,
+}
+
+/// Carries a course out, and ends it in the plan. Not to be cancelled.
+pub(super) async fn run(
+    handle: RedisMonitorHandle,
+    service: String,
+    course: Course,
+    limit: Duration,
+    by: String,
+    hold: Arc<dyn HoldWrites>,
+) -> Result<String, String> {
+    let mut priorities = Priorities::default();
+    let prepared = prepare(&course, &mut priorities).await;
+    let begun = Instant::now();
+    let mut is_held = false;
+    let outcome = match prepared {
+        Err(why) => Err(why),
+        Ok(()) => match hold.hold(&service, limit).await {
+            Err(why) => Err(format!("writes could not be held: {why}")),
+            Ok(()) => {
+                is_held = true;
+                change(&course, begun + limit).await
+            }
+        },
+    };
+    let (promoted, told, result) = match outcome {
+        Ok(Promotion { party, facts, remarks }) => {
+            let held = begun.elapsed();
+            let mut text = format!(
+                "{} is the primary now, {} was; writes were held for {:.3}s",
+                party.name,
+                course.primary.name,
+                held.as_secs_f64()
+            );
+            for remark in remarks {
+                text.push_str("; ");
+                text.push_str(&remark);
+            }
+            (Some((party.id, facts)), ("switchover_done", format!("{text}, by {by}")), Ok(text))
+        }
+        Err(why) => {
+            let text = format!("{} stays the primary: {why}", course.primary.name);
+            (None, ("switchover_undone", format!("{text}, by {by}")), Err(text))
+        }
+    };
+    let ended = handle.end_switch(&service, promoted, told).await;
+    // After the new view has been published, so that nothing is sent to the old primary any more.
+    if is_held {
+        hold.release(&service);
+    }
+    priorities.restore(&course).await;
+    ended.and(result)
+}
+
+/// What can be done while writes still flow: checks that need a question, and the Sentinels' choice.
+async fn prepare(course: &Course, priorities: &mut Priorities) -> Result<(), String> {
+    if course.password.is_some() {
+        let told = order(&course.primary.address, course, &["CONFIG", "GET", "masterauth"]).await;
+        let is_empty = told.is_ok_and(|reply| answer::pairs(&reply).get("masterauth").is_some_and(|p| p.is_empty()));
+        if is_empty {
+            return Err(format!("{} has no masterauth, so that it could not follow another", course.primary.name));
+        }
+    }
+    match (&course.sentinels, &course.wanted) {
+        (Some(sentinels), Some(wanted)) => priorities.prefer(course, sentinels, wanted).await,
+        _ => Ok(()),
+    }
+}
+
+/// From here on writes are held.
+async fn change(course: &Course, deadline: Instant) -> Result<Promotion, String> {
+    let choosable = course.choosable();
+    catch_up(course, &choosable, deadline).await?;
+    match &course.sentinels {
+        Some(sentinels) => fail_over(sentinels).await?,
+        None => {
+            let party = choosable.first().ok_or("no replica")?;
+            let told = order(&party.address, course, &["REPLICAOF", "NO", "ONE"]).await;
+            told.map_err(|trouble| format!("{} was not promoted: {trouble}", party.name))?;
+        }
+    }
+    let (party, facts) = promoted(course, deadline).await?;
+    let mut remarks = Vec::new();
+    let mut followers = vec![&course.primary];
+    if course.sentinels.is_none() {
+        followers.extend(course.candidates.iter().filter(|other| other.id != party.id));
+    }
+    for follower in followers {
+        if let Err(trouble) = follow(course, follower, &party.address).await {
+            remarks.push(format!("{} could not be told to follow it: {trouble}", follower.name));
+        }
+    }
+    Ok(Promotion { party, facts, remarks })
+}
+
+/// Waits until every replica that may be chosen has what the primary had written when nothing was under way any more.
+async fn catch_up(course: &Course, replicas: &[Party], deadline: Instant) -> Result<(), String> {
+    let mut primary = Prober::new(course.primary.address.clone(), course.password.clone());
+    let wrote =
+        primary.probe().await.map_err(|failure| format!("{} cannot be asked: {failure:?}", course.primary.name))?;
+    if !matches!(wrote.facts.says, Says::Primary { .. }) {
+        return Err(format!("{} says that it is a replica now", course.primary.name));
+    }
+    for replica in replicas {
+        let mut prober = Prober::new(replica.address.clone(), course.password.clone());
+        loop {
+            let has = match prober.probe().await {
+                Ok(answer) if answer.facts.offset >= wrote.facts.offset => break,
+                Ok(answer) => answer.facts.offset,
+                Err(failure) => return Err(format!("{} cannot be asked: {failure:?}", replica.name)),
+            };
+            if Instant::now() >= deadline {
+                let missing = wrote.facts.offset.saturating_sub(has);
+                return Err(format!("{} is still {missing} bytes behind", replica.name));
+            }
+            sleep(CATCH_UP).await;
+        }
+    }
+    Ok(())
+}
+
+/// Has a Sentinel carry out a failover; the first that will.
+async fn fail_over(sentinels: &Sentinels) -> Result<(), String> {
+    let mut why = "no Sentinel is heard".to_owned();
+    for address in &sentinels.at {
+        let asked = async {
+            let mut link = Link::open(address, sentinels.password.as_ref(), TIMEOUT).await?;
+            link.ask(&["SENTINEL", "FAILOVER", &sentinels.primary_name], TIMEOUT).await
+        };
+        match asked.await {
+            Ok(_) => return Ok(()),
+            Err(trouble) => {
+                why = format!("Sentinel {address}: {trouble}");
+                // It may have begun all the same, or another has: two at once are worse than none.
+                if matches!(&trouble, Trouble::Silent(_)) || why.contains("INPROG") {
+                    break;
+                }
+            }
+        }
+    }
+    Err(why)
+}
+
+/// Waits until a replica says that it is the primary.
+async fn promoted(course: &Course, deadline: Instant) -> Result<(Party, Facts), String> {
+    let mut probers: Vec<(&Party, Prober)> = course
+        .candidates
+        .iter()
+        .map(|party| (party, Prober::new(party.address.clone(), course.password.clone())))
+        .collect();
+    loop {
+        for (party, prober) in &mut probers {
+            if let Ok(answer) = prober.probe().await
+                && matches!(answer.facts.says, Says::Primary { .. })
+            {
+                return Ok((party.clone(), answer.facts));
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err("no replica was promoted in time; should that still happen, it is followed".to_owned());
+        }
+        sleep(PROMOTION).await;
+    }
+}
+
+/// Makes a node a replica of another; its clients, which may think that they write, are cut off.
+async fn follow(course: &Course, node: &Party, upstream: &Address) -> Result<(), Trouble> {
+    let mut link = Link::open(&node.address, course.password.as_ref(), TIMEOUT).await?;
+    link.ask(&["REPLICAOF", &upstream.host, &upstream.port.to_string()], TIMEOUT).await?;
+    link.ask(&["CLIENT", "KILL", "TYPE", "normal"], TIMEOUT).await.map(drop)
+}
+
+async fn order(to: &Address, course: &Course, words: &[&str]) -> Result<super::link::Reply, Trouble> {
+    let mut link = Link::open(to, course.password.as_ref(), TIMEOUT).await?;
+    link.ask(words, TIMEOUT).await
+}
+
+/// Priorities that were changed for the moment: what each was.
+#[derive(Debug, Default)]
+struct Priorities {
+    were: Vec<(Party, u64)>,
+}
+
+impl Priorities {
+    /// Makes `wanted` the one that Sentinels choose, and waits until the one that will be asked knows.
+    async fn prefer(&mut self, course: &Course, sentinels: &Sentinels, wanted: &Party) -> Result<(), String> {
+        let others = || course.candidates.iter().filter(|party| party.id != wanted.id);
+        if others().all(|other| other.priority > wanted.priority) {
+            return Ok(());
+        }
+        let mut changes = vec![(wanted.clone(), 1)];
+        changes.extend(others().filter(|other| other.priority <= 1).map(|other| (other.clone(), 100)));
+        for (party, priority) in &changes {
+            let set = ["CONFIG", "SET", "replica-priority", &priority.to_string()];
+            let told = order(&party.address, course, &set).await;
+            told.map_err(|trouble| format!("the replica-priority of {} was not set: {trouble}", party.name))?;
+            self.were.push((party.clone(), party.priority));
+        }
+        let asked = sentinels.at.first().ok_or("no Sentinel is heard")?;
+        let deadline = Instant::now() + PRIORITIES;
+        while !knows(asked, sentinels, &changes).await {
+            if Instant::now() >= deadline {
+                return Err(format!("Sentinel {asked} has not learned within {PRIORITIES:?} whom to prefer"));
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was. A promotion has written the present values to the node's configuration file: that too.
+    async fn restore(self, course: &Course) {
+        for (party, priority) in self.were {
+            let set = ["CONFIG", "SET", "replica-priority", &priority.to_string()];
+            if let Err(trouble) = order(&party.address, course, &set).await {
+                let node = party.name;
+                tracing::warn!(node, priority, %trouble, "the replica-priority could not be put back");
+            } else if let Err(trouble) = order(&party.address, course, &["CONFIG", "REWRITE"]).await {
+                // Without a file there is nothing to put right.
+                tracing::debug!(node = party.name, %trouble, "the configuration file was not rewritten");
+            }
+        }
+    }
+}
+
+async fn knows(sentinel: &Address, sentinels: &Sentinels, wanted: &[(Party, u64)]) -> bool {
+    let asked = async {
+        let mut link = Link::open(sentinel, sentinels.password.as_ref(), TIMEOUT).await?;
+        let replies = link
+            .ask_all(
+                &[
+                    &["SENTINEL", "get-master-addr-by-name", &sentinels.primary_name],
+                    &["SENTINEL", "master", &sentinels.primary_name],
+                    &["SENTINEL", "replicas", &sentinels.primary_name],
+                ],
+                TIMEOUT,
+            )
+            .await?;
+        Ok::<_, Trouble>(replies)
+    };
+    let Ok(replies) = asked.await else { return false };
+    let [Ok(primary), Ok(described), Ok(replicas)] = replies.as_slice() else { return false };
+    let Some(naming) = answer::naming(primary, described, replicas) else { return false };
+    wanted.iter().all(|(party, priority)| {
+        let listed = naming.replicas.iter().find(|listed| listed.address == party.address);
+        listed.is_some_and(|listed| listed.priority == Some(*priority))
+    })
+}

@@ -1,0 +1,161 @@
+"""Passwords and users: what the servers allow a user holds for whoever logs in as that user through Forebay."""
+
+import pytest
+
+from harness import RedisGroup, redis_talk, wait_until
+from harness.forebay import Forebay, configuration
+from harness.redis_talk import by, closes, gets, hides, pipeline, quiet, raw
+from harness.redis_wire import command
+
+USERS = [
+    "alice on >wonder ~alice:* resetchannels &alice* +@all -@dangerous",
+    "reader on >look ~* +@read +@connection -@write",
+    "sleeper off >dream ~* +@all",
+]
+
+
+@pytest.fixture(scope="module")
+def secured():
+    """A group whose default user has the password `secret`, with the users above."""
+    with RedisGroup(
+            name="secured-redis", password="secret", users=USERS, replicas=1, sentinels=1, quorum=1, down_after=60) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def _secured_forebay(secured):
+    service = secured.service(users={"alice": "wonder", "reader": "look"})
+    with Forebay(configuration((), redis=[service])) as forebay:
+        yield forebay
+
+
+@pytest.fixture(params=["direct", "forebay"])
+def target(request, secured):
+    """The server itself, then Forebay."""
+    if request.param == "direct":
+        return secured.nodes[0]
+    return request.getfixturevalue("_secured_forebay").redis()
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def held(request, target, secured):
+    """As the fixture of the same name, with the group that asks for a password."""
+    return lambda steps: redis_talk.goes_as_directly(steps, target, secured, request.param)
+
+
+def names(*steps):
+    """HELLO's replies carry the number of the connection."""
+    return hides(rb"\$2\r\nid\r\n:(\d+)", *steps)
+
+
+BEFORE_LOGIN = {
+    "nothing but a login": [
+        "GET k", "SET k v", "PING", "ECHO x", "SELECT 1", "MULTI", "EXEC", "SUBSCRIBE t1", "CLIENT SETNAME x",
+        "CLIENT ID", "COMMAND", "INFO"],
+    "HELLO without a password": ["HELLO", "HELLO 2", "HELLO 3", "HELLO 3 SETNAME me", "GET k"],
+    "unknown commands and wrong arity": ["NOSUCH", "GET", "OBJECT NOSUCH x", "AUTH", "AUTH a b c"],
+    "inline": [raw(b"GET k\r\nPING\r\n", 2), raw(b"AUTH secret\r\nPING\r\n", 2)],
+    "RESET and QUIT": ["RESET", "QUIT", closes()],
+    "more than ten arguments": [("MGET", *"abcdefghi"), raw(b"*11\r\n"), closes()],
+    "a long argument": [raw(command("GET", b"x" * 16_384), 1), raw(b"*2\r\n$3\r\nGET\r\n$16385\r\n"), closes()],
+    "after the login both are allowed": ["AUTH secret", ("MGET", *"abcdefghijk"), ("GET", b"x" * 20_000)],
+}
+
+LOGIN = {
+    "the right password": ["AUTH secret", "PING", "ACL WHOAMI"],
+    "the wrong password": ["AUTH wrong", "GET k", "AUTH secret", "GET k"],
+    "the default user by name": ["AUTH default secret", "ACL WHOAMI"],
+    "a user": ["AUTH alice wonder", "ACL WHOAMI", "SET alice:k v", "GET alice:k"],
+    "a user with the wrong password": ["AUTH alice secret", "AUTH alice WONDER", ("AUTH", "alice", ""), "GET alice:k"],
+    "a user that does not exist": ["AUTH nobody wonder", "GET k"],
+    "a user that is switched off": ["AUTH sleeper dream", "GET k"],
+    "by HELLO": [names("HELLO 3 AUTH alice wonder SETNAME me"), "CLIENT GETNAME", "ACL WHOAMI", "GET alice:k"],
+    "by HELLO with the wrong password": [
+        "HELLO 3 AUTH alice wrong SETNAME me", "GET alice:k", names("HELLO 2 AUTH default secret"), "CLIENT GETNAME"],
+    "a failed login keeps the user": ["AUTH alice wonder", "AUTH reader wrong", "ACL WHOAMI", "SET alice:k v"],
+    "another user on the same connection": [
+        "AUTH alice wonder", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SET alice:k 2", "AUTH secret",
+        "SET k 3", "ACL WHOAMI"],
+    "in one write with what comes after": [
+        pipeline("AUTH alice wonder", "SET alice:k 1", "SET k 1", "AUTH reader look",
+                 "GET k", "SET k 2", "AUTH wrong", "GET k")],
+    "in a transaction": ["AUTH secret", "MULTI", "AUTH alice wonder", "SET k 1", "EXEC", "ACL WHOAMI", "SET k 2"],
+    "RESET logs out": ["AUTH alice wonder", "SET alice:k 1", "RESET", "GET alice:k", "AUTH secret", "GET alice:k"],
+    "users and databases": [
+        "AUTH alice wonder", "SELECT 1", "SET alice:k 1", "AUTH reader look", "GET alice:k", "SELECT 0", "GET alice:k"],
+}
+
+RIGHTS = {
+    "keys": [
+        "AUTH alice wonder", "SET k v", "GET k", "MGET alice:a b", "SET alice:a 1",
+        ("EVAL", "return redis.call('get', 'k')", 0), "RENAME alice:a b"],
+    "commands": ["AUTH reader look", "GET k", "SET k v", "DEL k", "EVAL return(1) 0", "LRANGE k 0 -1", "SORT k"],
+    "dangerous commands": ["AUTH alice wonder", "KEYS *", "FLUSHALL", "INFO"],
+    "channels": [
+        "AUTH alice wonder", "SUBSCRIBE t1", "SUBSCRIBE alice1",
+        by("b", "AUTH alice wonder", "PUBLISH t1 x", "PUBLISH alice1 x"), gets("UNSUBSCRIBE alice1", 2)],
+    "in a transaction": [
+        "AUTH alice wonder", "MULTI", "SET alice:k 1", "SET k 1", "EXEC", "GET alice:k", "MULTI", "SET alice:k 2",
+        "EXEC"],
+    "what is watched": ["AUTH alice wonder", "WATCH k", "WATCH alice:k", "MULTI", "GET alice:k", "EXEC"],
+    "blocking commands": [
+        "AUTH alice wonder", "BLPOP k 0.01", "BLPOP alice:k 0.01", "AUTH reader look", "BLPOP k 0.01"],
+    "two users at once": [
+        "AUTH alice wonder", by("b", "AUTH reader look"), by("c", "AUTH secret"), "SET alice:k 1",
+        by("b", "SET alice:k 2", "GET alice:k"), by("c", "SET alice:k 3"), "GET alice:k", quiet()],
+    "in one write": [
+        "AUTH alice wonder",
+        pipeline(*(word for n in range(100) for word in (f"SET alice:{n} {n}", f"SET k{n} {n}", f"GET alice:{n}")))],
+}
+
+
+@pytest.mark.parametrize("talk", BEFORE_LOGIN.values(), ids=BEFORE_LOGIN.keys())
+def test_who_has_not_logged_in_may_do_what_redis_allows(talk, held):
+    held(talk)
+
+
+@pytest.mark.parametrize("talk", LOGIN.values(), ids=LOGIN.keys())
+def test_logins_go_as_with_redis(talk, held):
+    held(talk)
+
+
+@pytest.mark.parametrize("talk", RIGHTS.values(), ids=RIGHTS.keys())
+def test_the_rights_of_a_user_hold(talk, held):
+    held(talk)
+
+
+def test_rights_that_are_taken_away_are_gone_at_once(target, secured):
+    wire = target.wire()
+    assert wire.pipeline(("AUTH", "alice", "wonder"), ("SET", "alice:k", 1)) == [b"OK", b"OK"]
+    _everywhere(secured, "ACL", "SETUSER", "alice", "-set")
+    try:
+        assert wire.ask("SET", "alice:k", 2).code == "NOPERM"
+        assert wire.ask("GET", "alice:k") == b"1"
+    finally:
+        _everywhere(secured, "ACL", "SETUSER", "alice", "+set")
+    assert wire.ask("SET", "alice:k", 3) == b"OK"
+
+
+def test_a_password_that_was_changed_counts_for_the_next_login(target, secured):
+    _everywhere(secured, "ACL", "SETUSER", "alice", "resetpass", ">other")
+    try:
+        wire = target.wire()
+        assert wire.ask("AUTH", "alice", "wonder").code == "WRONGPASS"
+    finally:
+        _everywhere(secured, "ACL", "SETUSER", "alice", "resetpass", ">wonder")
+    wait_until(lambda: wire.ask("AUTH", "alice", "wonder") == b"OK", 10, "the old password to count again")
+
+
+def test_nobody_uses_the_connection_of_another_user(target):
+    # Whoever is not logged in shares connections with nobody, whatever those before it did.
+    for _ in range(30):
+        with target.wire() as first:
+            assert first.pipeline(("AUTH", "secret"), ("SET", "k", "v"))[-1] == b"OK"
+        with target.wire() as second:
+            assert second.ask("GET", "k").code == "NOAUTH"
+            assert second.pipeline(("AUTH", "reader", "look"), ("SET", "k", "w"))[-1].code == "NOPERM"
+
+
+def _everywhere(group, *arguments):
+    for node in group.nodes:
+        assert node.run(*arguments) == b"OK"
