@@ -22,6 +22,22 @@ pub(super) fn parse(digits: &[u8]) -> Option<i64> {
     Some(if is_negative { -value } else { value })
 }
 
+/// The header at the front of `bytes` if it is as short as nearly all are: its kind, its number of up to three digits,
+/// and its length with CR and LF. `None`: look at it in earnest. A GET is cut in 199 instructions instead of 470 so, a
+/// SET of 64 bytes in 274 instead of 638 (callgrind, release build, tests/bench/resp_timing.rs).
+#[inline]
+pub(super) fn short_head(bytes: &[u8]) -> Option<(u8, u16, usize)> {
+    let digit = |byte: u8| u16::from(byte - b'0');
+    match *bytes {
+        [kind, a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((kind, digit(a), 4)),
+        [kind, a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => Some((kind, digit(a) * 10 + digit(b), 5)),
+        [kind, a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((kind, digit(a) * 100 + digit(b) * 10 + digit(c), 6))
+        }
+        _ => None,
+    }
+}
+
 /// The line at the front of `bytes`, without its CR and LF, and its length with them. `seen` bytes are known to hold no
 /// LF. `None`: it has not ended yet.
 #[inline]
@@ -47,7 +63,21 @@ pub(super) fn crlf_line(bytes: &[u8], seen: usize) -> Option<(&[u8], usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{crlf_line, parse};
+    use super::{crlf_line, parse, short_head};
+
+    #[test]
+    fn a_short_header_says_what_its_line_says() {
+        for number in (0..1200).map(|n| n.to_string()).chain(["-1", "01", "00", "1 ", "+1", "", "a"].map(String::from))
+        {
+            let bytes = format!("${number}\r\nrest");
+            let expected = parse(number.as_bytes()).filter(|n| (0..1000).contains(n));
+            let found = short_head(bytes.as_bytes());
+            assert_eq!(found, expected.map(|n| (b'$', n as u16, number.len() + 3)), "{number:?}");
+            for end in 0..number.len() + 3 {
+                assert_eq!(short_head(&bytes.as_bytes()[..end]), None, "{number:?} cut off at {end}");
+            }
+        }
+    }
 
     #[test]
     fn a_lone_line_feed_ends_nothing() {

@@ -157,9 +157,14 @@ impl RequestScan {
                 Some(b'*') => {}
                 Some(_) => return self.inline(bytes),
             }
-            let Some((line, len)) = self.line(bytes, ProtocolError::CountTooLong)? else { return Ok(Found::More) };
-            let digits = line.get(1..).filter(|_| is_strict(bytes, len)).unwrap_or_default();
-            let words = number::parse(digits).ok_or(ProtocolError::Count)?;
+            let (words, len) = if let Some((_, words, len)) = number::short_head(bytes) {
+                self.seen = 0;
+                (i64::from(words), len)
+            } else {
+                let Some((line, len)) = self.line(bytes, ProtocolError::CountTooLong)? else { return Ok(Found::More) };
+                let digits = line.get(1..).filter(|_| is_strict(bytes, len)).unwrap_or_default();
+                (number::parse(digits).ok_or(ProtocolError::Count)?, len)
+            };
             if words > bounds.words {
                 let is_stranger = bounds.words < Bounds::USUAL.words;
                 return Err(if is_stranger { ProtocolError::StrangersCount } else { ProtocolError::Count });
@@ -175,14 +180,22 @@ impl RequestScan {
         while self.left > 0 {
             if self.body == 0 {
                 let rest = bytes.get(self.at..).unwrap_or_default();
-                let Some((line, len)) = self.line(rest, ProtocolError::LengthTooLong)? else { return Ok(Found::More) };
-                let length = match line.split_first() {
-                    Some((b'$', digits)) if is_strict(rest, len) => {
-                        number::parse(digits).ok_or(ProtocolError::Length)?
-                    }
-                    Some((b'$', _)) => return Err(ProtocolError::Length),
-                    Some((other, _)) => return Err(ProtocolError::NoBulk(*other)),
-                    None => return Err(ProtocolError::NoBulk(b'\r')),
+                let (length, len) = if let Some((b'$', length, len)) = number::short_head(rest) {
+                    self.seen = 0;
+                    (i64::from(length), len)
+                } else {
+                    let Some((line, len)) = self.line(rest, ProtocolError::LengthTooLong)? else {
+                        return Ok(Found::More);
+                    };
+                    let length = match line.split_first() {
+                        Some((b'$', digits)) if is_strict(rest, len) => {
+                            number::parse(digits).ok_or(ProtocolError::Length)?
+                        }
+                        Some((b'$', _)) => return Err(ProtocolError::Length),
+                        Some((other, _)) => return Err(ProtocolError::NoBulk(*other)),
+                        None => return Err(ProtocolError::NoBulk(b'\r')),
+                    };
+                    (length, len)
                 };
                 if length > bounds.bulk && bounds.bulk < Bounds::USUAL.bulk {
                     return Err(ProtocolError::StrangersLength);
