@@ -149,6 +149,8 @@ async fn a_service_s_life() {
     watch.until_whole().await;
     a_stale_sentinel(&watch, &sentinels).await;
 
+    a_reload(&watch, &sentinels).await;
+
     let versions: Vec<u64> = watch.published.borrow().iter().map(|(_, snapshot)| snapshot.version).collect();
     let expected: Vec<u64> = (1..=versions.len() as u64).collect();
     assert_eq!(versions, expected, "each published snapshot has the next version");
@@ -253,6 +255,32 @@ async fn a_stale_sentinel(watch: &Watch, sentinels: &[Server; 3]) {
     watch.until_whole().await;
     assert_eq!((watch.primary(), watch.view().epoch), (new, epoch));
     assert_eq!(watch.events("primary_lost").len(), lost, "what it said of the past stopped nothing");
+}
+
+async fn a_reload(watch: &Watch, sentinels: &[Server; 3]) {
+    let old = watch.view();
+    let mut replicas = old.nodes.iter().filter(|node| node.role == Role::Replica).map(|node| node.name.clone());
+    let (heavy, drained) = (replicas.next().expect("two"), replicas.next().expect("two"));
+    watch.handle.set_weight(&heavy, 7, "ann").await.expect("a node");
+    watch.handle.drain(&drained, "ann").await.expect("a node");
+    watch.handle.reconfigure(&[service(sentinels, &[])]).await;
+    assert!(Arc::ptr_eq(&watch.view().wanted_fresh, &old.wanted_fresh), "nothing has changed");
+    watch.handle.reconfigure(&[service(&sentinels[1..], &[])]).await;
+    watch.until("the primary is found again", |w| w.view().primary.is_some()).await;
+    watch
+        .until("all three are known again", |w| w.view().nodes.iter().filter(|n| n.state != State::Down).count() == 3)
+        .await;
+    let new = watch.view();
+    assert_eq!(new.epoch, old.epoch + 1, "epochs go on");
+    for node in &old.nodes {
+        let again = watch.node(node.port);
+        assert_eq!(again.name, node.name);
+        assert!(again.id > node.id, "an id is never given twice");
+        assert_eq!(again.weight, if node.name == heavy { 7 } else { 1 });
+        assert_eq!(again.state == State::Draining, node.name == drained);
+    }
+    watch.handle.reconfigure(&[]).await;
+    assert!(watch.handle.snapshot().services.is_empty());
 }
 
 /// Writes without pause, as one client of Forebay would, to the primary of the latest view.
@@ -404,6 +432,9 @@ async fn switchovers() {
     }
     watch.until_whole().await;
 
+    a_switchover_that_cannot_finish_is_undone(&watch, &nodes).await;
+    watch.until_whole().await;
+
     for sentinel in &sentinels[..2] {
         sentinel.signal(Signal::STOP);
     }
@@ -411,6 +442,47 @@ async fn switchovers() {
     let few = watch.handle.switchover(SERVICE, None, second, true, "ann", hold()).await;
     assert!(few.as_ref().is_err_and(|why| why.contains("only 1 of 3 Sentinels")), "{few:?}");
     assert_eq!(watch.primary(), Some(wanted), "without a majority the primary is kept");
+}
+
+/// A replica hangs from the moment at which writes are held.
+struct Hanging {
+    held: Held,
+    hang: Box<dyn Fn() + Send + Sync>,
+}
+
+impl HoldWrites for Hanging {
+    fn hold<'a>(
+        &'a self,
+        of: &'a str,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        (self.hang)();
+        self.held.hold(of, limit)
+    }
+    fn release(&self, of: &str) {
+        self.held.release(of);
+    }
+}
+
+async fn a_switchover_that_cannot_finish_is_undone(watch: &Watch, nodes: &[Server]) {
+    let (old, epoch) = (watch.primary(), watch.view().epoch);
+    let replicas: Vec<rustix::process::Pid> =
+        nodes.iter().filter(|node| Some(node.port) != old).map(Server::pid).collect();
+    let stopped = replicas.clone();
+    let hang = Box::new(move || {
+        stopped.iter().for_each(|pid| rustix::process::kill_process(*pid, Signal::STOP).expect("ours"));
+    });
+    let writer = Arc::<Writer>::default();
+    let held = Held { writer: Arc::clone(&writer), handle: watch.handle.clone() };
+    let (begun, limit) = (Instant::now(), Duration::from_millis(500));
+    let undone = watch.handle.switchover(SERVICE, None, limit, false, "ann", Arc::new(Hanging { held, hang })).await;
+    replicas.iter().for_each(|pid| rustix::process::kill_process(*pid, Signal::CONT).expect("ours"));
+    let why = undone.expect_err("no replica can have everything");
+    assert!(why.contains("was given up"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "within the limit: {:?}", begun.elapsed());
+    assert!(!writer.held.load(Ordering::SeqCst), "writes go on");
+    assert_eq!((watch.primary(), watch.view().epoch), (old, epoch));
+    assert!(!watch.events("switchover_undone").is_empty());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::ops::instance::Stop;
 use crate::pg::orders::Orders;
 use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerReport, merged};
 use crate::pg::stats::Totals;
+use crate::redis::report::{ClientReport as RedisClientReport, ServiceReport, together};
 use crate::topology::redis::RedisSnapshot;
 use crate::topology::{ClusterView, Event, NodeView, Snapshot};
 use crate::worker::clock::now_ns;
@@ -52,6 +53,10 @@ pub struct Facts {
     pub(super) pools: Vec<PoolReport>,
     pub(super) clients: Vec<ClientReport>,
     pub(super) servers: Vec<ServerReport>,
+    /// Redis services, of all threads together.
+    pub(super) redis_services: Vec<ServiceReport>,
+    /// Clients of Redis services.
+    pub(super) redis_clients: Vec<RedisClientReport>,
     /// Sessions of the console, and what all of them did.
     pub(super) consoles: Vec<ClientReport>,
     pub(super) console_totals: Totals,
@@ -105,6 +110,15 @@ impl Facts {
             clients.sort_by_key(|c| c.id);
             servers.sort_by_key(|s| s.id);
         }
+        let mut redis_clients = Vec::new();
+        if needs.contains(Needs::CLIENTS) {
+            redis_clients = instance.ask_redis(|core| core.report_clients()).await.into_iter().flatten().collect();
+            redis_clients.sort_by_key(|client: &RedisClientReport| client.id);
+        }
+        let redis_services = match needs.contains(Needs::POOLS) {
+            true => together(instance.ask_redis(|core| core.report(now_ns())).await),
+            false => Vec::new(),
+        };
         let checks = if needs.contains(Needs::CHECKS) { checks::run(instance, &pools).await } else { Vec::new() };
         let streams = match needs.contains(Needs::REPLICATION) {
             true => replication::streams(instance).await,
@@ -122,6 +136,8 @@ impl Facts {
             pools,
             clients,
             servers,
+            redis_services,
+            redis_clients,
             consoles,
             console_totals,
             connections: instance.shared.clients.load(std::sync::atomic::Ordering::Relaxed),

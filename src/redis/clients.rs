@@ -30,6 +30,11 @@ pub(super) enum Asked {
 }
 
 impl Session {
+    /// An answer is due that somebody else makes.
+    pub(super) fn is_asking(&self) -> bool {
+        !matches!(self.asked, Asked::Nothing)
+    }
+
     /// Looks whether what was asked has been answered.
     pub(super) fn finish_asked(&mut self) -> Option<Wait> {
         if matches!(self.asked, Asked::Nothing) {
@@ -171,6 +176,7 @@ impl Session {
             client.wake();
         });
         self.asked = Asked::Threads(slot);
+        self.lane = None;
         Taken::Done
     }
 

@@ -9,6 +9,8 @@ use super::login::{DEFAULT_USER, Login};
 use crate::net::{Stream, Target, dial};
 use crate::wire::resp::{ReplyScan, Version, encode};
 
+/// What servers see in CLIENT LIST.
+pub const NAME: &[u8] = b"forebay";
 /// How long a connection may take until it can be used.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -122,7 +124,7 @@ fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
         steps.push((Step::Auth, words));
     }
     let version = wanted.version.number().to_string().into_bytes();
-    steps.push((Step::Hello, vec![b"HELLO".to_vec(), version, b"SETNAME".to_vec(), b"forebay".to_vec()]));
+    steps.push((Step::Hello, vec![b"HELLO".to_vec(), version, b"SETNAME".to_vec(), NAME.to_vec()]));
     if wanted.db != 0 {
         steps.push((Step::Select, vec![b"SELECT".to_vec(), wanted.db.to_string().into_bytes()]));
     }

@@ -34,6 +34,8 @@ pub enum Trouble {
     Subcommand(String, String),
     /// Anything that Redis says as `-ERR`.
     Err(&'static str),
+    /// EXEC with arguments.
+    ExecArity,
     /// EXEC of a transaction in which a command was refused.
     ExecAbort,
 }
@@ -71,6 +73,9 @@ impl fmt::Display for Trouble {
                 write!(f, "ERR unknown subcommand '{sub}'. Try {} HELP.", name.to_ascii_uppercase())
             }
             Trouble::Err(text) => write!(f, "ERR {text}"),
+            Trouble::ExecArity => {
+                f.write_str("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command")
+            }
             Trouble::ExecAbort => f.write_str("EXECABORT Transaction discarded because of previous errors."),
         }
     }

@@ -22,7 +22,7 @@ impl Session {
         let words: Vec<&[u8]> = words(frame).collect();
         let wish = match read(&words) {
             Ok(wish) => wish,
-            Err(error) => return self.answer_with(error),
+            Err(error) => return self.answer_with(&error),
         };
         if let Some((user, password)) = wish.login {
             match self.prove(user, password, frame, false) {
@@ -59,6 +59,7 @@ impl Session {
                 crate::wire::resp::encode(&mut ping, &["PING"]);
                 lane.push_special(&self.client, &ping, 1, super::lane::EntryKind::Greeting);
                 self.asked = Asked::Hello(frame.to_vec());
+                self.lane = None;
                 Taken::Done
             }
             Err(why) => self.wait_for_primary(why),
@@ -66,16 +67,16 @@ impl Session {
     }
 }
 
-fn read<'a>(words: &[&'a [u8]]) -> Result<Wish<'a>, &'static [u8]> {
+fn read<'a>(words: &[&'a [u8]]) -> Result<Wish<'a>, Vec<u8>> {
     let mut wish = Wish { version: None, login: None, name: None };
     let Some((number, mut rest)) = words.get(1..).unwrap_or_default().split_first() else { return Ok(wish) };
     wish.version = Some(match *number {
         b"2" => Version::Resp2,
         b"3" => Version::Resp3,
         other if std::str::from_utf8(other).is_ok_and(|text| text.parse::<i64>().is_ok()) => {
-            return Err(b"-NOPROTO unsupported protocol version\r\n");
+            return Err(b"-NOPROTO unsupported protocol version\r\n".to_vec());
         }
-        _ => return Err(b"-ERR Protocol version is not an integer or out of range\r\n"),
+        _ => return Err(b"-ERR Protocol version is not an integer or out of range\r\n".to_vec()),
     });
     loop {
         match rest {
@@ -86,12 +87,19 @@ fn read<'a>(words: &[&'a [u8]]) -> Result<Wish<'a>, &'static [u8]> {
             }
             [option, name, after @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
                 if !is_name(name) {
-                    return Err(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
+                    return Err(
+                        b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n".to_vec()
+                    );
                 }
                 wish.name = Some(name);
                 rest = after;
             }
-            _ => return Err(b"-ERR Syntax error in HELLO\r\n"),
+            [option, ..] => {
+                let text = format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option));
+                let mut reply = Vec::new();
+                build::error(&mut reply, text.as_bytes());
+                return Err(reply);
+            }
         }
     }
 }

@@ -9,12 +9,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::connect::{Failure, Opened, Wanted, connect};
+use super::connect::{Failure, NAME, Opened, Wanted, connect};
 use super::errors::Trouble;
 use super::request::Taken;
 use super::session::{Session, Wait};
 use crate::net::Stream;
-use crate::wire::resp::{ReplyScan, Version};
+use crate::wire::resp::{ReplyScan, Version, encode};
 use crate::worker::clock::now_ns;
 
 /// Bytes that may wait for the server before the client has to.
@@ -39,6 +39,8 @@ pub(super) type Slot = RefCell<Option<Result<Own, Failure>>>;
 pub struct Own {
     node: u64,
     wanted: Wanted,
+    /// What the server calls it.
+    name: Box<[u8]>,
     stream: Stream,
     pub(super) output: Vec<u8>,
     /// Bytes of requests that were ever put into `output`, and those that were sent.
@@ -54,6 +56,11 @@ pub struct Own {
     /// A message goes on as it comes: it was too long to be looked at.
     pub(super) is_long_message: bool,
     pub(super) state: Held,
+    /// Subscribing and unsubscribing commands that wait for their EXEC, and whether a SELECT or SETNAME does.
+    pub(super) queued: Vec<Vec<u8>>,
+    pub(super) is_select_queued: bool,
+    /// The reply that is looked at as a whole is that of CLIENT INFO.
+    pub(super) is_learning: bool,
     since: u64,
 }
 
@@ -78,6 +85,8 @@ pub(super) struct Expect {
     pub(super) request: Option<Vec<u8>>,
     /// Where the request ends, counted as [`Own::put`].
     pub(super) end: u64,
+    /// The client wants no reply.
+    pub(super) is_silent: bool,
     /// Confirmations still to come, once the first has.
     pub(super) left: Option<usize>,
 }
@@ -112,6 +121,8 @@ pub(super) enum What {
     /// The same, to take up again what was lost: the client does not see the confirmations.
     Resubscribe,
     Select(u32),
+    /// CLIENT INFO, to find out which database a transaction has left: the client does not see it.
+    Database,
     Monitor,
     /// Leaves something on the connection, or takes it off.
     Special(bool),
@@ -141,11 +152,34 @@ impl Subscriptions {
     }
 }
 
+impl Subscriptions {
+    /// A subscribing or unsubscribing command was carried out.
+    pub(super) fn follow(&mut self, request: &[u8]) {
+        let mut words = crate::wire::resp::words(request);
+        let verb = words.next().unwrap_or_default().to_ascii_uppercase();
+        let adds = !verb.windows(5).any(|part| part == b"UNSUB");
+        let set = match verb.first() {
+            Some(b'P') => &mut self.patterns,
+            Some(b'S') if verb.starts_with(b"SSUB") || verb.starts_with(b"SUNSUB") => &mut self.shards,
+            _ => &mut self.channels,
+        };
+        let names: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
+        if adds {
+            set.extend(names);
+        } else if names.is_empty() {
+            set.clear();
+        } else {
+            set.retain(|known| !names.contains(known));
+        }
+    }
+}
+
 impl Own {
     pub(super) fn new(node: u64, wanted: Wanted, opened: Opened) -> Self {
         Own {
             node,
             wanted,
+            name: Box::from(NAME),
             stream: opened.stream,
             output: Vec::new(),
             put: 0,
@@ -157,6 +191,9 @@ impl Own {
             whole: Vec::new(),
             is_long_message: false,
             state: Held::default(),
+            queued: Vec::new(),
+            is_select_queued: false,
+            is_learning: false,
             since: now_ns(),
         }
     }
@@ -169,6 +206,26 @@ impl Own {
     /// When it was used last, ns.
     pub(super) fn since(&self) -> u64 {
         self.since
+    }
+
+    /// Has the connection bear the client's name, for what asks for it within a transaction.
+    pub(super) fn take_name(&mut self, name: &[u8]) {
+        if *self.name != *name {
+            let mut request = Vec::new();
+            encode(&mut request, &[b"CLIENT".as_slice(), b"SETNAME", name]);
+            self.send(&request, What::Swallow);
+            self.name = name.into();
+        }
+    }
+
+    /// The server calls it so now.
+    pub(super) fn name_is(&mut self, name: &[u8]) {
+        self.name = name.into();
+    }
+
+    /// The connection has another database now.
+    pub(super) fn set_db(&mut self, db: u32) {
+        self.wanted.db = db;
     }
 
     /// True if it can serve whoever wants that.
@@ -205,7 +262,7 @@ impl Own {
     /// A reply is due, to a request that ends with what was put last.
     pub(super) fn expect(&mut self, what: What, request: Option<Vec<u8>>) {
         if !self.state.is_monitor {
-            self.expects.push_back(Expect { what, request, end: self.put, left: None });
+            self.expects.push_back(Expect { what, request, end: self.put, left: None, is_silent: false });
         }
     }
 
@@ -266,7 +323,7 @@ impl Session {
                 Ok(found) => found,
                 Err(why) => return Err(self.wait_for_primary(why)),
             };
-            self.service.wait_no_more(&self.client);
+            self.end_waiting();
             match self.service.take_spare(node, &wanted) {
                 Some(own) => self.own = OwnState::Open(Box::new(own)),
                 None => {
@@ -310,8 +367,17 @@ impl Session {
             Ok(own) => own.send(frame, what),
             Err(taken) => return taken,
         }
+        if !self.wants_reply()
+            && let OwnState::Open(own) = &mut self.own
+            && let Some(expect) = own.expects.back_mut()
+        {
+            expect.is_silent = true;
+        }
         self.service.stats.to_own.set(self.service.stats.to_own.get() + 1);
-        self.has_written = true;
+        self.note_write();
+        if matches!(what, What::Block { .. }) {
+            self.note_blocked(true);
+        }
         self.count_pending();
         Taken::Done
     }
@@ -320,9 +386,18 @@ impl Session {
     pub(super) fn awaits_own(&self) -> bool {
         match &self.own {
             OwnState::None => false,
-            OwnState::Opening(_) => true,
+            OwnState::Opening(slot) => slot.borrow().is_none(),
             OwnState::Open(own) => !own.expects.is_empty() || !own.output.is_empty(),
         }
+    }
+
+    /// The next reply comes when something happens.
+    pub(super) fn is_blocked(&self) -> bool {
+        let what = match &self.own {
+            OwnState::Open(own) => own.expects.front().map(|expect| expect.what),
+            OwnState::None | OwnState::Opening(_) => None,
+        };
+        matches!(what, Some(What::Block { .. } | What::Replicated))
     }
 
     /// The client must wait until its server takes more.
@@ -371,7 +446,8 @@ impl Session {
     fn serve_own(&mut self, own: &mut Own, cx: &mut Context<'_>) -> Result<(), String> {
         own.poll_write(cx).map_err(|e| e.to_string())?;
         loop {
-            if self.client.waiting_output() > super::client::MOST_OUTPUT {
+            self.is_own_paused = self.client.waiting_output() > super::client::MOST_OUTPUT;
+            if self.is_own_paused {
                 return Ok(());
             }
             let core = Rc::clone(&self.core);

@@ -90,7 +90,7 @@ impl Session {
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
-            && (is_refusal(error) || error.starts_with(b"UNBLOCKED ") && !self.is_unblocked_by_client())
+            && (is_refusal(error) || error.starts_with(b"UNBLOCKED force "))
             && self.run_elsewhere(own, &expect)
         {
             return Fate::Drop;
@@ -98,7 +98,12 @@ impl Session {
         match expect.what {
             What::Swallow | What::Resubscribe => return Fate::Drop,
             What::Plain | What::Read | What::Subscribe => {}
-            What::Block { .. } | What::Replicated => self.note_blocked(false),
+            What::Block { .. } => self.note_blocked(false),
+            What::Replicated => {
+                self.note_blocked(false);
+                self.replicated =
+                    line.strip_prefix(b":").and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
+            }
             What::Unknown => {
                 own.state.is_tainted |= is_ok;
                 if is_ok {
@@ -111,21 +116,31 @@ impl Session {
                     return Fate::Drop;
                 }
             }
+            What::Database => {
+                own.is_learning = true;
+                return Fate::Whole;
+            }
             What::Exec | What::Discard => {
+                let is_done = expect.what == What::Exec && line.starts_with(b"*") && line != b"*-1";
+                self.end_queued(own, is_done);
                 own.state.is_in_multi = false;
                 own.state.is_watching = false;
                 self.has_lost_watch = false;
             }
             What::Watch => own.state.is_watching |= is_ok,
             What::Unwatch => own.state.is_watching = false,
-            What::Select(db) if is_ok => self.client.db.set(db),
+            What::Select(db) if is_ok => {
+                own.set_db(db);
+                self.client.db.set(db);
+                self.lane = None;
+            }
             What::Select(_) => {}
             What::Monitor => own.state.is_monitor |= is_ok,
             What::Special(on) if is_ok => own.state.is_special = on,
             What::Special(_) => {}
         }
         self.note_watching(own.state.is_watching);
-        Fate::Deliver
+        if expect.is_silent { Fate::Drop } else { Fate::Deliver }
     }
 
     /// The node has refused the request because of what it is now, or has sent the client away: it goes elsewhere,
@@ -136,14 +151,56 @@ impl Session {
             return false;
         }
         let Some(request) = &expect.request else { return false };
+        if expect.is_silent {
+            self.client.backlog.borrow_mut().push_back(Todo::Quiet(request.clone()));
+            own.state.is_tainted = true;
+            return true;
+        }
         self.note_blocked(false);
         self.client.backlog.borrow_mut().push_back(Todo::Run(request.clone()));
         own.state.is_tainted = true;
         true
     }
 
+    /// The transaction is over: what it held becomes true, if it was carried out.
+    fn end_queued(&mut self, own: &mut Own, is_done: bool) {
+        for request in std::mem::take(&mut own.queued).iter().filter(|_| is_done) {
+            self.subscriptions.follow(request);
+        }
+        self.note_subscriptions();
+        if std::mem::take(&mut own.is_select_queued) && is_done {
+            // Whether it was a database that there is stands deep in the reply; the connection itself knows.
+            let mut request = Vec::new();
+            encode(&mut request, &["CLIENT", "INFO"]);
+            own.put(&request);
+            own.expect(What::Database, None);
+        }
+    }
+
+    /// What CLIENT INFO says about the database.
+    fn learn_database(&mut self, own: &mut Own, info: &[u8]) {
+        let text = String::from_utf8_lossy(info);
+        let db = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("db=")?.parse().ok());
+        match db {
+            Some(db) => {
+                own.set_db(db);
+                self.client.db.set(db);
+                self.lane = None;
+                if let Some(name) = text.split(' ').find_map(|word| word.strip_prefix("name=")) {
+                    own.name_is(name.as_bytes());
+                    *self.client.name.borrow_mut() = name.as_bytes().to_vec();
+                }
+            }
+            // Without that the client's next command might go to the wrong database.
+            None => self.client.cut(),
+        }
+    }
+
     /// A reply that may be a message, or confirm a subscription.
     fn take_whole(&mut self, own: &mut Own, whole: &[u8]) {
+        if std::mem::take(&mut own.is_learning) {
+            return self.learn_database(own, whole);
+        }
         let Some((kind, channel)) = push_words(whole) else {
             return self.take_reply_in_whole(own, whole);
         };
@@ -209,7 +266,7 @@ impl Session {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {
-                What::Swallow | What::Resubscribe => {}
+                What::Swallow | What::Resubscribe | What::Database => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -250,7 +307,7 @@ impl Session {
                 }
                 _ => self.unknown_outcome(why, &mut reply),
             }
-            if !reply.is_empty() {
+            if !reply.is_empty() && !expect.is_silent {
                 self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
             }
         }
@@ -260,11 +317,6 @@ impl Session {
         }
         self.lose_stream();
         self.note_watching(false);
-    }
-
-    /// CLIENT UNBLOCK was meant for this client, not for all of a node's.
-    fn is_unblocked_by_client(&self) -> bool {
-        self.client.unblock.get().is_some()
     }
 
     pub(super) fn note_blocked(&self, is_blocked: bool) {

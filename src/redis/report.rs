@@ -54,6 +54,39 @@ pub struct ClientReport {
     pub pin: Option<&'static str>,
 }
 
+/// What the threads say about the same services, together.
+pub fn together(by_thread: Vec<Vec<ServiceReport>>) -> Vec<ServiceReport> {
+    let mut all: Vec<ServiceReport> = Vec::new();
+    for report in by_thread.into_iter().flatten() {
+        match all.iter_mut().find(|known| known.name == report.name) {
+            Some(known) => known.add(&report),
+            None => all.push(report),
+        }
+    }
+    all
+}
+
+impl ServiceReport {
+    fn add(&mut self, other: &ServiceReport) {
+        let sum = |a: (u64, u64, u64), b: (u64, u64, u64)| (a.0 + b.0, a.1 + b.1, a.2 + b.2);
+        self.clients += other.clients;
+        self.waiting += other.waiting;
+        self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
+        self.queue = sum(self.queue, other.queue);
+        self.requests = sum(self.requests, other.requests);
+        self.unknown += other.unknown;
+        self.moved += other.moved;
+        self.batching = (self.batching.0 + other.batching.0, self.batching.1 + other.batching.1);
+        self.bad_logins += other.bad_logins;
+        for (node, count) in &other.connections {
+            match self.connections.iter_mut().find(|(known, _)| known == node) {
+                Some((_, known)) => *known += count,
+                None => self.connections.push((*node, *count)),
+            }
+        }
+    }
+}
+
 impl Core {
     /// Every service of this thread.
     pub fn report(&self, now: u64) -> Vec<ServiceReport> {

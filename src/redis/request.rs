@@ -50,6 +50,7 @@ impl Session {
             Access::Pinned => lane.is_primary,
             Access::Write => {
                 self.has_written = true;
+                self.replicated = None;
                 lane.is_primary
             }
         };
@@ -141,7 +142,7 @@ impl Session {
             Err(taken) => return taken,
         };
         if access == Access::Write {
-            self.has_written = true;
+            self.note_write();
         }
         let stats = &self.service.stats;
         let counter = if lane.is_primary { &stats.to_primary } else { &stats.to_replica };
@@ -203,10 +204,18 @@ impl Session {
                 self.commands = self.service.commands();
                 self.lane_version = self.service.version.get();
                 self.lane = Some(Rc::clone(&lane));
-                self.service.wait_no_more(&self.client);
+                self.end_waiting();
                 Ok(lane)
             }
             Err(why) => Err(self.wait_for_primary(why)),
+        }
+    }
+
+    /// There is a primary again.
+    pub(super) fn end_waiting(&mut self) {
+        if std::mem::take(&mut self.has_waited) {
+            self.service.wait_no_more(&self.client);
+            self.service.stats.served.set(self.service.stats.served.get() + 1);
         }
     }
 
@@ -216,12 +225,16 @@ impl Session {
         let (now, until) = (now_ns(), self.arrived.saturating_add(hold.as_nanos() as u64));
         let trouble = if now >= until {
             self.service.wait_no_more(&self.client);
+            self.has_waited = false;
             self.service.stats.timed_out.set(self.service.stats.timed_out.get() + 1);
             let waited = std::time::Duration::from_nanos(now.saturating_sub(self.arrived));
             Trouble::NoPrimary { service: self.service.name.clone(), waited, why }
         } else {
             match self.service.wait(&self.client, until) {
-                Ok(()) => return Taken::Wait(Wait::Primary),
+                Ok(()) => {
+                    self.has_waited = true;
+                    return Taken::Wait(Wait::Primary);
+                }
                 Err(trouble) => trouble,
             }
         };

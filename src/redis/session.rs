@@ -71,6 +71,8 @@ pub struct Session {
     pub(super) reply: ReplyMode,
     /// It has written something since `seen` was set.
     pub(super) has_written: bool,
+    /// How many replicas had everything when it last asked by WAIT, if it has written nothing since.
+    pub(super) replicated: Option<i64>,
     /// What it wrote before this time, ns, its reads must see; 0: nothing.
     pub(super) seen: u64,
     /// An answer of Forebay's that another task makes.
@@ -79,6 +81,10 @@ pub struct Session {
     pub(super) has_lost_watch: bool,
     /// A request that goes on as it comes.
     pub(super) stream: Option<Stream>,
+    /// It is counted among those who wait for a primary.
+    pub(super) has_waited: bool,
+    /// Replies on the own connection wait until the client has taken earlier ones.
+    pub(super) is_own_paused: bool,
     /// What of the service's `own_pending` is this client's.
     pub(super) pending_own: usize,
     /// The client sends no more.
@@ -107,10 +113,13 @@ impl Session {
             subscriptions: Subscriptions::default(),
             reply: ReplyMode::On,
             has_written: false,
+            replicated: None,
             seen: 0,
             asked: Default::default(),
             has_lost_watch: false,
             stream: None,
+            has_waited: false,
+            is_own_paused: false,
             pending_own: 0,
             is_deaf: false,
         }
@@ -143,9 +152,15 @@ impl Session {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
+            if self.is_own_paused && self.client.waiting_output() < MOST_OUTPUT / 2 {
+                continue;
+            }
             let is_done = self.client.in_flight.get() == 0 && self.client.backlog.borrow().is_empty();
             let is_ending = self.is_deaf || self.client.is_ending.get();
-            if is_ending && is_sent && is_done && (self.client.is_ending.get() || wait.is_none() && !self.awaits_own())
+            if is_ending
+                && is_sent
+                && is_done
+                && (self.client.is_ending.get() || wait.is_none() && (!self.awaits_own() || self.is_blocked()))
             {
                 return Poll::Ready(());
             }
@@ -365,6 +380,9 @@ impl Session {
         if self.client.in_flight.get() >= MOST_IN_FLIGHT {
             return Some(Wait::Answers);
         }
+        if self.is_asking() {
+            return Some(Wait::Answers);
+        }
         (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
     }
 
@@ -415,8 +433,15 @@ impl Session {
         };
         let kind = if self.reply == ReplyMode::On { EntryKind::Block } else { EntryKind::Silent };
         lane.push_special(&self.client, block, replies, kind);
-        self.has_written = true;
+        self.note_write();
         Taken::Done
+    }
+
+    /// The client is about to write something.
+    #[inline]
+    pub(super) fn note_write(&mut self) {
+        self.has_written = true;
+        self.replicated = None;
     }
 
     pub(super) fn scanner(&mut self) -> &mut RequestScan {

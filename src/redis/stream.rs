@@ -75,7 +75,7 @@ impl Session {
                 return Ok(self.pass(bytes));
             }
         }
-        self.has_written = true;
+        self.note_write();
         self.stream = Some(Stream::Forward);
         Ok(self.pass(bytes))
     }

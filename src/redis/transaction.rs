@@ -66,6 +66,10 @@ impl Session {
             return self.move_transaction(frame);
         };
         if !command.arity_fits(request.words as usize) {
+            if command.path == Path::Session(Verb::Exec) {
+                self.end_transaction();
+                return self.answer(&Trouble::ExecArity);
+            }
             return self.spoil_transaction(&Trouble::Arity(command.name.to_string()));
         }
         match command.path {
@@ -81,8 +85,11 @@ impl Session {
                 self.end_transaction();
                 self.take(frame, request)
             }
-            Path::Session(_) | Path::Own => self.move_transaction(frame),
-            Path::Lane | Path::Slow | Path::Block | Path::MayBlock => {
+            Path::Session(Verb::Ping | Verb::Script | Verb::Wait | Verb::Unwatch)
+            | Path::Lane
+            | Path::Slow
+            | Path::Block
+            | Path::MayBlock => {
                 let Some(transaction) = &mut self.transaction else { return Taken::Done };
                 if transaction.requests.len() + frame.len() > LONGEST {
                     return self.move_transaction(frame);
@@ -92,6 +99,7 @@ impl Session {
                 self.note_queued();
                 self.answer_with(build::QUEUED)
             }
+            Path::Session(_) | Path::Own => self.move_transaction(frame),
         }
     }
 
@@ -171,16 +179,14 @@ impl Session {
         let (Some(transaction), OwnState::Open(own)) = (self.transaction.take(), &mut self.own) else {
             return Taken::Done;
         };
+        own.take_name(&self.client.name.borrow());
         own.send(MULTI, What::Multi { tell: false });
         let mut rest = transaction.requests.as_slice();
         while let Some((request, behind)) = super::session::first_request(rest) {
             own.send(request, What::Swallow);
             rest = behind;
         }
-        if !frame.is_empty() {
-            own.send(frame, What::Plain);
-        }
         self.note_queued();
-        Taken::Done
+        if frame.is_empty() { Taken::Done } else { self.take_again(frame) }
     }
 }

@@ -9,6 +9,9 @@ use super::session::{ReplyMode, Session, Wait};
 use crate::wire::resp::command::{Access, Command, Path, Verb};
 use crate::wire::resp::{Request, Version, build, encode, words};
 
+/// Commands that change what the client is subscribed to.
+const SUBSCRIBING: &[Verb] =
+    &[Verb::Subscribe, Verb::Psubscribe, Verb::Ssubscribe, Verb::Unsubscribe, Verb::Punsubscribe, Verb::Sunsubscribe];
 /// A write of no key that moves the replication offset past everything before it, for WAIT.
 const NO_OP: &[&str] = &["PUBLISH", "__forebay:offset", ""];
 
@@ -20,11 +23,15 @@ impl Session {
         {
             return Taken::Wait(wait);
         }
-        if !command.arity_fits(request.words as usize) {
+        let is_ping = verb == Verb::Ping && &*command.name == "ping";
+        if !command.arity_fits(request.words as usize) || is_ping && request.words > 2 {
+            if verb == Verb::Exec {
+                return self.answer(&Trouble::ExecArity);
+            }
             return self.answer(&Trouble::Arity(command.name.to_string()));
         }
         match verb {
-            Verb::Ping => self.ping(frame, request),
+            Verb::Ping => self.ping(frame),
             Verb::Quit => {
                 let taken = self.answer_with(build::OK);
                 self.client.is_ending.set(true);
@@ -53,7 +60,7 @@ impl Session {
 
     /// Any command while the client has a connection of its own, or is getting one.
     pub(super) fn take_own(&mut self, frame: &[u8], request: &Request, command: Option<&Command>) -> Taken {
-        let is_listening = self.is_in_subscribe_mode();
+        let (is_listening, is_in_multi) = (self.is_in_subscribe_mode(), self.is_in_multi());
         let path = command.map(|command| command.path);
         let verb = match path {
             Some(Path::Session(verb)) => Some(verb),
@@ -63,8 +70,8 @@ impl Session {
         // subscriptions says so itself.
         let is_local = match verb {
             Some(Verb::Quit | Verb::Reset) => true,
-            Some(Verb::Client) => !is_listening && !self.is_for_own(command),
-            Some(Verb::Auth | Verb::Hello) => !is_listening,
+            Some(Verb::Client) => !is_listening && !is_in_multi && !self.is_for_own(command),
+            Some(Verb::Auth | Verb::Hello) => !is_listening && !is_in_multi,
             _ => false,
         };
         if is_local && self.awaits_own() {
@@ -88,32 +95,46 @@ impl Session {
                 Err(_) => {}
             }
         }
+        if is_in_multi
+            && let OwnState::Open(own) = &mut self.own
+            && let Some(verb) = verb
+            && !matches!(verb, Verb::Ping | Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch)
+        {
+            // It takes effect at EXEC, if at all; what it leaves behind is not given to others.
+            own.state.is_tainted = true;
+            if SUBSCRIBING.contains(&verb) {
+                own.queued.push(frame.to_vec());
+            }
+            own.is_select_queued |= matches!(verb, Verb::Select | Verb::Client);
+            return self.send_own(frame, What::Plain);
+        }
+        if verb == Some(Verb::Multi)
+            && let OwnState::Open(own) = &mut self.own
+        {
+            own.take_name(&self.client.name.borrow());
+        }
         let what = match (path, verb) {
             (_, Some(Verb::Multi)) => What::Multi { tell: true },
             (_, Some(Verb::Exec)) => What::Exec,
             (_, Some(Verb::Discard)) => What::Discard,
             (_, Some(Verb::Watch)) => What::Watch,
             (_, Some(Verb::Unwatch)) => What::Unwatch,
-            (_, Some(Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe)) => What::Subscribe,
-            (_, Some(Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe)) => What::Subscribe,
+            (_, Some(verb)) if SUBSCRIBING.contains(&verb) => What::Subscribe,
             (_, Some(Verb::Monitor)) => What::Monitor,
             (_, Some(Verb::Select)) => What::Select(database(frame).unwrap_or_default()),
-            (_, Some(Verb::Wait)) if !self.is_in_multi() => return self.wait_for_replicas(frame),
-            (_, Some(Verb::Client)) => What::Special(is_switched_on(frame)),
+            (_, Some(Verb::Wait)) => return self.wait_for_replicas(frame),
+            (_, Some(Verb::Client)) if is_switch(command) => What::Special(is_switched_on(frame)),
             (_, Some(_)) => What::Plain,
             (None | Some(Path::Own), None) => What::Unknown,
-            (Some(Path::Block), None) if !self.is_in_multi() => What::Block { may_rerun: false },
-            (Some(Path::MayBlock), None) if !self.is_in_multi() => {
+            (Some(Path::Block), None) if !is_in_multi => What::Block { may_rerun: false },
+            (Some(Path::MayBlock), None) if !is_in_multi => {
                 What::Block { may_rerun: command.is_some_and(|command| command.access == Access::Read) }
             }
             (Some(_), None) if command.is_some_and(Command::may_run_twice) => What::Read,
             (Some(_), None) => What::Plain,
         };
-        if what == What::Exec && std::mem::take(&mut self.has_lost_watch) && !self.is_in_multi() {
+        if what == What::Exec && std::mem::take(&mut self.has_lost_watch) && !is_in_multi {
             return self.answer_with(b"*-1\r\n");
-        }
-        if matches!(what, What::Block { .. }) {
-            self.note_blocked(true);
         }
         self.send_own(frame, what)
     }
@@ -134,10 +155,7 @@ impl Session {
         matches!(sub, "tracking" | "caching" | "trackinginfo" | "getredir" | "no-touch")
     }
 
-    fn ping(&mut self, frame: &[u8], request: &Request) -> Taken {
-        if request.words > 2 {
-            return self.answer(&Trouble::Arity("ping".into()));
-        }
+    fn ping(&mut self, frame: &[u8]) -> Taken {
         if self.client.in_flight.get() > 0 {
             // Behind what is on its way, in its order.
             return self.send_shared(frame, Access::Pinned, Kind::Quick);
@@ -183,6 +201,16 @@ impl Session {
     }
 
     fn wait_for_replicas(&mut self, frame: &[u8]) -> Taken {
+        let wanted = words(frame).nth(1).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok());
+        if let (Some(known), Some(wanted)) = (self.replicated, wanted)
+            && known >= wanted
+            && !self.awaits_own()
+        {
+            // Nothing was written since, and what replicas have they keep.
+            let mut reply = Vec::new();
+            build::integer(&mut reply, known);
+            return self.answer_with(&reply);
+        }
         let own = match self.open_own() {
             Ok(own) => own,
             Err(taken) => return taken,
@@ -266,6 +294,11 @@ fn database(frame: &[u8]) -> Option<u32> {
     let word = words(frame).nth(1)?;
     let text = std::str::from_utf8(word).ok()?;
     text.parse().ok().filter(|n: &u32| *n < 1 << 20)
+}
+
+/// CLIENT TRACKING and NO-TOUCH, which may be on or off.
+fn is_switch(command: Option<&Command>) -> bool {
+    command.is_some_and(|command| matches!(&*command.name, "client|tracking" | "client|no-touch"))
 }
 
 /// CLIENT TRACKING ON, CLIENT NO-TOUCH ON.

@@ -73,9 +73,12 @@ impl Server {
         }
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it runs"))
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        kill_process(Pid::from_child(child), signal).expect("it is ours");
+        kill_process(self.pid(), signal).expect("it is ours");
     }
 
     pub fn kill(&mut self) {

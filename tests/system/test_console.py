@@ -127,7 +127,7 @@ def test_help_lists_everything_that_is_there(forebay):
     text = (done.stdout + done.stderr).upper()
     missing = [view for view in COLUMNS if view not in text]
     commands = ["RELOAD", "PAUSE", "RESUME", "DISABLE", "ENABLE", "RECONNECT", "KILL", "KILL_CLIENT", "SUSPEND", "SHUTDOWN",
-                "WAIT_CLOSE", "SET ", "EXPLAIN ROUTE", "DETACH NODE", "ATTACH NODE", "DRAIN NODE", "SET WEIGHT"]
+                "WAIT_CLOSE", "SET ", "EXPLAIN ROUTE", "DETACH NODE", "ATTACH NODE", "DRAIN NODE", "SET WEIGHT", "SWITCHOVER"]
     missing += [command for command in commands if command not in text]
     assert not missing, f"SHOW HELP does not mention {missing}"
 

@@ -62,7 +62,7 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
     let mut checks = Vec::new();
     for (c, cluster) in config.postgres.clusters.iter().enumerate() {
         let Some(view) = snapshot.clusters.get(c).filter(|view| view.name == cluster.name) else { continue };
-        let mut of_cluster = Checks { service: &cluster.name, all: Vec::new() };
+        let mut of_cluster = Checks::of(&cluster.name);
         of_cluster.roles(view);
         for (n, node) in view.nodes.iter().enumerate() {
             let told = answers.get(&(c, n));
@@ -76,7 +76,7 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
     let (snapshot, insights) = (instance.redis.snapshot(), instance.redis.insights());
     for conf in &config.redis {
         let Some(view) = snapshot.services.iter().find(|view| view.name == conf.name) else { continue };
-        let mut of_service = Checks { service: &conf.name, all: Vec::new() };
+        let mut of_service = Checks::of(&conf.name);
         let insight = insights.iter().find(|insight| insight.service == conf.name);
         redis::check(&mut of_service, conf, view, insight);
         checks.append(&mut of_service.all);
@@ -134,7 +134,16 @@ pub(super) struct Checks<'a> {
     all: Vec<Check>,
 }
 
-impl Checks<'_> {
+impl<'a> Checks<'a> {
+    pub(super) fn of(service: &'a str) -> Self {
+        Self { service, all: Vec::new() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_rows(self) -> Vec<Row> {
+        self.all.iter().map(Check::row).collect()
+    }
+
     pub(super) fn add(&mut self, node: &str, check: &'static str, result: Grade, detail: impl Into<String>) {
         let service = self.service.to_owned();
         self.all.push(Check { service, node: node.to_owned(), check, result, detail: detail.into() });

@@ -54,7 +54,7 @@ pub(super) fn queue(facts: &Facts) -> Vec<Row> {
             pool.totals.refused,
         ]
     };
-    facts.pools.iter().map(row).collect()
+    facts.pools.iter().map(row).chain(redis::queue(facts)).collect()
 }
 
 pub(super) fn ha(facts: &Facts) -> Vec<Row> {

@@ -16,6 +16,28 @@ const ELECTION: Duration = Duration::from_secs(2);
 /// Clients that wait for an answer longer than this give up by themselves: redis-py's default.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Connections to a node, of all threads.
+fn connections(facts: &Facts, service: &str, node: u64) -> Option<usize> {
+    let report = facts.redis_services.iter().find(|report| report.name == service)?;
+    report.connections.iter().find(|(id, _)| *id == node).map(|(_, count)| *count)
+}
+
+/// Clients that wait for a primary.
+pub(super) fn queue(facts: &Facts) -> impl Iterator<Item = Row> {
+    facts.redis_services.iter().map(|service| {
+        let (served, timed_out, refused) = service.queue;
+        row![&service.name, "", "", service.waiting, service.oldest_wait / 1_000_000, served, timed_out, refused]
+    })
+}
+
+/// Clients that have a connection of their own.
+pub(super) fn pins(facts: &Facts) -> impl Iterator<Item = Row> {
+    facts.redis_clients.iter().filter_map(|client| {
+        let since = time::with_zone(time::wall(client.active));
+        Some(row![client.id, &client.service, &client.user, client.pin?, Some(since)])
+    })
+}
+
 pub(super) fn nodes(facts: &Facts) -> impl Iterator<Item = Row> {
     facts.redis.services.iter().flat_map(|service| {
         service.nodes.iter().map(|node| {
@@ -32,7 +54,7 @@ pub(super) fn nodes(facts: &Facts) -> impl Iterator<Item = Row> {
                 node.lag_ms,
                 node.position.map(|offset| offset.to_string()),
                 None::<u32>,
-                None::<usize>,
+                connections(facts, &service.name, node.id),
                 time::precise(node.last_change),
                 &node.reason,
             ]
@@ -211,5 +233,123 @@ fn node(checks: &mut Checks<'_>, is_primary: bool, node: &RedisNode) {
         let (result, reason) =
             if node.fit_for_reads { (Grade::Ok, "") } else { (Grade::Warning, node.reason.as_str()) };
         checks.add(&node.name, "lag", result, with_reason(&lag, reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::topology::redis::plan::Naming;
+    use crate::topology::redis::{Address, SentinelSeen, Settings};
+
+    fn service() -> RedisService {
+        let text = "[[redis.service]]\nname = \"cache\"\nlisten = [\"127.0.0.1:6380\"]\nsentinels = [\"s1\", \"s2\", \"s3\"]\n\
+                    master_name = \"m\"\n";
+        crate::config::load_str(text, "f.toml", Path::new("")).expect("accepted").config.redis.remove(0)
+    }
+
+    fn node(name: &str, role: Role) -> RedisNode {
+        RedisNode {
+            id: 1,
+            name: name.to_owned(),
+            host: "10.0.0.1".to_owned(),
+            port: 6379,
+            weight: 1,
+            role,
+            state: State::Up,
+            lag_bytes: (role == Role::Replica).then_some(3),
+            lag_ms: (role == Role::Replica).then_some(1),
+            position: Some(42),
+            last_change: std::time::SystemTime::UNIX_EPOCH,
+            reason: String::new(),
+            fit_for_reads: role == Role::Replica,
+            round_trip: None,
+            fresh: Arc::default(),
+            suspicion: Arc::default(),
+            health: crate::topology::model::HealthCounters::default(),
+        }
+    }
+
+    fn view() -> ServiceView {
+        ServiceView {
+            name: "cache".to_owned(),
+            epoch: 1,
+            primary: Some(0),
+            nodes: vec![node("redis1", Role::Primary), node("redis2", Role::Replica), node("redis3", Role::Replica)],
+            reason: String::new(),
+            wanted_fresh: Arc::default(),
+        }
+    }
+
+    fn insight(down_after_ms: u64, quorum: u64, heard: usize) -> Insight {
+        let naming = Naming {
+            config_epoch: 1,
+            primary: Address::new("10.0.0.1", 6379),
+            replicas: Vec::new(),
+            in_failover: false,
+            quorum,
+            other_sentinels: 2,
+            down_after_ms,
+        };
+        let seen = |n: usize| SentinelSeen {
+            address: Address::new(&format!("s{n}"), 26_379),
+            configured: true,
+            said: if n < heard { Ok(naming.clone()) } else { Err("refused".to_owned()) },
+        };
+        let mut settings = Settings { min_replicas: Some(0), ..Settings::default() };
+        let primary = settings.clone();
+        settings.priority = Some(0);
+        Insight {
+            service: "cache".to_owned(),
+            sentinels: (0..3).map(seen).collect(),
+            configured: 3,
+            heard,
+            majority: 2,
+            settings: vec![Some(primary), Some(settings), None],
+        }
+    }
+
+    /// `check node result`, of those that are not ok.
+    fn complaints(view: &ServiceView, insight: &Insight) -> Vec<String> {
+        let mut checks = Checks::of("cache");
+        check(&mut checks, &service(), view, Some(insight));
+        let told = checks.into_rows().into_iter().map(|row| {
+            let text = |n: usize| row[n].text(crate::admin::table::Kind::Text).unwrap_or_default().into_owned();
+            (text(3), format!("{} {} {}", text(2), text(1), text(3)))
+        });
+        told.filter(|(result, _)| result != "ok").map(|(_, told)| told).collect()
+    }
+
+    #[test]
+    fn what_would_hurt_is_told() {
+        let usual = ["min_replicas_to_write redis1 warning", "replica_priority redis2 warning"];
+        assert_eq!(complaints(&view(), &insight(1500, 2, 3)), usual);
+        for (insight, more) in [
+            (insight(30_000, 2, 3), "down_after  warning"),
+            (insight(1500, 4, 3), "quorum  error"),
+            (insight(1500, 2, 2), "sentinels  warning"),
+            (insight(1500, 2, 1), "sentinels  error"),
+        ] {
+            assert_eq!(complaints(&view(), &insight), [&[more], &usual[..]].concat());
+        }
+        let mut lost = view();
+        lost.primary = None;
+        lost.reason = "redis1 is fenced".to_owned();
+        let told = complaints(&lost, &insight(1500, 2, 3));
+        assert!(told.starts_with(&["primary  error".to_owned(), "one_primary  error".to_owned()]), "{told:?}");
+    }
+
+    #[test]
+    fn the_guarantee_is_in_words() {
+        assert!(guarantee(&view(), true).contains("when the Sentinels promote a replica"));
+        let mut lost = view();
+        lost.primary = None;
+        lost.reason = "redis1 is fenced".to_owned();
+        assert!(
+            guarantee(&lost, true).starts_with("writes wait, for redis.service.hold at the longest: redis1 is fenced")
+        );
     }
 }

@@ -130,5 +130,5 @@ pub(super) fn pins(facts: &Facts) -> Vec<Row> {
         let since = (c.linked > 0).then(|| time::with_zone(time::wall(c.linked)));
         row![c.id, &c.database, &c.user, reason, since]
     };
-    pinned.map(row).collect()
+    pinned.map(row).chain(super::redis::pins(facts)).collect()
 }

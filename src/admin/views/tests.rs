@@ -279,6 +279,8 @@ fn facts() -> Facts {
         pools: vec![pool],
         clients: vec![client.clone()],
         servers: vec![server],
+        redis_services: Vec::new(),
+        redis_clients: Vec::new(),
         consoles: vec![ClientReport {
             id: 13,
             database: "pgbouncer".into(),

@@ -129,6 +129,9 @@ impl RedisMonitor {
                 service.step(now_ns, Input::Tick);
                 service.refresh();
                 service.pace(now_ns);
+                if let Some(gone) = service.forget_one(now_ns) {
+                    self.probers.remove(&gone);
+                }
                 if service.wanted_fresh.take() {
                     service.schedule.hurry(now_ns);
                 }
@@ -221,12 +224,15 @@ impl RedisMonitor {
                 self.show();
                 let _ = reply.send(Ok(String::new()));
             }
-            Command::PlanSwitch { service, to, begin, reply } => {
+            Command::PlanSwitch { service, to, begun_by, reply } => {
+                let events = self.events.clone();
                 let course = self.service(&service).and_then(|service| {
                     let course = Course::plan(service, to.as_deref())?;
-                    if begin {
+                    if let Some(by) = begun_by {
                         service.plan.begin_switch();
                         service.schedule.hurry(now_ns());
+                        let detail = format!("{}, by {by}", course.promise());
+                        events.record(&service.conf.name, service.plan.epoch(), "switchover_begun", "", &detail);
                     }
                     Ok(course)
                 });
@@ -319,7 +325,16 @@ impl RedisMonitor {
                     watched.refresh();
                     watched
                 }
-                None => self.watch(conf),
+                None => {
+                    let mut watched = self.watch(conf);
+                    if let Some(old) = old.iter().find(|watched| watched.conf.name == conf.name) {
+                        watched.succeed(old);
+                        for node in &mut watched.nodes {
+                            node.weight = watched.weights.get(&node.address).copied().unwrap_or(node.weight);
+                        }
+                    }
+                    watched
+                }
             };
             self.services.push(watched);
         }
@@ -358,6 +373,7 @@ impl RedisMonitor {
             let address = address.clone();
             let id = self.hire(address.clone(), watched.conf.auth.clone());
             let mut node = WatchedNode::new(id, address);
+            node.weight = watched.weights.get(&node.address).copied().unwrap_or(node.weight);
             node.turn.want(now_ns());
             watched.nodes.push(node);
             n += 1;

@@ -34,7 +34,8 @@ pub struct Settings {
     pub priority: Option<u64>,
     /// `redis_version`
     pub version: Option<String>,
-    run_id: Option<String>,
+    /// `run_id`
+    pub run_id: Option<String>,
 }
 
 /// The kept connection to one node.

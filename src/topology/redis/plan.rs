@@ -204,6 +204,8 @@ struct Member {
     reach: Reach,
     facts: Option<Facts>,
     hold: Option<Hold>,
+    /// Since when no Sentinel lists it any more.
+    unlisted_ns: Option<u64>,
     /// It was the primary, or said so beside the accepted one, and has not said since that it is a replica.
     outdated: bool,
 }
@@ -227,6 +229,8 @@ struct Accepted {
     config_epoch: u64,
     /// Accepted before any Sentinel has named it, instead of this node.
     instead_of: Option<usize>,
+    /// When it was accepted.
+    since_ns: u64,
 }
 
 /// Signs that the accepted primary is being replaced.
@@ -247,6 +251,10 @@ struct Alarm {
 #[derive(Debug, Clone)]
 pub struct Plan {
     members: Vec<Member>,
+    /// Names given; none is given twice.
+    named: usize,
+    /// Nodes of the plan before a reload, which this one may yet come to know.
+    inherited: Vec<Member>,
     watchers: Vec<Watcher>,
     /// Whether there are Sentinels at all.
     has_sentinels: bool,
@@ -278,6 +286,8 @@ impl Plan {
     pub fn new(sentinels: &[Address], nodes: &[Address]) -> Self {
         let mut plan = Self {
             members: Vec::new(),
+            named: 0,
+            inherited: Vec::new(),
             watchers: Vec::new(),
             has_sentinels: !sentinels.is_empty(),
             epoch: 0,
@@ -301,10 +311,27 @@ impl Plan {
     }
 
     fn seat(&mut self, address: Address) -> usize {
-        // Names are never given twice: members only leave by a reload, which makes a new plan.
-        let name = format!("redis{}", self.members.len() + 1);
-        self.members.push(Member { name, address, reach: Reach::Unasked, facts: None, hold: None, outdated: false });
+        let (name, hold) = match self.inherited.iter().find(|known| known.address == address) {
+            Some(known) => (known.name.clone(), known.hold.clone()),
+            None => {
+                self.named += 1;
+                (format!("redis{}", self.named), None)
+            }
+        };
+        let (reach, facts, unlisted_ns, outdated) = (Reach::Unasked, None, None, false);
+        self.members.push(Member { name, address, reach, facts, hold, unlisted_ns, outdated });
         self.members.len() - 1
+    }
+
+    /// Takes over, from the plan that this one replaces, what has to outlive a reload: epochs go on, nodes keep their
+    /// names, and admins' orders about them hold.
+    pub fn succeed(&mut self, old: &Self) {
+        self.epoch = old.epoch;
+        self.named = old.named;
+        self.inherited = old.members.clone();
+        for member in std::mem::take(&mut self.members) {
+            self.seat(member.address);
+        }
     }
 
     /// Adds a Sentinel; the answer is its index.
@@ -334,9 +361,18 @@ impl Plan {
     fn answered(&mut self, node: usize, facts: Facts, actions: &mut Vec<Action>) {
         let is_accepted = self.accepted_node() == Some(node);
         let Some(member) = self.members.get_mut(node) else { return };
+        // A probe that began before a planned change looked at the node knows less than that.
+        if member.facts.as_ref().is_some_and(|known| known.asked_ns > facts.asked_ns) {
+            return;
+        }
         member.reach = Reach::Up;
         if !facts.is_primary() {
             member.outdated = false;
+        }
+        let run_ids = member.facts.as_ref().and_then(|known| known.run_id.as_ref()).zip(facts.run_id.as_ref());
+        if is_accepted && facts.is_primary() && run_ids.is_some_and(|(old, new)| old != new) {
+            let detail = "what it had written and not saved is gone, from its replicas too".to_owned();
+            actions.push(Action::Report { node: Some(node), event: "primary_restarted", detail });
         }
         if is_accepted && facts.is_primary() {
             let seen =

@@ -2,6 +2,7 @@
 //!
 //! No sockets here: answers and times go in, a [`ServiceView`] comes out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +43,8 @@ pub(super) struct Watched {
     pub(super) wanted_fresh: Arc<FreshnessWanted>,
     /// Something asks for every Sentinel to be asked at once.
     pub(super) look: bool,
+    /// Set by admins before a reload.
+    pub(super) weights: HashMap<Address, u32>,
     samples: SampleRing,
     unsettled_since_ns: Option<u64>,
     events: EventLog,
@@ -150,6 +153,7 @@ impl Watched {
             schedule: Schedule::new(INTERVAL),
             wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
             look: false,
+            weights: HashMap::new(),
             samples: SampleRing::new(SAMPLES),
             unsettled_since_ns: None,
             events,
@@ -255,6 +259,23 @@ impl Watched {
                 }
             }
         }
+    }
+
+    /// Lets a node go that has left for good; the answer is its id.
+    pub(super) fn forget_one(&mut self, now_ns: u64) -> Option<u64> {
+        // Both lists have to be of one length, or their indexes would part.
+        let node = (self.nodes.len() == self.plan.standings().len()).then(|| self.plan.forget_one(now_ns))??;
+        let gone = self.nodes.remove(node);
+        let (epoch, address) = (self.plan.epoch(), gone.address.to_string());
+        self.events.record(&self.conf.name, epoch, "node_removed", &address, "no Sentinel lists it any more");
+        Some(gone.id)
+    }
+
+    /// Takes over what has to outlive a reload.
+    pub(super) fn succeed(&mut self, old: &Watched) {
+        self.plan.succeed(&old.plan);
+        self.weights = old.weights.clone();
+        self.weights.extend(old.nodes.iter().map(|node| (node.address.clone(), node.weight)));
     }
 
     /// Keeps rounds fast while something is going on.

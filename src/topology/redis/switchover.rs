@@ -5,10 +5,12 @@
 //! the 8 s or more that Sentinels leave it writable, the new one is published, and writes go on to it. Until a replica
 //! says that it is the primary, every failure leads back to the old one.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::address::Address;
 use super::answer;
@@ -16,7 +18,7 @@ use super::link::{Link, Trouble};
 use super::model::HoldWrites;
 use super::monitor::RedisMonitorHandle;
 use super::node::Prober;
-use super::plan::{Facts, Says};
+use super::plan::{Facts, Failure, Says};
 use super::service::Watched;
 use crate::config::model::Secret;
 use crate::topology::model::{Role, State};
@@ -36,8 +38,10 @@ const LEAST_DOWN_AFTER_MS: u64 = 100;
 #[derive(Debug, Clone)]
 pub(super) struct Course {
     primary: Party,
-    /// Replicas that may be promoted.
+    /// Replicas that we would promote.
     candidates: Vec<Party>,
+    /// Replicas that a Sentinel might: it knows neither of our limits nor of an admin's orders.
+    eligible: Vec<Party>,
     /// The wanted one; without it, the Sentinels choose, or the first candidate is taken.
     wanted: Option<Party>,
     password: Option<Secret>,
@@ -109,30 +113,39 @@ impl Course {
             let why = if why.is_empty() { "it has no other node".to_owned() } else { why.join("; ") };
             return Err(format!("no replica of {} can be promoted: {why}", conf.name));
         }
+        let is_linked = |n: &usize| {
+            let linked = |facts: &Facts| matches!(facts.says, Says::Replica { linked: true, .. });
+            standings.get(*n).is_some_and(|standing| standing.state != State::Down)
+                && plan.facts(*n).is_some_and(linked)
+        };
+        let eligible = (0..service.nodes.len()).filter(is_linked).filter_map(party);
+        let eligible: Vec<Party> = eligible.filter(|party| party.priority > 0).collect();
+        // The choice is left to the Sentinels only where none is wrong.
+        let wanted = wanted.or_else(|| {
+            let is_free = sentinels.is_none() || eligible.len() > candidates.len();
+            candidates.first().filter(|_| is_free).cloned()
+        });
         let primary = party(primary).ok_or("no primary")?;
-        Ok(Self { primary, candidates, wanted, password: conf.auth.clone(), sentinels })
+        Ok(Self { primary, candidates, eligible, wanted, password: conf.auth.clone(), sentinels })
     }
 
     /// What a dry run answers.
     pub(super) fn promise(&self) -> String {
         let to = match (&self.wanted, self.candidates.as_slice()) {
-            (Some(wanted), _) => wanted.name.clone(),
-            (None, [only]) => only.name.clone(),
-            (None, several) if self.sentinels.is_some() => {
+            (Some(only), _) | (None, [only]) => only.name.clone(),
+            (None, several) => {
                 let names: Vec<&str> = several.iter().map(|party| party.name.as_str()).collect();
-                format!("one of {}, as the Sentinels choose", names.join(", "))
+                format!("one of {}, as the Sentinels choose,", names.join(", "))
             }
-            (None, several) => several.first().map_or(String::new(), |party| party.name.clone()),
         };
         format!("a switchover from {} to {to} is possible", self.primary.name)
     }
 
     /// Those that have to have everything before one of them is promoted.
     fn choosable(&self) -> Vec<Party> {
-        match (&self.wanted, &self.sentinels) {
-            (Some(wanted), _) => vec![wanted.clone()],
-            (None, None) => self.candidates.first().cloned().into_iter().collect(),
-            (None, Some(_)) => self.candidates.clone(),
+        match &self.wanted {
+            Some(wanted) => vec![wanted.clone()],
+            None => self.candidates.clone(),
         }
     }
 }
@@ -215,7 +228,7 @@ pub(super) async fn run(
             (Some((party.id, facts)), ("switchover_done", format!("{text}, by {by}")), Ok(text))
         }
         Err(why) => {
-            let text = format!("{} stays the primary: {why}", course.primary.name);
+            let text = format!("the switchover from {} was given up: {why}", course.primary.name);
             (None, ("switchover_undone", format!("{text}, by {by}")), Err(text))
         }
     };
@@ -259,7 +272,7 @@ async fn change(course: &Course, deadline: Instant) -> Result<Promotion, String>
     let mut remarks = Vec::new();
     let mut followers = vec![&course.primary];
     if course.sentinels.is_none() {
-        followers.extend(course.candidates.iter().filter(|other| other.id != party.id));
+        followers.extend(course.eligible.iter().filter(|other| other.id != party.id));
     }
     for follower in followers {
         if let Err(trouble) = follow(course, follower, &party.address).await {
@@ -272,27 +285,41 @@ async fn change(course: &Course, deadline: Instant) -> Result<Promotion, String>
 /// Waits until every replica that may be chosen has what the primary had written when nothing was under way any more.
 async fn catch_up(course: &Course, replicas: &[Party], deadline: Instant) -> Result<(), String> {
     let mut primary = Prober::new(course.primary.address.clone(), course.password.clone());
-    let wrote =
-        primary.probe().await.map_err(|failure| format!("{} cannot be asked: {failure:?}", course.primary.name))?;
+    let wrote = primary.probe().await.map_err(|failure| unasked(&course.primary, &failure))?;
     if !matches!(wrote.facts.says, Says::Primary { .. }) {
         return Err(format!("{} says that it is a replica now", course.primary.name));
     }
-    for replica in replicas {
+    let offset = wrote.facts.offset;
+    let mut waits = JoinSet::new();
+    for replica in replicas.iter().cloned() {
         let mut prober = Prober::new(replica.address.clone(), course.password.clone());
-        loop {
-            let has = match prober.probe().await {
-                Ok(answer) if answer.facts.offset >= wrote.facts.offset => break,
-                Ok(answer) => answer.facts.offset,
-                Err(failure) => return Err(format!("{} cannot be asked: {failure:?}", replica.name)),
-            };
-            if Instant::now() >= deadline {
-                let missing = wrote.facts.offset.saturating_sub(has);
-                return Err(format!("{} is still {missing} bytes behind", replica.name));
+        waits.spawn(async move {
+            loop {
+                match prober.probe().await {
+                    Ok(answer) if answer.facts.offset >= offset => return Ok(()),
+                    Ok(_) => sleep(CATCH_UP).await,
+                    Err(failure) => return Err(unasked(&replica, &failure)),
+                }
             }
-            sleep(CATCH_UP).await;
-        }
+        });
+    }
+    while let Some(waited) = before(deadline, waits.join_next()).await? {
+        waited.unwrap_or_else(|_| Err("a replica could not be asked".to_owned()))?;
     }
     Ok(())
+}
+
+fn unasked(party: &Party, failure: &Failure) -> String {
+    match failure {
+        Failure::Down(why) | Failure::Busy(why) => format!("{} cannot be asked: {why}", party.name),
+        Failure::Stalled => format!("{} could not be asked: Forebay itself was held up", party.name),
+    }
+}
+
+/// What must not take any longer.
+async fn before<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, String> {
+    let late = || "a replica did not have everything in time".to_owned();
+    timeout_at(deadline.into(), work).await.map_err(|_| late())
 }
 
 /// Has a Sentinel carry out a failover; the first that will.
@@ -317,33 +344,39 @@ async fn fail_over(sentinels: &Sentinels) -> Result<(), String> {
     Err(why)
 }
 
-/// Waits until a replica says that it is the primary.
+/// Waits until a replica says that it is the primary. Each is asked by itself: one that hangs delays nobody.
 async fn promoted(course: &Course, deadline: Instant) -> Result<(Party, Facts), String> {
-    let mut probers: Vec<(&Party, Prober)> = course
-        .candidates
-        .iter()
-        .map(|party| (party, Prober::new(party.address.clone(), course.password.clone())))
-        .collect();
-    loop {
-        for (party, prober) in &mut probers {
-            if let Ok(answer) = prober.probe().await
-                && matches!(answer.facts.says, Says::Primary { .. })
-            {
-                return Ok((party.clone(), answer.facts));
+    let mut waits = JoinSet::new();
+    for party in course.eligible.iter().cloned() {
+        let mut prober = Prober::new(party.address.clone(), course.password.clone());
+        waits.spawn(async move {
+            loop {
+                if let Ok(answer) = prober.probe().await
+                    && matches!(answer.facts.says, Says::Primary { .. })
+                {
+                    return (party, answer.facts);
+                }
+                sleep(PROMOTION).await;
             }
-        }
-        if Instant::now() >= deadline {
-            return Err("no replica was promoted in time; should that still happen, it is followed".to_owned());
-        }
-        sleep(PROMOTION).await;
+        });
+    }
+    match timeout_at(deadline.into(), waits.join_next()).await {
+        Ok(Some(Ok(promoted))) => Ok(promoted),
+        _ => Err("no replica was promoted in time; should that still happen, it is followed".to_owned()),
     }
 }
 
 /// Makes a node a replica of another; its clients, which may think that they write, are cut off.
 async fn follow(course: &Course, node: &Party, upstream: &Address) -> Result<(), Trouble> {
-    let mut link = Link::open(&node.address, course.password.as_ref(), TIMEOUT).await?;
-    link.ask(&["REPLICAOF", &upstream.host, &upstream.port.to_string()], TIMEOUT).await?;
-    link.ask(&["CLIENT", "KILL", "TYPE", "normal"], TIMEOUT).await.map(drop)
+    let told = async {
+        let mut link = Link::open(&node.address, course.password.as_ref(), TIMEOUT).await?;
+        link.ask(&["REPLICAOF", &upstream.host, &upstream.port.to_string()], TIMEOUT).await?;
+        // Subscribers too: what is published from now on is counted, and heard first, on the new primary.
+        link.ask(&["CLIENT", "KILL", "TYPE", "pubsub"], TIMEOUT).await?;
+        link.ask(&["CLIENT", "KILL", "TYPE", "normal"], TIMEOUT).await.map(drop)
+    };
+    // Writes wait meanwhile.
+    timeout(TIMEOUT, told).await.unwrap_or(Err(Trouble::Silent(TIMEOUT)))
 }
 
 async fn order(to: &Address, course: &Course, words: &[&str]) -> Result<super::link::Reply, Trouble> {
@@ -360,7 +393,7 @@ struct Priorities {
 impl Priorities {
     /// Makes `wanted` the one that Sentinels choose, and waits until the one that will be asked knows.
     async fn prefer(&mut self, course: &Course, sentinels: &Sentinels, wanted: &Party) -> Result<(), String> {
-        let others = || course.candidates.iter().filter(|party| party.id != wanted.id);
+        let others = || course.eligible.iter().filter(|party| party.id != wanted.id);
         if others().all(|other| other.priority > wanted.priority) {
             return Ok(());
         }

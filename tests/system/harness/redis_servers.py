@@ -243,6 +243,9 @@ class RedisGroup:
         self.master_name, self.password = master_name, password
         rundir.LIVE.append(self)
         self.nodes = [RedisNode(f"redis{number + 1}", self.folder, password) for number in range(replicas + 1)]
+        # Forebay names what Sentinels tell of: the primary first, then by address.
+        for node, port in zip(self.nodes[1:], sorted(node.port for node in self.nodes[1:]), strict=True):
+            node.port = port
         self.sentinels = [Sentinel(f"sentinel{number + 1}", self.folder, master_name) for number in range(sentinels)]
         try:
             self._configure_nodes({**SETTINGS, **(settings or {})}, users)

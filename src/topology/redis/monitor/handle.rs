@@ -23,7 +23,7 @@ pub(in crate::topology::redis) enum Command {
     Order { node: String, order: Order, reply: Reply<String> },
     Weigh { node: String, weight: u32, by: String, reply: Reply<String> },
     Reconfigure { services: Vec<RedisService>, reply: Reply<String> },
-    PlanSwitch { service: String, to: Option<String>, begin: bool, reply: Reply<Course> },
+    PlanSwitch { service: String, to: Option<String>, begun_by: Option<String>, reply: Reply<Course> },
     EndSwitch { service: String, promoted: Option<(u64, Facts)>, told: (&'static str, String), reply: Reply<String> },
 }
 
@@ -133,9 +133,9 @@ impl RedisMonitorHandle {
         hold: Arc<dyn HoldWrites>,
     ) -> Result<String, String> {
         let (service, by) = (service.to_owned(), by.to_owned());
-        let begin = !dry_run;
+        let begun_by = (!dry_run).then(|| by.clone());
         let of = service.clone();
-        let course = self.send(|reply| Command::PlanSwitch { service: of, to, begin, reply }).await?;
+        let course = self.send(|reply| Command::PlanSwitch { service: of, to, begun_by, reply }).await?;
         if dry_run {
             return Ok(course.promise());
         }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A node that is down and that no Sentinel lists is forgotten after this.
+const UNLISTED: Duration = Duration::from_secs(60);
+
 /// What the Sentinels that are heard say together: the newest naming.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Top {
@@ -159,7 +162,7 @@ impl Plan {
         let may = if top.votes >= self.majority() { true } else { is_alone && (has_majority || everybody_agrees) };
         match node {
             Some(node) if may => {
-                let accepted = Accepted { node, config_epoch: top.config_epoch, instead_of: None };
+                let accepted = Accepted { node, config_epoch: top.config_epoch, instead_of: None, since_ns: now_ns };
                 self.accept(now_ns, accepted, actions);
             }
             Some(node) => {
@@ -181,7 +184,12 @@ impl Plan {
         if node == Some(accepted.node) {
             // One Sentinel alone may show a new epoch with the old address, on its way to the new one.
             if is_newer && (has_majority || accepted.instead_of.is_some()) {
-                let accepted = Accepted { node: accepted.node, config_epoch: top.config_epoch, instead_of: None };
+                let accepted = Accepted {
+                    node: accepted.node,
+                    config_epoch: top.config_epoch,
+                    instead_of: None,
+                    since_ns: now_ns,
+                };
                 self.accepted = Some(accepted);
                 self.alarm = None;
             }
@@ -194,7 +202,11 @@ impl Plan {
         self.heed(now_ns, top, has_majority, actions);
         let Some(node) = node.filter(|node| self.says_primary(*node)) else { return };
         if has_majority || self.descends(node) {
-            self.accept(now_ns, Accepted { node, config_epoch: top.config_epoch, instead_of: None }, actions);
+            self.accept(
+                now_ns,
+                Accepted { node, config_epoch: top.config_epoch, instead_of: None, since_ns: now_ns },
+                actions,
+            );
         }
     }
 
@@ -228,19 +240,33 @@ impl Plan {
         };
         let mut promoted = (0..self.members.len()).filter(promoted);
         if let (Some(node), None) = (promoted.next(), promoted.next()) {
-            let accepted = Accepted { node, config_epoch: accepted.config_epoch, instead_of: Some(accepted.node) };
+            let accepted = Accepted {
+                node,
+                config_epoch: accepted.config_epoch,
+                instead_of: Some(accepted.node),
+                since_ns: now_ns,
+            };
             self.accept(now_ns, accepted, actions);
         }
     }
 
     /// A node that was taken before any Sentinel named it is given up for the old one if the Sentinels undo it.
     fn give_back(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let Some(Accepted { node, config_epoch, instead_of: Some(old) }) = self.accepted.clone() else { return };
+        let Some(Accepted { node, config_epoch, instead_of: Some(old), since_ns }) = self.accepted.clone() else {
+            return;
+        };
         let says_replica = self.members.get(node).is_some_and(|member| {
             member.reach == Reach::Up && member.facts.as_ref().is_some_and(|facts| !facts.is_primary())
         });
-        if !self.switching && says_replica && self.says_primary(old) {
-            self.accept(now_ns, Accepted { node: old, config_epoch, instead_of: None }, actions);
+        let gone_for = self.lost_at_ns.map_or(0, |lost| now_ns.saturating_sub(lost));
+        let is_gone = !self.says_primary(node) && gone_for >= nanos(ALARM);
+        let names_old = |naming: &Naming| self.place(&naming.primary) == Some(old);
+        let supporters = self.heard().filter(|(watcher, naming)| watcher.configured && names_old(naming)).count();
+        let is_undone = says_replica || is_gone && supporters >= self.majority();
+        // What the old one said before that is no news.
+        let says_so_again = self.says_primary(old) && self.facts(old).is_some_and(|facts| facts.asked_ns > since_ns);
+        if !self.switching && is_undone && says_so_again {
+            self.accept(now_ns, Accepted { node: old, config_epoch, instead_of: None, since_ns: now_ns }, actions);
         }
     }
 
@@ -265,6 +291,43 @@ impl Plan {
             self.alarm = None;
             actions.push(Action::Report { node, event: "false_alarm", detail });
         }
+    }
+
+    /// A node that may be forgotten: it is down, of no account, and for a minute no Sentinel has listed it (an
+    /// operator's `SENTINEL RESET`). The caller forgets it too, at the same index.
+    pub fn forget_one(&mut self, now_ns: u64) -> Option<usize> {
+        if !self.has_sentinels || self.heard_configured() < self.majority() {
+            return None;
+        }
+        let listed: Vec<Address> = self
+            .heard()
+            .flat_map(|(_, naming)| naming.replicas.iter().map(|l| &l.address).chain([&naming.primary]))
+            .cloned()
+            .collect();
+        for member in &mut self.members {
+            let is_missed = matches!(member.reach, Reach::Down(_)) && !listed.contains(&member.address);
+            member.unlisted_ns = is_missed.then(|| member.unlisted_ns.unwrap_or(now_ns));
+        }
+        let node = self.members.iter().enumerate().position(|(node, member)| {
+            let is_due = member.unlisted_ns.is_some_and(|since| now_ns.saturating_sub(since) >= nanos(UNLISTED));
+            is_due && member.hold.is_none() && !self.matters(node)
+        })?;
+        self.members.remove(node);
+        let shift = |index: &mut usize| *index -= usize::from(*index > node);
+        self.accepted.iter_mut().for_each(|accepted| {
+            shift(&mut accepted.node);
+            accepted.instead_of.iter_mut().for_each(shift);
+        });
+        self.last_served.iter_mut().for_each(shift);
+        // Its offset would have told more; it will not come back.
+        self.loss = None;
+        Some(node)
+    }
+
+    /// The accepted primary, the one before, and the one that served last are remembered whatever happens.
+    fn matters(&self, node: usize) -> bool {
+        let accepted = self.accepted.as_ref();
+        [accepted.map(|a| a.node), accepted.and_then(|a| a.instead_of), self.last_served].contains(&Some(node))
     }
 
     fn top(&self) -> Option<Top> {

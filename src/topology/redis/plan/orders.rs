@@ -64,7 +64,8 @@ impl Plan {
                 if says_primary && force {
                     // The operator's word: also back to an older epoch.
                     let newest = self.sentinels().filter_map(|(_, _, said)| Some(said.ok()?.config_epoch)).max();
-                    let accepted = Accepted { node, config_epoch: newest.unwrap_or(0), instead_of: None };
+                    let accepted =
+                        Accepted { node, config_epoch: newest.unwrap_or(0), instead_of: None, since_ns: now_ns };
                     self.accept(now_ns, accepted, &mut actions);
                 }
                 format!("{name} is attached")
@@ -97,7 +98,7 @@ impl Plan {
                 let old = self.accepted.clone();
                 let config_epoch = old.as_ref().map_or(0, |old| old.config_epoch);
                 let instead_of = old.filter(|_| self.has_sentinels).map(|old| old.node);
-                self.accept(now_ns, Accepted { node, config_epoch, instead_of }, &mut actions);
+                self.accept(now_ns, Accepted { node, config_epoch, instead_of, since_ns: now_ns }, &mut actions);
             }
             Some(_) => {}
             // Signs that a Sentinel has given meanwhile stand: it may still promote somebody.

@@ -38,7 +38,9 @@ impl Plan {
             _ => None,
         };
         match found {
-            Some(node) => self.accept(now_ns, Accepted { node, config_epoch: 0, instead_of: None }, actions),
+            Some(node) => {
+                self.accept(now_ns, Accepted { node, config_epoch: 0, instead_of: None, since_ns: now_ns }, actions)
+            }
             None if say_so.len() > 1 => {
                 let names: Vec<&str> = say_so.iter().map(|&node| self.name(node)).collect();
                 let dispute = format!("{} say that they are the primary", names.join(" and "));

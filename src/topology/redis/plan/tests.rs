@@ -1,5 +1,7 @@
 //! The rules, one by one, and the event orders that real Sentinels were seen to produce.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const MS: u64 = 1_000_000;
@@ -188,6 +190,15 @@ fn a_primary_that_is_down_or_a_replica_takes_no_writes_at_once() {
     told.answered(0, replica(2));
     assert_eq!(told.plan.primary(), None);
     assert!(told.plan.reason().contains("says that it is a replica now"), "{}", told.plan.reason());
+}
+
+#[test]
+fn a_restart_of_the_primary_is_told() {
+    let mut told = Told::settled();
+    let run = |id: &str, replid| Facts { run_id: Some(id.to_owned()), ..primary(replid, 1) };
+    told.answered(0, run("x", HISTORY)).down(0).answered(0, run("y", "cccc"));
+    assert!(told.has("primary_restarted"), "{:?}", told.events);
+    assert_eq!((told.plan.primary(), told.plan.replid()), (Some(0), Some("cccc")));
 }
 
 #[test]
@@ -387,7 +398,10 @@ fn an_early_promotion_that_the_sentinels_undo_is_given_back() {
     told.about_first(0, "+odown").signed(1, "+vote-for-leader", "ab 2").about_first(0, "+elected-leader");
     told.answered(1, promoted(100));
     assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(1), 2));
-    told.answered(1, replica(1)).answered(0, primary(HISTORY, 100));
+    told.answered(1, replica(1));
+    assert_eq!(told.plan.primary(), None, "what the old one said before is no news");
+    let asked_ns = told.now + 1;
+    told.answered(0, Facts { asked_ns, ..primary(HISTORY, 100) });
     assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(0), 3));
 }
 
@@ -400,6 +414,70 @@ fn the_old_primary_is_let_in_again_under_a_newer_epoch() {
     let again = Facts { replid2: Some("bbbb".to_owned()), ..primary("cccc", 200) };
     told.named(1, 3, 1).answered(0, again);
     assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UFU"));
+}
+
+#[test]
+fn an_early_promotion_that_nobody_names_is_given_back_when_its_node_is_gone() {
+    let mut told = Told::settled();
+    told.about_first(0, "+odown").signed(1, "+vote-for-leader", "ab 2").about_first(0, "+elected-leader");
+    let asked_ns = told.now + 1;
+    let old = Facts { asked_ns, ..primary(HISTORY, 100) };
+    told.answered(1, promoted(100)).answered(0, old.clone()).down(1);
+    assert_eq!(told.plan.primary(), None);
+    told.quiet(5, &[(0, 1, 1), (1, 1, 1), (2, 1, 1)], &[(0, old)]);
+    assert_eq!((told.plan.primary(), told.plan.epoch()), (Some(0), 3));
+}
+
+#[test]
+fn a_probe_that_began_before_the_change_does_not_undo_it() {
+    let mut told = Told::settled();
+    told.plan.begin_switch();
+    let now = told.now;
+    told.plan.end_switch(now, Some((1, Facts { asked_ns: 50, ..promoted(100) })));
+    told.answered(1, Facts { asked_ns: 40, ..replica(1) });
+    assert_eq!(told.plan.primary(), Some(1));
+    told.answered(1, Facts { asked_ns: 60, ..replica(1) });
+    assert_eq!(told.plan.primary(), None);
+}
+
+#[test]
+fn a_node_that_no_sentinel_lists_any_more_is_forgotten_once_it_is_down() {
+    let mut told = Told::settled();
+    let without = |told: &mut Told| {
+        for sentinel in 0..3 {
+            let mut naming = naming(1, 1);
+            naming.replicas.retain(|listed| listed.address != at(2));
+            told.step(Input::Named { sentinel, naming });
+        }
+    };
+    without(&mut told);
+    let now = told.now;
+    assert_eq!(told.plan.forget_one(now), None, "it answers");
+    told.down(1);
+    assert_eq!(told.plan.forget_one(now), None, "not at once");
+    told.now += 61_000 * MS;
+    without(&mut told);
+    assert_eq!(told.plan.forget_one(told.now), Some(1));
+    assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UU"));
+    assert_eq!(told.plan.node(1).map(|(at, name)| (at.port, name)), Some((3, "redis3")), "names stay");
+    told.named(0, 1, 1);
+    assert_eq!(told.plan.node(2).map(|(_, name)| name), Some("redis4"), "one that is back is new");
+}
+
+#[test]
+fn a_reload_keeps_epochs_and_orders() {
+    let mut old = Told::settled();
+    let now = old.now;
+    old.plan.order(now, 1, Order::Hold(Hold::Detach { by: "ann".to_owned() })).expect("a node");
+    let mut new = Told::new(1, 0);
+    new.plan.succeed(&old.plan);
+    new.named(0, 1, 2);
+    assert_eq!(new.plan.node(0).map(|(at, name)| (at.port, name)), Some((2, "redis2")), "names stay");
+
+    let mut new = Told::new(1, 0);
+    new.plan.succeed(&old.plan);
+    new.named(0, 1, 1).answered(0, primary(HISTORY, 1)).answered(1, replica(1)).answered(2, replica(1));
+    assert_eq!((new.plan.primary(), new.plan.epoch(), new.states().as_str()), (Some(0), 2, "U-U"));
 }
 
 #[test]
@@ -485,4 +563,88 @@ fn holds_are_obeyed() {
         told.plan.order(now, node, Order::Attach { force: false, by: "ann".to_owned() }).expect("a node");
     }
     assert_eq!((told.plan.primary(), told.states().as_str()), (Some(0), "UUU"));
+}
+
+fn any_step() -> impl Strategy<Value = Input> {
+    let sentinel = 0..3_usize;
+    let node = 0..3_usize;
+    let sign = prop_oneof![
+        Just("+odown"),
+        Just("-odown"),
+        Just("+try-failover"),
+        Just("+elected-leader"),
+        Just("-failover-abort-not-elected"),
+    ];
+    let signed = (sentinel.clone(), sign, 1..4_u16).prop_map(|(sentinel, channel, port)| {
+        let message = format!("master m 10.0.0.1 {port}");
+        let sign = crate::topology::redis::sign::read("m", channel, &message).expect("a sign");
+        Input::Signed { sentinel, sign }
+    });
+    let vote =
+        sentinel.clone().prop_map(|sentinel| Input::Signed { sentinel, sign: Sign { what: What::Voted, about: None } });
+    let named = (sentinel.clone(), 0..5_u64, 1..4_u16)
+        .prop_map(|(sentinel, epoch, port)| Input::Named { sentinel, naming: naming(epoch, port) });
+    let unheard = sentinel.prop_map(|sentinel| Input::Unheard { sentinel, why: "refused".to_owned(), refused: true });
+    let facts = prop_oneof![
+        3 => Just(replica(1)),
+        2 => Just(primary(HISTORY, 100)),
+        2 => Just(promoted(90)),
+        1 => Just(primary("zzzz", 5)),
+    ];
+    let answered = (node.clone(), facts).prop_map(|(node, facts)| Input::Answered { node, facts });
+    let failed = (
+        node,
+        prop_oneof![
+            Just(Failure::Down("refused".to_owned())),
+            Just(Failure::Busy("BUSY".to_owned())),
+            Just(Failure::Stalled),
+        ],
+    );
+    prop_oneof![
+        4 => answered,
+        1 => failed.prop_map(|(node, failure)| Input::Failed { node, failure }),
+        3 => named,
+        1 => unheard,
+        2 => signed,
+        1 => vote,
+        1 => Just(Input::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_heard(
+        sentinels in prop_oneof![Just(0_usize), Just(3)],
+        steps in prop::collection::vec((any_step(), 0..3000_u64), 1..60),
+    ) {
+        let mut told = Told::new(sentinels, if sentinels == 0 { 3 } else { 0 });
+        let mut newest = 0;
+        for (input, ms) in steps {
+            let (epoch, accepted) = (told.plan.epoch(), told.plan.accepted_node());
+            told.now += ms * MS;
+            told.step(input);
+            let begun = told.plan.epoch() - epoch;
+            prop_assert!(begun <= 1, "one change at a time");
+            prop_assert!(begun == 1 || told.plan.accepted_node() == accepted, "no new primary without a new epoch");
+            if let Some(accepted) = &told.plan.accepted {
+                prop_assert!(accepted.config_epoch >= newest, "never back: {} after {newest}", accepted.config_epoch);
+                newest = accepted.config_epoch;
+            }
+            let standings = told.plan.standings();
+            if let Some(primary) = told.plan.primary() {
+                prop_assert!(told.plan.facts(primary).is_some_and(Facts::is_primary));
+                prop_assert_eq!((standings[primary].role, standings[primary].state), (Role::Primary, State::Up));
+            } else {
+                prop_assert!(!told.plan.reason().is_empty(), "the lack of a primary has a reason");
+            }
+            for (node, standing) in standings.iter().enumerate() {
+                let usable = (standing.role, standing.state) == (Role::Primary, State::Up);
+                let is_it = told.plan.primary() == Some(node);
+                prop_assert!(!usable || is_it || told.plan.accepted_node().is_none(), "two primaries");
+                prop_assert!(standing.state != State::Fenced || !standing.reason.is_empty(), "a fence has a reason");
+            }
+        }
+    }
 }

@@ -374,7 +374,7 @@ pub(super) const ROWS: &[Row] = &[
     session("client|trackinginfo", 2, Verb::Client),
     session("client|unblock", -3, Verb::Client),
     session("client|unpause", 2, Verb::Client).for_admins(),
-    pinned("echo", 2),
+    session("echo", 2, Verb::Ping),
     session("hello", -1, Verb::Hello),
     session("ping", -1, Verb::Ping),
     session("quit", -1, Verb::Quit),
