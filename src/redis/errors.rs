@@ -36,6 +36,8 @@ pub enum Trouble {
     Err(&'static str),
     /// EXEC with arguments.
     ExecArity,
+    /// EXEC before AUTH.
+    ExecNoAuth,
     /// EXEC of a transaction in which a command was refused.
     ExecAbort,
 }
@@ -46,7 +48,7 @@ impl fmt::Display for Trouble {
             Trouble::TooManyClients => f.write_str("ERR max number of clients reached"),
             Trouble::NoAuth => f.write_str("NOAUTH Authentication required."),
             Trouble::HelloNoAuth => f.write_str(
-                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
                  <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
                  the same time",
             ),
@@ -75,6 +77,9 @@ impl fmt::Display for Trouble {
             Trouble::Err(text) => write!(f, "ERR {text}"),
             Trouble::ExecArity => {
                 f.write_str("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command")
+            }
+            Trouble::ExecNoAuth => {
+                f.write_str("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")
             }
             Trouble::ExecAbort => f.write_str("EXECABORT Transaction discarded because of previous errors."),
         }

@@ -56,11 +56,10 @@ pub struct Own {
     /// A message goes on as it comes: it was too long to be looked at.
     pub(super) is_long_message: bool,
     pub(super) state: Held,
-    /// Subscribing and unsubscribing commands that wait for their EXEC, and whether a SELECT or SETNAME does.
-    pub(super) queued: Vec<Vec<u8>>,
-    pub(super) is_select_queued: bool,
-    /// The reply that is looked at as a whole is that of CLIENT INFO.
-    pub(super) is_learning: bool,
+    /// What waits for the next EXEC.
+    pub(super) queued: Queued,
+    /// The reply that is looked at as a whole is that of CLIENT INFO, behind these commands.
+    pub(super) learning: Option<Queued>,
     since: u64,
 }
 
@@ -87,8 +86,19 @@ pub(super) struct Expect {
     pub(super) end: u64,
     /// The client wants no reply.
     pub(super) is_silent: bool,
+    /// Of EXEC and DISCARD: what the transaction holds that changes the session.
+    pub(super) queued: Queued,
     /// Confirmations still to come, once the first has.
     pub(super) left: Option<usize>,
+}
+
+/// Commands of a transaction that change the session when it is carried out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Queued {
+    /// Subscribing and unsubscribing commands.
+    pub(super) subscribing: Vec<Vec<u8>>,
+    /// Others, such as SELECT and AUTH, of which the connection has to be asked.
+    pub(super) others: Vec<Vec<u8>>,
 }
 
 /// What a request means for its connection.
@@ -191,9 +201,8 @@ impl Own {
             whole: Vec::new(),
             is_long_message: false,
             state: Held::default(),
-            queued: Vec::new(),
-            is_select_queued: false,
-            is_learning: false,
+            queued: Queued::default(),
+            learning: None,
             since: now_ns(),
         }
     }
@@ -253,6 +262,17 @@ impl Own {
         self.expect(what, keeps.then(|| request.to_vec()));
     }
 
+    /// Asks, right behind EXEC, what the transaction has made of the session. Its own reply would tell only deep inside,
+    /// and later would be too late: the next transaction may be on its way.
+    pub(super) fn ask_session(&mut self) {
+        if !self.queued.others.is_empty() {
+            let mut request = Vec::new();
+            encode(&mut request, &["CLIENT", "INFO"]);
+            self.put(&request);
+            self.expect(What::Database, None);
+        }
+    }
+
     /// Bytes of a request.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
@@ -261,9 +281,18 @@ impl Own {
 
     /// A reply is due, to a request that ends with what was put last.
     pub(super) fn expect(&mut self, what: What, request: Option<Vec<u8>>) {
-        if !self.state.is_monitor {
-            self.expects.push_back(Expect { what, request, end: self.put, left: None, is_silent: false });
+        if self.state.is_monitor {
+            return;
         }
+        let mut expect =
+            Expect { what, request, end: self.put, left: None, is_silent: false, queued: Queued::default() };
+        if matches!(what, What::Exec | What::Discard | What::Database) {
+            expect.queued = std::mem::take(&mut self.queued);
+        }
+        if what == What::Exec {
+            self.queued.others = std::mem::take(&mut expect.queued.others);
+        }
+        self.expects.push_back(expect);
     }
 
     /// So much is waiting for the server that the client has to wait.

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::client::{Mode, Todo};
 use super::errors::Trouble;
 use super::lane::is_refusal;
-use super::own::{Expect, Fate, Own, OwnState, What};
+use super::login::DEFAULT_USER;
+use super::own::{Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
-use crate::wire::resp::{Version, build, encode};
+use crate::wire::resp::{Version, build, encode, words};
 
 /// A message beyond this goes on without being looked at as a whole, bytes.
 const LONGEST_WHOLE: usize = 256 * 1024;
@@ -117,12 +118,12 @@ impl Session {
                 }
             }
             What::Database => {
-                own.is_learning = true;
+                own.learning = Some(expect.queued);
                 return Fate::Whole;
             }
             What::Exec | What::Discard => {
                 let is_done = expect.what == What::Exec && line.starts_with(b"*") && line != b"*-1";
-                self.end_queued(own, is_done);
+                self.end_queued(&expect.queued.subscribing, is_done);
                 own.state.is_in_multi = false;
                 own.state.is_watching = false;
                 self.has_lost_watch = false;
@@ -163,22 +164,18 @@ impl Session {
     }
 
     /// The transaction is over: what it held becomes true, if it was carried out.
-    fn end_queued(&mut self, own: &mut Own, is_done: bool) {
-        for request in std::mem::take(&mut own.queued).iter().filter(|_| is_done) {
+    fn end_queued(&mut self, queued: &[Vec<u8>], is_done: bool) {
+        if !is_done {
+            return;
+        }
+        for request in queued {
             self.subscriptions.follow(request);
         }
         self.note_subscriptions();
-        if std::mem::take(&mut own.is_select_queued) && is_done {
-            // Whether it was a database that there is stands deep in the reply; the connection itself knows.
-            let mut request = Vec::new();
-            encode(&mut request, &["CLIENT", "INFO"]);
-            own.put(&request);
-            own.expect(What::Database, None);
-        }
     }
 
-    /// What CLIENT INFO says about the database.
-    fn learn_database(&mut self, own: &mut Own, info: &[u8]) {
+    /// What CLIENT INFO says about database, name and user.
+    fn learn_session(&mut self, own: &mut Own, info: &[u8], queued: &Queued) {
         let text = String::from_utf8_lossy(info);
         let db = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("db=")?.parse().ok());
         match db {
@@ -190,16 +187,41 @@ impl Session {
                     own.name_is(name.as_bytes());
                     *self.client.name.borrow_mut() = name.as_bytes().to_vec();
                 }
+                if let Some(user) = text.split(' ').find_map(|word| word.strip_prefix("user=")) {
+                    self.become_user(user.as_bytes(), queued);
+                }
             }
             // Without that the client's next command might go to the wrong database.
             None => self.client.cut(),
         }
     }
 
+    /// A transaction has made this the client's user: its password is that of the AUTH in it.
+    fn become_user(&mut self, user: &[u8], queued: &Queued) {
+        let is_same = self.client.login.borrow().as_ref().is_some_and(|login| *login.user == *user);
+        for request in queued.others.iter().rev().filter(|_| !is_same) {
+            let words: Vec<&[u8]> = words(request).collect();
+            let named = match words.as_slice() {
+                [verb, password] if verb.eq_ignore_ascii_case(b"AUTH") => Some((DEFAULT_USER, *password)),
+                [verb, name, password] if verb.eq_ignore_ascii_case(b"AUTH") => Some((*name, *password)),
+                _ => None,
+            };
+            if let Some((_, password)) = named.filter(|(name, _)| *name == user) {
+                let login = self.service.logins.of(user, Some(password));
+                *self.client.login.borrow_mut() = Some(login);
+                return;
+            }
+        }
+        if !is_same {
+            // Nobody knows how to be that user on another connection.
+            self.client.cut();
+        }
+    }
+
     /// A reply that may be a message, or confirm a subscription.
     fn take_whole(&mut self, own: &mut Own, whole: &[u8]) {
-        if std::mem::take(&mut own.is_learning) {
-            return self.learn_database(own, whole);
+        if let Some(queued) = own.learning.take() {
+            return self.learn_session(own, whole, &queued);
         }
         let Some((kind, channel)) = push_words(whole) else {
             return self.take_reply_in_whole(own, whole);
@@ -409,7 +431,7 @@ fn bulk(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// How many confirmations a request gets: one for each name, and one for each subscription if it ends all of them.
 fn confirmations(request: Option<&[u8]>, subscribed: usize) -> usize {
-    match request.map(|request| crate::wire::resp::words(request).count()) {
+    match request.map(|request| words(request).count()) {
         Some(words) if words > 1 => words - 1,
         _ => subscribed.max(1),
     }
@@ -418,7 +440,7 @@ fn confirmations(request: Option<&[u8]>, subscribed: usize) -> usize {
 /// A blocking command that would have come back without anything some time.
 fn ends_by_itself(request: Option<&[u8]>) -> bool {
     let Some(request) = request else { return false };
-    let words: Vec<&[u8]> = crate::wire::resp::words(request).collect();
+    let words: Vec<&[u8]> = words(request).collect();
     let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
     let timeout = match name.as_slice() {
         b"BLMPOP" | b"BZMPOP" => words.get(1),

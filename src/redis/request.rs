@@ -63,7 +63,15 @@ impl Session {
         let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
         let command = commands.judge(name, request.word(1).and_then(|word| word.of(frame)));
         if self.client.login.borrow().is_none() && !command.is_some_and(is_for_strangers) {
-            return self.answer(&Trouble::NoAuth);
+            let trouble = match command {
+                None => self.unknown(frame),
+                Some(command) if command.path == Path::Session(Verb::Exec) => Trouble::ExecNoAuth,
+                Some(command) if !command.arity_fits(request.words as usize) => {
+                    Trouble::Arity(command.name.to_string())
+                }
+                Some(_) => Trouble::NoAuth,
+            };
+            return self.answer(&trouble);
         }
         if let Some(command) = command.filter(|command| command.is_admin && !self.may_administrate(command)) {
             if self.transaction.is_some() {

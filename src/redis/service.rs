@@ -30,7 +30,7 @@ const DOUBT: u64 = 100_000_000;
 /// A lane that nobody has used for so long is closed, ns.
 const LANE_IDLE: u64 = 60_000_000_000;
 /// A client that holds up others for so long is closed, ns.
-const STUCK: u64 = 1_000_000_000;
+const STUCK: u64 = 10_000_000_000;
 /// Connections of their own that are kept for the next client.
 const SPARE_OWN: usize = 16;
 

@@ -5,6 +5,7 @@
 //! what only the server knows (rights, memory) it tells at EXEC.
 
 use super::errors::Trouble;
+use super::login::DEFAULT_USER;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::Session;
@@ -39,7 +40,12 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 impl Session {
     /// MULTI
-    pub(super) fn begin_transaction(&mut self) -> Taken {
+    pub(super) fn begin_transaction(&mut self, frame: &[u8]) -> Taken {
+        let is_default = self.client.login.borrow().as_ref().is_none_or(|login| *login.user == *DEFAULT_USER);
+        if !is_default {
+            // Only a server knows what this user may do, and says so at each command.
+            return self.send_own(frame, What::Multi { tell: true });
+        }
         let taken = self.answer_with(build::OK);
         if matches!(taken, Taken::Done) {
             self.transaction = Some(Box::default());
@@ -133,7 +139,7 @@ impl Session {
     }
 
     /// A command that no server knows, in Redis' words.
-    fn unknown(&self, frame: &[u8]) -> Trouble {
+    pub(super) fn unknown(&self, frame: &[u8]) -> Trouble {
         let words: Vec<&[u8]> = words(frame).collect();
         let name = String::from_utf8_lossy(words.first().copied().unwrap_or_default()).into_owned();
         if self.service.commands().is_container(name.as_bytes()) && words.len() > 1 {

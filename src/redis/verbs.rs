@@ -42,7 +42,7 @@ impl Session {
             Verb::Auth => self.auth(frame),
             Verb::Hello => self.hello(frame),
             Verb::Client => self.client_command(frame, command),
-            Verb::Multi => self.begin_transaction(),
+            Verb::Multi => self.begin_transaction(frame),
             Verb::Exec => self.answer(&Trouble::Err("EXEC without MULTI")),
             Verb::Discard => self.answer(&Trouble::Err("DISCARD without MULTI")),
             Verb::Unwatch => {
@@ -103,9 +103,10 @@ impl Session {
             // It takes effect at EXEC, if at all; what it leaves behind is not given to others.
             own.state.is_tainted = true;
             if SUBSCRIBING.contains(&verb) {
-                own.queued.push(frame.to_vec());
+                own.queued.subscribing.push(frame.to_vec());
+            } else {
+                own.queued.others.push(frame.to_vec());
             }
-            own.is_select_queued |= matches!(verb, Verb::Select | Verb::Client);
             return self.send_own(frame, What::Plain);
         }
         if verb == Some(Verb::Multi)
@@ -136,7 +137,14 @@ impl Session {
         if what == What::Exec && std::mem::take(&mut self.has_lost_watch) && !is_in_multi {
             return self.answer_with(b"*-1\r\n");
         }
-        self.send_own(frame, what)
+        let taken = self.send_own(frame, what);
+        if what == What::Exec
+            && matches!(taken, Taken::Done)
+            && let OwnState::Open(own) = &mut self.own
+        {
+            own.ask_session();
+        }
+        taken
     }
 
     /// A transaction is open on the client's own connection, or will be when what is on its way is answered.

@@ -52,6 +52,8 @@ def test_what_tells_of_the_server_is_allowed(redis_target):
     assert isinstance(wire.ask("LASTSAVE"), int)
     assert isinstance(wire.ask("SLOWLOG", "LEN"), int)
     assert wire.ask("MEMORY", "USAGE", "no such key") is None
+    assert wire.ask("MODULE", "LIST") == []
+    assert "cluster support disabled" in wire.ask("CLUSTER", "INFO"), "drivers ask, and go by the answer"
 
 
 def test_a_user_may_run_what_the_configuration_allows_it(shared_redis, start_forebay):

@@ -48,7 +48,6 @@ TRANSACTIONS = {
     "an aborted SELECT does not count": ["SET k 0", "MULTI", "SELECT 1", "NOSUCH", "EXEC", "GET k"],
     "a bad SELECT fails alone": ["MULTI", "SELECT 99", "SET k 0", "EXEC", "GET k"],
     "names within a transaction": ["MULTI", "CLIENT SETNAME me", "CLIENT GETNAME", "ECHO e", "EXEC", "CLIENT GETNAME"],
-    "the number of the connection": [hides(rb":(\d\d*)\r\n$", "CLIENT ID", "MULTI", "CLIENT ID", "EXEC", "CLIENT ID")],
     "blocking commands do not block": [
         "MULTI", "BLPOP no 0", "BRPOPLPUSH no l 0", "RPUSH l x", "BLPOP l 0", "EXEC", "PING"],
     "XREAD BLOCK does not block": ["MULTI", "XREAD BLOCK 0 STREAMS s $", "WAIT 5 0", "EXEC", "PING"],

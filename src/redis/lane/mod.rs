@@ -249,13 +249,18 @@ impl Lane {
         }
     }
 
+    /// Others have to wait until this client has taken its bytes.
+    fn others_wait_for(&self, client: &Rc<Client>) -> bool {
+        self.fifo.borrow().iter().any(|entry| !Rc::ptr_eq(&entry.client, client))
+    }
+
     /// Closes the client that holds up everybody behind it, if it has for `limit` ns. Nobody is closed on a lane that
     /// is its alone.
     pub fn cut_stuck(&self, now: u64, limit: u64) {
         let stuck = self.stuck.borrow().clone();
         if let Some((client, since)) = stuck
             && now.saturating_sub(since) >= limit
-            && self.fifo.borrow().iter().any(|entry| !Rc::ptr_eq(&entry.client, &client))
+            && self.others_wait_for(&client)
         {
             tracing::info!(client_id = client.id, peer = %client.peer, waiting = client.waiting_output(),
                 "closed: it did not take its replies while others waited behind it");

@@ -17,6 +17,9 @@ use crate::worker::clock::now_ns;
 
 /// So many of its next reads go where large replies go.
 const HEAVY_FOR: u16 = 100;
+/// Replies that are kept for a client that does not take them while others wait behind it, bytes. Redis itself keeps any
+/// amount.
+const MOST_FOR_OTHERS: usize = 32 * 1024 * 1024;
 /// A reply that is larger takes its lane out of the others' way, bytes.
 const LARGE_REPLY: u64 = 256 * 1024;
 
@@ -183,7 +186,9 @@ impl Task {
     fn is_stuck(&self, cx: &Context<'_>) -> bool {
         let mut stuck = self.lane.stuck.borrow_mut();
         let Some((client, _)) = stuck.as_ref() else { return false };
-        if client.is_gone.get() || client.waiting_output() < MOST_OUTPUT / 2 {
+        let waiting = client.waiting_output();
+        let most = if self.lane.others_wait_for(client) { MOST_FOR_OTHERS } else { MOST_OUTPUT / 2 };
+        if client.is_gone.get() || waiting < most {
             *stuck = None;
             return false;
         }
