@@ -5,7 +5,7 @@ import pytest
 from harness import RedisGroup, redis_talk, wait_until
 from harness.forebay import Forebay, configuration
 from harness.redis_talk import by, closes, gets, hides, pipeline, quiet, raw
-from harness.redis_wire import command
+from harness.redis_wire import ReplyError, command
 
 USERS = [
     "alice on >wonder ~alice:* resetchannels &alice* +@all -@dangerous",
@@ -148,7 +148,8 @@ def test_a_password_that_was_changed_counts_for_the_next_login(target, secured):
     _everywhere(secured, "ACL", "SETUSER", "alice", "resetpass", ">other")
     try:
         wire = target.wire()
-        assert wire.ask("AUTH", "alice", "wonder").code == "WRONGPASS"
+        reply = wire.ask("AUTH", "alice", "wonder")
+        assert isinstance(reply, ReplyError) and reply.code == "WRONGPASS", f"the old password still counts: {reply!r}"
     finally:
         _everywhere(secured, "ACL", "SETUSER", "alice", "resetpass", ">wonder")
     wait_until(lambda: wire.ask("AUTH", "alice", "wonder") == b"OK", 10, "the old password to count again")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.redis_talk import bytewise, by, closes, gets, hides, leaves, pipeline, quiet, raw, until_blocked
+from harness.redis_talk import bytewise, by, closes, gets, leaves, pipeline, quiet, raw, until_blocked
 from harness.redis_wire import command
 
 TRANSACTIONS = {
