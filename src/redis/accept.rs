@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::client::Client;
 use super::core::Core;
 use super::errors::Trouble;
+use super::place::send_home;
 use super::session::Session;
 use crate::net::{Accepted, Listener, Stream};
 use crate::worker::clock::now_ns;
@@ -38,7 +39,17 @@ async fn accept_all(core: &Rc<Core>, listener: &Accepted, service: &str) {
     }
 }
 
+/// A new connection: it goes to its home.
 fn greet(core: &Rc<Core>, stream: Stream, service: &str) {
+    let home = core.home_for(service, &core.shared.totals(service));
+    if home == core.id {
+        admit(core, stream, service);
+    } else {
+        send_home(core, stream, service.to_owned(), home, admit);
+    }
+}
+
+fn admit(core: &Rc<Core>, stream: Stream, service: &str) {
     // A reload may have taken it away; the listener goes with a restart.
     let Some(service) = core.service(service).filter(|_| !core.is_closing.get()) else { return };
     let clients = service.totals.clients.fetch_add(1, Ordering::Relaxed);
@@ -52,8 +63,8 @@ fn greet(core: &Rc<Core>, stream: Stream, service: &str) {
     }
     let now = now_ns();
     let login = service.anonymous();
-    let client = Client::new(core.shared.next_id(), service, stream, login, now);
-    core.clients.borrow_mut().insert(client.id, Rc::clone(&client));
+    let client = Client::new(core.shared.next_id(), service, stream, login, SystemTime::now(), now);
     tracing::debug!(client_id = client.id, peer = %client.peer, service = %client.service.name, "client connected");
-    tokio::task::spawn_local(Box::new(Session::new(Rc::clone(core), client, now)).run());
+    let session = Session::new(Rc::clone(core), Rc::clone(&client), now);
+    core.take_in(client, session);
 }

@@ -65,6 +65,8 @@ pub struct Client {
     pub is_cut: Cell<bool>,
     /// Its task waits for something that others do.
     pub is_waiting: Cell<bool>,
+    /// The thread that it should go on on, at the next quiet moment.
+    pub(super) moves_to: Cell<Option<usize>>,
     pub(super) stream: RefCell<Stream>,
     output: RefCell<Output>,
     /// A lane that does not read on before this client has taken its bytes.
@@ -117,13 +119,20 @@ impl std::fmt::Debug for Client {
 
 impl Client {
     /// A client that has just come.
-    pub fn new(id: u64, service: Rc<Service>, stream: Stream, login: Option<Rc<Login>>, now: u64) -> Rc<Self> {
+    pub fn new(
+        id: u64,
+        service: Rc<Service>,
+        stream: Stream,
+        login: Option<Rc<Login>>,
+        connected: SystemTime,
+        now: u64,
+    ) -> Rc<Self> {
         Rc::new(Client {
             id,
             service,
             peer: stream.peer(),
             local: stream.local(),
-            connected: SystemTime::now(),
+            connected,
             version: Cell::default(),
             db: Cell::new(0),
             login: RefCell::new(login),
@@ -141,6 +150,7 @@ impl Client {
             is_ending: Cell::new(false),
             is_cut: Cell::new(false),
             is_waiting: Cell::new(false),
+            moves_to: Cell::new(None),
             stream: RefCell::new(stream),
             output: RefCell::default(),
             blocks: RefCell::default(),

@@ -38,6 +38,10 @@ pub struct Core {
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
     services: RefCell<Vec<Rc<Service>>>,
+    /// When the thread's time was looked at last, and its time then, ns.
+    pub(super) weighed: Cell<(u64, u64)>,
+    /// For how many ticks it has had no time left.
+    pub(super) busy_ticks: Cell<u32>,
 }
 
 impl std::fmt::Debug for Core {
@@ -57,6 +61,8 @@ impl Core {
             clients: RefCell::default(),
             is_closing: Cell::new(false),
             services: RefCell::default(),
+            weighed: Cell::default(),
+            busy_ticks: Cell::new(0),
         });
         core.set_config(config);
         core
@@ -151,6 +157,7 @@ impl Core {
 
     /// Every 100 ms.
     pub fn tick(&self, now: u64) {
+        self.weigh(now);
         for service in self.services.borrow().iter() {
             service.tick(now);
             let idle_timeout = service.config.borrow().idle_timeout;
@@ -169,6 +176,7 @@ impl Core {
     /// A client's session is over.
     pub fn client_left(&self, client: &Client) {
         self.clients.borrow_mut().remove(&client.id);
+        self.shared.load(self.id).count(&client.service.name, false);
         client.service.totals.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     }
 

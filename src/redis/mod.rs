@@ -21,6 +21,7 @@ mod lane;
 mod login;
 mod own;
 mod own_replies;
+mod place;
 pub mod report;
 mod request;
 mod service;

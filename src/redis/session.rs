@@ -128,6 +128,9 @@ impl Session {
     /// Serves the client until it leaves.
     pub async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
+        if let Some(to) = self.moves_now() {
+            return self.move_to(to);
+        }
         self.service.wait_no_more(&self.client);
         self.leave_own();
         self.client.leave();
@@ -166,6 +169,9 @@ impl Session {
             }
             if wait == Some(Wait::Output) && is_sent {
                 continue;
+            }
+            if is_sent && is_done && !is_ending && wait.is_none() && self.moves_now().is_some() {
+                return Poll::Ready(());
             }
             self.client.is_waiting.set(wait.is_some() || is_ending || !is_done);
             let reads = match wait {
@@ -389,6 +395,33 @@ impl Session {
     /// Answers to earlier requests come first.
     fn has_answers_to_come(&self) -> bool {
         self.client.in_flight.get() > 0 || self.awaits_own()
+    }
+
+    /// Nothing is on its way, nothing is left of what was, and nobody but this task and its thread knows the client.
+    pub(super) fn is_between_requests(&self) -> bool {
+        let client = &self.client;
+        Rc::strong_count(client) == 2
+            && client.in_flight.get() == 0
+            && client.backlog.borrow().is_empty()
+            && client.waiting_output() == 0
+            && !client.is_ending.get()
+            && !client.is_cut.get()
+            && !self.is_deaf
+            && !self.is_asking()
+            && !self.has_lost_watch
+            && self.input.len() == self.at
+            && self.scan == RequestScan::default()
+            && matches!(self.own, OwnState::None)
+            && self.transaction.is_none()
+            && self.stream.is_none()
+            && self.subscriptions.is_empty()
+            && self.reply == ReplyMode::On
+    }
+
+    /// The client, and the time before which it has written something, ns.
+    pub(super) fn into_client(self) -> (Rc<Client>, u64) {
+        let seen = if self.has_written { now_ns() } else { self.seen };
+        (self.client, seen)
     }
 
     fn take_inline(&mut self, line: &[u8]) -> Taken {

@@ -1,6 +1,6 @@
 //! What the data threads share: touched when clients come and go, never per command.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
@@ -22,6 +22,8 @@ pub struct Shared {
     pub control: Box<dyn Control>,
     /// What all threads count together, by the name of the service.
     services: DashMap<String, Arc<Totals>>,
+    /// How busy each thread is.
+    loads: DashMap<usize, Arc<Load>>,
     ids: AtomicU64,
 }
 
@@ -32,6 +34,29 @@ pub struct Totals {
     pub clients: AtomicUsize,
     /// Clients that wait for a primary.
     pub waiting: AtomicUsize,
+    /// Threads that new clients may live on; 0 is one.
+    pub homes: AtomicUsize,
+}
+
+/// How busy one thread is.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Share of the time for which it has computed lately, per mille.
+    pub busy: AtomicU32,
+    clients: DashMap<String, usize>,
+}
+
+impl Load {
+    /// Clients of a service on the thread.
+    pub fn clients(&self, service: &str) -> usize {
+        self.clients.get(service).map_or(0, |count| *count)
+    }
+
+    /// A client has come or gone.
+    pub fn count(&self, service: &str, comes: bool) {
+        let mut count = self.clients.entry(service.to_owned()).or_default();
+        *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -43,7 +68,13 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For a process whose control thread is `control`.
     pub fn new(control: Box<dyn Control>) -> Self {
-        Shared { workers: OnceLock::new(), control, services: DashMap::new(), ids: AtomicU64::new(1) }
+        Shared {
+            workers: OnceLock::new(),
+            control,
+            services: DashMap::new(),
+            loads: DashMap::new(),
+            ids: AtomicU64::new(1),
+        }
     }
 
     /// The data threads.
@@ -54,6 +85,11 @@ impl Shared {
     /// A number that no other client of this process has: what `CLIENT ID` answers.
     pub fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How busy a thread is.
+    pub fn load(&self, thread: usize) -> Arc<Load> {
+        Arc::clone(&self.loads.entry(thread).or_default())
     }
 
     /// The counts of a service.
