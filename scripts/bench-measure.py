@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+from bench_processes import Tee, cpu_seconds, print_row, process_tree, target
+
 BASELINE = "pgbouncer"
 # The memory of these is worth comparing: the others need a process or a server connection for each client.
 HOLD_IDLE_CLIENTS = ("pgbouncer", "forebay-off", "forebay-on")
@@ -30,47 +31,10 @@ SPREAD = "forebay-spread"
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    name: str
-    port: int
-    pid: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
     tps: float
     latency_ms: float
     cpu_us: float
-
-
-def stat_fields(pid):
-    """The fields of /proc/PID/stat from the third on (state, parent, ...); None if the process has ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def process_tree(root):
-    children = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and (fields := stat_fields(entry.name)):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [root]
-    for pid in found:
-        found.extend(children.get(pid, []))
-    return found
-
-
-def cpu_seconds(root):
-    """User and system time of the tree, with that of ended children that were waited for."""
-    ticks = 0
-    for pid in process_tree(root):
-        if fields := stat_fields(pid):
-            utime, stime, children_utime, children_stime = fields[11:15]
-            ticks += int(utime) + int(stime) + int(children_utime) + int(children_stime)
-    return ticks / TICKS_PER_SECOND
 
 
 def pss_kib(root):
@@ -178,10 +142,6 @@ def waits(options, target):
     return times[len(times) // 2], times[len(times) * 99 // 100], times[-1], min(done.values()) / max(done.values())
 
 
-def print_row(out, cells):
-    print("| " + " | ".join(map(str, cells)) + " |", file=out, flush=True)
-
-
 def exchange(connection, message):
     """Sends a message and reads on until the server is ready for a query."""
     connection.sendall(message)
@@ -222,27 +182,6 @@ def table_of_idle_clients(targets, count, out):
         finally:
             for connection in clients:
                 connection.close()
-
-
-class Tee:
-    """Standard output and a file."""
-
-    def __init__(self, path):
-        self.file = open(path, "w")
-
-    def write(self, text):
-        sys.stdout.write(text)
-        self.file.write(text)
-
-    def flush(self):
-        sys.stdout.flush()
-        self.file.flush()
-
-
-def target(text):
-    name, _, where = text.partition("=")
-    port, _, pid = where.partition(":")
-    return Target(name, int(port), int(pid))
 
 
 def main():

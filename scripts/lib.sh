@@ -52,18 +52,21 @@ newest_postgresql() {
     fi
 }
 
-# Redis' server, Sentinel and command line. What runs on this machine already stays as it is; nothing new is started:
+# Runs a command that installs packages: what runs on this machine already stays as it is, and nothing new is started:
 # while policy-rc.d says 101, a package leaves its service stopped.
+without_services() (
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        as_root install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
+        trap 'as_root rm -f "$policy"' EXIT
+    fi
+    "$@"
+)
+
+# Redis' server, Sentinel and command line.
 install_redis() {
     command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null && command -v redis-cli >/dev/null && return
-    (
-        policy=/usr/sbin/policy-rc.d
-        if [[ ! -e $policy ]]; then
-            as_root install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
-            trap 'as_root rm -f "$policy"' EXIT
-        fi
-        install_packages redis-server redis-sentinel redis-tools
-    )
+    without_services install_packages redis-server redis-sentinel redis-tools
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 

@@ -14,8 +14,6 @@ pub enum Trouble {
     NoAuth,
     /// `HELLO` without AUTH.
     HelloNoAuth,
-    /// AUTH with something else than what is configured.
-    WrongPass,
     /// The command is the administrator's.
     Admin(String),
     /// No primary within `hold`.
@@ -52,7 +50,6 @@ impl fmt::Display for Trouble {
                  <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
                  the same time",
             ),
-            Trouble::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
             Trouble::Admin(name) => write!(
                 f,
                 "NOPERM the command '{name}' is for administrators; redis.service.admin_commands can allow it"

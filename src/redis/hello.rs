@@ -27,7 +27,6 @@ impl Session {
         if let Some((user, password)) = wish.login {
             match self.prove(user, password, frame, false) {
                 Proof::Yes => {}
-                Proof::No => return self.answer(&Trouble::WrongPass),
                 Proof::Asked => return Taken::Done,
                 Proof::Wait(taken) => return taken,
             }

@@ -47,7 +47,7 @@ impl Logins {
 }
 
 /// Whether two passwords are the same, in a time that does not tell how much of them is.
-pub fn same(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
+fn same(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.ct_eq(other).into(),
         (None, None) => true,

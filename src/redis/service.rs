@@ -14,7 +14,7 @@ use super::connect::Wanted;
 use super::core::Core;
 use super::errors::Trouble;
 use super::lane::{self, Kind, Lane, LaneKey};
-use super::login::{DEFAULT_USER, Login, Logins, same};
+use super::login::{DEFAULT_USER, Login, Logins};
 use super::own::Own;
 use super::shared::Totals;
 use crate::config::model::{RedisReads, RedisService};
@@ -185,14 +185,6 @@ impl Service {
     /// As whom a client speaks that has said nothing; `None` if it has to.
     pub fn anonymous(&self) -> Option<Rc<Login>> {
         self.config.borrow().auth.is_none().then(|| self.logins.of(DEFAULT_USER, None))
-    }
-
-    /// Whether a user and a password are those of the configuration; `None`: it does not have that user.
-    pub fn is_configured(&self, user: &[u8], password: &[u8]) -> Option<bool> {
-        let config = self.config.borrow();
-        let known = std::str::from_utf8(user).ok().and_then(|user| config.users.get(user));
-        let known = known.or_else(|| config.auth.as_ref().filter(|_| user == DEFAULT_USER))?;
-        Some(same(Some(known.0.as_bytes()), Some(password)))
     }
 
     /// Whether a user may run an administrator's command.

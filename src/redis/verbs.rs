@@ -241,28 +241,15 @@ impl Session {
         };
         match self.prove(user, password, frame, true) {
             Proof::Yes => self.answer_with(build::OK),
-            Proof::No => self.answer(&Trouble::WrongPass),
             Proof::Asked => Taken::Done,
             Proof::Wait(taken) => taken,
         }
     }
 
-    /// Whether a password is right: the configuration knows, or a server. Once the server is asked its answer goes to
-    /// the client, if that is `tell`ed or is an error.
+    /// Whether a password is right: a server is asked, since passwords change there. Its answer goes to the client, if
+    /// that is `tell`ed or is an error.
     pub(super) fn prove(&mut self, user: &[u8], password: &[u8], frame: &[u8], tell: bool) -> Proof {
         let login = self.service.logins.of(user, Some(password));
-        match self.service.is_configured(user, password) {
-            Some(true) => {
-                *self.client.login.borrow_mut() = Some(login);
-                self.lane = None;
-                return Proof::Yes;
-            }
-            Some(false) => {
-                self.service.stats.bad_logins.set(self.service.stats.bad_logins.get() + 1);
-                return Proof::No;
-            }
-            None => {}
-        }
         match self.client.login_result.take() {
             Some(true) if !tell => {
                 self.lane = None;
@@ -290,7 +277,6 @@ impl Session {
 /// What is known of a password.
 pub(super) enum Proof {
     Yes,
-    No,
     /// A server will say.
     Asked,
     /// Nobody can be asked now.

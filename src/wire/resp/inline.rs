@@ -15,7 +15,11 @@ pub fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
     let mut words = Vec::new();
     let mut rest = line;
     loop {
-        rest = rest.trim_ascii_start();
+        while let [first, after @ ..] = rest
+            && is_space(*first)
+        {
+            rest = after;
+        }
         if rest.is_empty() {
             return Ok(words);
         }
@@ -30,10 +34,12 @@ pub fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
                 [b'"', after @ ..] => {
                     rest = double_quoted(after, &mut word)?;
                     ends(rest)?;
+                    break;
                 }
                 [b'\'', after @ ..] => {
                     rest = single_quoted(after, &mut word)?;
                     ends(rest)?;
+                    break;
                 }
                 [byte, after @ ..] => {
                     word.push(*byte);
@@ -45,10 +51,15 @@ pub fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
     }
 }
 
+/// As C's `isspace`: Rust's own list leaves the vertical tab out.
+pub(super) fn is_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0b
+}
+
 /// A closing quote must end its word.
 fn ends(rest: &[u8]) -> Result<(), Unbalanced> {
     match rest.first() {
-        Some(byte) if !byte.is_ascii_whitespace() => Err(Unbalanced),
+        Some(byte) if !is_space(*byte) => Err(Unbalanced),
         _ => Ok(()),
     }
 }
@@ -130,6 +141,8 @@ mod tests {
             (r#"set "" ''"#, vec!["set", "", ""]),
             ("a\"b\"", vec!["ab"]),
             ("", vec![]),
+            (" \x0b\x0c\t\r", vec![]),
+            ("\x0bget \"k\"\x0b\x0c", vec!["get", "k"]),
         ] {
             let found = split(line.as_bytes()).expect("balanced");
             let expected: Vec<Vec<u8>> = words.iter().map(|w| w.as_bytes().to_vec()).collect();

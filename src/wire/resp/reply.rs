@@ -9,7 +9,7 @@ pub struct ReplyScan {
     values: u64,
     /// Bytes still to come of the value that has begun, its CR and LF included.
     body: u64,
-    /// Bytes of the unfinished line that hold no LF.
+    /// Bytes of the unfinished line that hold no end.
     seen: usize,
     /// The reply that has begun is a push message.
     is_push: bool,
@@ -84,27 +84,32 @@ impl ReplyScan {
                 }
             }
             let rest = bytes.get(at..).unwrap_or_default();
-            let Some((line, len)) = number::line(rest, self.seen) else {
+            if let Some((kind, number, len)) = number::short_head(rest) {
+                self.seen = 0;
+                at += len;
+                self.take(kind, || Ok(Some(u64::from(number))))?;
+            } else if let Some((line, len)) = number::crlf_line(rest, self.seen) {
+                self.seen = 0;
+                at += len;
+                let Some((&kind, text)) = line.split_first() else { return Err(BadReply::Kind(b'\r')) };
+                self.take(kind, || count(text))?;
+            } else {
                 // Values stand in lines too: only a header's length is bounded, and that by its number.
                 if rest.len() > LONGEST_LINE && !matches!(rest.first(), Some(b'+' | b'-' | b'(')) {
                     return Err(BadReply::Line);
                 }
                 self.seen = rest.len();
                 return Ok(Scanned { used: at, is_done: false });
-            };
-            self.seen = 0;
-            at += len;
-            self.take_line(line)?;
+            }
             if self.values == 0 && self.body == 0 {
                 return Ok(Scanned { used: at, is_done: true });
             }
         }
     }
 
-    /// One line: a whole value, or the header of one.
+    /// One line: a whole value, or the header of one. `count` reads the length that stands in it.
     #[inline]
-    fn take_line(&mut self, line: &[u8]) -> Result<(), BadReply> {
-        let Some((&kind, text)) = line.split_first() else { return Err(BadReply::Kind(b'\n')) };
+    fn take(&mut self, kind: u8, count: impl FnOnce() -> Result<Option<u64>, BadReply>) -> Result<(), BadReply> {
         if self.values == 0 {
             self.values = 1;
             self.is_push = kind == b'>';
@@ -113,14 +118,14 @@ impl ReplyScan {
         match kind {
             b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => {}
             b'$' | b'=' | b'!' => {
-                if let Some(length) = count(text)? {
+                if let Some(length) = count()? {
                     self.body = length + 2;
                 }
             }
-            b'*' | b'~' | b'>' => self.expect(count(text)?.unwrap_or(0))?,
-            b'%' => self.expect(count(text)?.unwrap_or(0) * 2)?,
+            b'*' | b'~' | b'>' => self.expect(count()?.unwrap_or(0))?,
+            b'%' => self.expect(count()?.unwrap_or(0) * 2)?,
             // Attributes stand before the value that they describe.
-            b'|' => self.expect(count(text)?.unwrap_or(0) * 2 + 1)?,
+            b'|' => self.expect(count()?.unwrap_or(0) * 2 + 1)?,
             other => return Err(BadReply::Kind(other)),
         }
         Ok(())
@@ -201,7 +206,7 @@ mod tests {
     fn what_is_no_reply_is_refused() {
         for (bytes, error) in [
             (b"x\r\n".as_slice(), BadReply::Kind(b'x')),
-            (b"\r\n", BadReply::Kind(b'\n')),
+            (b"\r\n", BadReply::Kind(b'\r')),
             (b"$a\r\n", BadReply::Length),
             (b"$-2\r\n", BadReply::Length),
             (b"*99999999999999999999\r\n", BadReply::Length),

@@ -1,5 +1,6 @@
 //! Where a client's requests end, and the first of their words.
 
+use super::inline::is_space;
 use super::{LONGEST_LINE, number};
 
 /// How many words of a request are remembered by place: the command, its subcommand and the first keys.
@@ -88,7 +89,7 @@ pub enum ProtocolError {
     #[error("Protocol error: too big bulk count string")]
     LengthTooLong,
     /// A word that is no bulk string.
-    #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
+    #[error("Protocol error: expected '$', got '{}'", within_a_line(*.0))]
     NoBulk(u8),
     /// The length of a word is none, or too large.
     #[error("Protocol error: invalid bulk length")]
@@ -96,6 +97,11 @@ pub enum ProtocolError {
     /// The same, before AUTH.
     #[error("Protocol error: unauthenticated bulk length")]
     StrangersLength,
+}
+
+/// An error is a line: what would end it is a space there, as in Redis.
+fn within_a_line(byte: u8) -> char {
+    if matches!(byte, b'\r' | b'\n') { ' ' } else { char::from(byte) }
 }
 
 /// Cuts a client's bytes into requests. Keeps its place in an incomplete one: show it the bytes from the start of the
@@ -151,9 +157,14 @@ impl RequestScan {
                 Some(b'*') => {}
                 Some(_) => return self.inline(bytes),
             }
-            let Some((line, len)) = self.line(bytes, ProtocolError::CountTooLong)? else { return Ok(Found::More) };
-            let digits = line.get(1..).filter(|_| is_strict(bytes, len)).unwrap_or_default();
-            let words = number::parse(digits).ok_or(ProtocolError::Count)?;
+            let (words, len) = if let Some((_, words, len)) = number::short_head(bytes) {
+                self.seen = 0;
+                (i64::from(words), len)
+            } else {
+                let Some((line, len)) = self.line(bytes, ProtocolError::CountTooLong)? else { return Ok(Found::More) };
+                let digits = line.get(1..).filter(|_| is_strict(bytes, len)).unwrap_or_default();
+                (number::parse(digits).ok_or(ProtocolError::Count)?, len)
+            };
             if words > bounds.words {
                 let is_stranger = bounds.words < Bounds::USUAL.words;
                 return Err(if is_stranger { ProtocolError::StrangersCount } else { ProtocolError::Count });
@@ -169,14 +180,22 @@ impl RequestScan {
         while self.left > 0 {
             if self.body == 0 {
                 let rest = bytes.get(self.at..).unwrap_or_default();
-                let Some((line, len)) = self.line(rest, ProtocolError::LengthTooLong)? else { return Ok(Found::More) };
-                let length = match line.split_first() {
-                    Some((b'$', digits)) if is_strict(rest, len) => {
-                        number::parse(digits).ok_or(ProtocolError::Length)?
-                    }
-                    Some((b'$', _)) => return Err(ProtocolError::Length),
-                    Some((other, _)) => return Err(ProtocolError::NoBulk(*other)),
-                    None => return Err(ProtocolError::NoBulk(b'\r')),
+                let (length, len) = if let Some((b'$', length, len)) = number::short_head(rest) {
+                    self.seen = 0;
+                    (i64::from(length), len)
+                } else {
+                    let Some((line, len)) = self.line(rest, ProtocolError::LengthTooLong)? else {
+                        return Ok(Found::More);
+                    };
+                    let length = match line.split_first() {
+                        Some((b'$', digits)) if is_strict(rest, len) => {
+                            number::parse(digits).ok_or(ProtocolError::Length)?
+                        }
+                        Some((b'$', _)) => return Err(ProtocolError::Length),
+                        Some((other, _)) => return Err(ProtocolError::NoBulk(*other)),
+                        None => return Err(ProtocolError::NoBulk(b'\r')),
+                    };
+                    (length, len)
                 };
                 if length > bounds.bulk && bounds.bulk < Bounds::USUAL.bulk {
                     return Err(ProtocolError::StrangersLength);
@@ -206,7 +225,7 @@ impl RequestScan {
 
     fn inline(&mut self, bytes: &[u8]) -> Result<Found, ProtocolError> {
         let Some((line, len)) = self.line(bytes, ProtocolError::InlineTooLong)? else { return Ok(Found::More) };
-        let is_empty = line.trim_ascii().is_empty();
+        let is_empty = line.iter().all(|byte| is_space(*byte));
         *self = RequestScan::default();
         Ok(if is_empty { Found::Nothing(len) } else { Found::Inline(len) })
     }
@@ -292,6 +311,7 @@ mod tests {
             (b"*1\n$4\r\nPING\r\n", Bounds::USUAL, "Protocol error: invalid multibulk length"),
             (b"*1\r\n$4\nPING\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n:1\r\n", Bounds::USUAL, "Protocol error: expected '$', got ':'"),
+            (b"*1\r\n\r\n", Bounds::USUAL, "Protocol error: expected '$', got ' '"),
             (b"*1\r\n$-1\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n$536870913\r\n", Bounds::USUAL, "Protocol error: invalid bulk length"),
             (b"*1\r\n$16385\r\n", Bounds::STRANGER, "Protocol error: unauthenticated bulk length"),

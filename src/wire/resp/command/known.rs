@@ -54,7 +54,7 @@ impl Commands {
     /// What a request is: the command that its first word names, or the subcommand that its second word names if the
     /// first is a container. `None`: nobody knows, so that it has to be taken for the worst.
     ///
-    /// 59 instructions for GET and SET, 69 for the longest name without a list, 177 for CONFIG GET (callgrind, release
+    /// 60 instructions for GET and SET, 69 for the longest name without a list, 177 for CONFIG GET (callgrind, release
     /// build, `judge GET` less `nothing GET` of tests/bench/resp_timing.rs).
     #[inline]
     pub fn judge(&self, name: &[u8], second: Option<&[u8]>) -> Option<&Command> {

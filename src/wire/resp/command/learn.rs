@@ -68,7 +68,7 @@ pub(super) fn read(reply: &[u8]) -> Result<Vec<Seen>, BadTable> {
     }
     let mut reader = Reader { rest: reply };
     if let [b'-', text @ ..] = reply {
-        let (text, _) = number::line(text, 0).ok_or(BadTable::Size)?;
+        let (text, _) = number::crlf_line(text, 0).ok_or(BadTable::Size)?;
         return Err(BadTable::Refused(String::from_utf8_lossy(text).into_owned()));
     }
     let mut seen = Vec::new();
@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
 
     /// The next value's kind, and the rest of its line.
     fn header(&mut self) -> Result<(u8, &'a [u8]), BadTable> {
-        let (line, len) = number::line(self.rest, 0).ok_or(BadTable::Size)?;
+        let (line, len) = number::crlf_line(self.rest, 0).ok_or(BadTable::Size)?;
         self.rest = self.rest.get(len..).unwrap_or_default();
         line.split_first().map(|(kind, text)| (*kind, text)).ok_or(BadTable::Shape("a value"))
     }
