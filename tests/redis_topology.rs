@@ -223,8 +223,8 @@ async fn a_hung_primary(watch: &Watch, nodes: &mut [Server; 3]) {
     watch.until("it is down", |w| w.node(old).state == State::Down).await;
     println!("hung primary: down after {:?}", begun.elapsed());
     assert!(
-        begun.elapsed() < Duration::from_millis(2600),
-        "a round a second, an answer within one: {:?}",
+        begun.elapsed() < Duration::from_millis(4600),
+        "a round a second, an answer of a primary within three: {:?}",
         begun.elapsed()
     );
     watch.until("another primary", |w| w.primary().is_some_and(|port| port != old)).await;

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use super::address::Address;
 use super::answer;
 use super::link::{Link, Objection, ObjectionKind, Reply, Trouble};
-use super::plan::{Facts, Failure};
+use super::plan::{Facts, Failure, Says};
 use crate::config::model::Secret;
 use crate::worker::clock::now_ns;
 
 /// For the connection, the login and each answer. A stopped process counts as down after this.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
+/// For an answer of a node that was the primary a moment ago: a long command keeps it from answering, clients have to wait
+/// for that anyway, and whether it has failed is the Sentinels' to say.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A time-out that was noticed so much too late was our own stall.
 const HELD_UP: Duration = Duration::from_millis(500);
 /// Between two looks at what changes seldom.
@@ -52,6 +55,7 @@ struct Session {
     settings: Settings,
     /// When `settings` were asked for; `None` makes the next probe ask.
     looked: Option<Instant>,
+    was_primary: bool,
 }
 
 impl Prober {
@@ -78,7 +82,7 @@ impl Prober {
         let begun = Instant::now();
         let opened = Link::open(&self.address, self.password.as_ref(), TIMEOUT).await;
         let link = opened.map_err(|trouble| failure(trouble, "no connection", begun))?;
-        let mut session = Session { link, settings: Settings::default(), looked: None };
+        let mut session = Session { link, settings: Settings::default(), looked: None, was_primary: false };
         let begun = Instant::now();
         let answered = session.ask().await.map_err(|trouble| failure(trouble, "no answer", begun))?;
         self.session = Some(session);
@@ -118,7 +122,8 @@ impl Session {
             [&["INFO", "persistence"], &["INFO", "server"], &["CONFIG", "GET", "min-replicas-to-write"]];
         let looks = self.looked.is_none_or(|looked| looked.elapsed() >= SELDOM);
         let requests: Vec<&[&str]> = often.into_iter().chain(seldom.into_iter().filter(|_| looks)).collect();
-        let replies = self.link.ask_all(&requests, TIMEOUT).await?;
+        let limit = if self.was_primary { PATIENCE } else { TIMEOUT };
+        let replies = self.link.ask_all(&requests, limit).await?;
         let round_trip = begun.elapsed();
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or_else(|| Err(Objection::new("no answer")));
@@ -138,6 +143,7 @@ impl Session {
         let Some((says, offset)) = answer::role(&role) else {
             return Ok(Err(Failure::Down("it is no Redis node: ROLE says neither master nor slave".to_owned())));
         };
+        self.was_primary = matches!(says, Says::Primary { .. });
         let of = answer::info(&replication);
         let own = |name: &str| of.get(name).map(|&value| value.to_owned());
         self.settings.priority = of.get("slave_priority").and_then(|n| n.parse().ok());
