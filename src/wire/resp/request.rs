@@ -254,7 +254,8 @@ impl RequestScan {
 }
 
 /// A request of few and short words that has come whole, as nearly all: no place in it has to be kept. The bounds allow
-/// any such. `None`: look at it in earnest.
+/// any such. `None`: look at it in earnest. Saves 100 instructions for a SET of 64 bytes, 70 for a GET (callgrind, the
+/// whole program with 16 commands at once).
 #[inline]
 fn whole(bytes: &[u8]) -> Option<Request> {
     let (_, words, mut at) = number::short_head(bytes)?;
