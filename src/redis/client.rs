@@ -231,6 +231,15 @@ impl Client {
         output.bytes.len() - output.sent
     }
 
+    /// Something is there for its task besides its next bytes.
+    #[inline]
+    pub(super) fn has_more(&self) -> bool {
+        !self.output.borrow().bytes.is_empty()
+            || !self.backlog.borrow().is_empty()
+            || self.unblock.get().is_some()
+            || self.moves_to.get().is_some()
+    }
+
     /// Sends what waits. `Ready(Ok)`: all of it is sent.
     ///
     /// # Errors

@@ -140,6 +140,14 @@ impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.client.keep_waker(cx);
         loop {
+            if self.only_reads() {
+                self.client.is_waiting.set(false);
+                match self.read(cx, None) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(true) => continue,
+                    Poll::Ready(false) => self.is_deaf = true,
+                }
+            }
             if self.client.is_cut.get() {
                 // What it was told last may still reach it.
                 let _ = self.client.poll_flush(cx);
@@ -173,7 +181,9 @@ impl Session {
             if is_sent && is_done && !is_ending && wait.is_none() && self.moves_now().is_some() {
                 return Poll::Ready(());
             }
-            self.client.is_waiting.set(wait.is_some() || is_ending || !is_done);
+            // Answers alone are no reason to be woken: the lane delivers them.
+            let moves = self.client.moves_to.get().is_some();
+            self.client.is_waiting.set(wait.is_some() || is_ending || moves);
             let reads = match wait {
                 None => is_sent || self.client.waiting_output() < MOST_OUTPUT / 4,
                 Some(Wait::Primary | Wait::Own) => self.input.len() - self.at < READ_AHEAD,
@@ -194,6 +204,15 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Nothing but the client's next bytes can matter, as nearly always: the short way of [`Session::poll`].
+    #[inline]
+    fn only_reads(&self) -> bool {
+        let has_ended = self.is_deaf || self.client.is_ending.get() || self.client.is_cut.get();
+        let has_own = !matches!(self.own, OwnState::None) || !self.subscriptions.is_empty() || self.is_own_paused;
+        let has_more = !self.input.is_empty() || self.is_asking() || self.client.has_more();
+        !(has_ended || has_own || has_more)
     }
 
     /// Reads once, and looks at what came. `Ready(false)`: no more will come.

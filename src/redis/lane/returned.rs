@@ -186,6 +186,8 @@ impl Item {
         };
         self.client.backlog.borrow_mut().push_back(todo);
         self.client.settle(1);
+        // It may wait for nothing but its next bytes.
+        self.client.wake();
     }
 
     fn answer(self, reply: Vec<u8>) {
@@ -193,5 +195,6 @@ impl Item {
             self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
         }
         self.client.settle(1);
+        self.client.wake();
     }
 }

@@ -70,6 +70,13 @@ impl ReplyScan {
     /// The bytes cannot be understood any further; the connection has to be closed.
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Scanned, BadReply> {
+        if !self.has_begun()
+            && let Some(used) = whole(bytes)
+        {
+            self.seen = 0;
+            self.is_push = false;
+            return Ok(Scanned { used, is_done: true });
+        }
         let mut at = 0;
         loop {
             if self.body > 0 {
@@ -134,6 +141,21 @@ impl ReplyScan {
     fn expect(&mut self, more: u64) -> Result<(), BadReply> {
         self.values = self.values.checked_add(more).filter(|n| *n <= LARGEST as u64).ok_or(BadReply::Length)?;
         Ok(())
+    }
+}
+
+/// The length of a reply that has come whole and is of the commonest: OK or a short string. `None`: look at it in
+/// earnest. Saves 100 instructions for OK, 60 for a string of 64 bytes (callgrind, the whole program).
+#[inline]
+fn whole(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b'+', b'O', b'K', b'\r', b'\n', ..] => Some(5),
+        [b'$', ..] => {
+            let (_, length, len) = number::short_head(bytes)?;
+            let end = len + usize::from(length) + 2;
+            (end <= bytes.len()).then_some(end)
+        }
+        _ => None,
     }
 }
 

@@ -157,6 +157,10 @@ impl RequestScan {
                 Some(b'*') => {}
                 Some(_) => return self.inline(bytes),
             }
+            if let Some(request) = whole(bytes) {
+                self.seen = 0;
+                return Ok(Found::Request(request));
+            }
             let (words, len) = if let Some((_, words, len)) = number::short_head(bytes) {
                 self.seen = 0;
                 (i64::from(words), len)
@@ -247,6 +251,24 @@ impl RequestScan {
             }
         }
     }
+}
+
+/// A request of few and short words that has come whole, as nearly all: no place in it has to be kept. The bounds allow
+/// any such. `None`: look at it in earnest. Saves 100 instructions for a SET of 64 bytes, 70 for a GET (callgrind, the
+/// whole program with 16 commands at once).
+#[inline]
+fn whole(bytes: &[u8]) -> Option<Request> {
+    let (_, words, mut at) = number::short_head(bytes)?;
+    if words == 0 || usize::from(words) > HEADS {
+        return None;
+    }
+    let mut heads = [Span::default(); HEADS];
+    for head in heads.iter_mut().take(usize::from(words)) {
+        let (b'$', length, len) = number::short_head(bytes.get(at..)?)? else { return None };
+        *head = Span { from: at + len, len: usize::from(length) };
+        at += len + usize::from(length) + 2;
+    }
+    (at <= bytes.len()).then_some(Request { len: at, words: u32::from(words), heads })
 }
 
 /// Redis looks for the CR and skips what follows it: a line that ends otherwise would mean something else to it, and
