@@ -55,5 +55,5 @@ fn greet(core: &Rc<Core>, stream: Stream, service: &str) {
     let client = Client::new(core.shared.next_id(), service, stream, login, now);
     core.clients.borrow_mut().insert(client.id, Rc::clone(&client));
     tracing::debug!(client_id = client.id, peer = %client.peer, service = %client.service.name, "client connected");
-    tokio::task::spawn_local(Box::new(Session::new(Rc::clone(core), client, now)).run());
+    tokio::task::spawn_local(Box::new(Session::new(Rc::clone(core), client)).run());
 }
