@@ -65,6 +65,6 @@ fn admit(core: &Rc<Core>, stream: Stream, service: &str) {
     let login = service.anonymous();
     let client = Client::new(core.shared.next_id(), service, stream, login, SystemTime::now(), now);
     tracing::debug!(client_id = client.id, peer = %client.peer, service = %client.service.name, "client connected");
-    let session = Session::new(Rc::clone(core), Rc::clone(&client), now);
+    let session = Session::new(Rc::clone(core), Rc::clone(&client));
     core.take_in(client, session);
 }

@@ -109,6 +109,8 @@ pub enum Todo {
     Block(Vec<u8>),
     /// The answer to a request.
     Say(Vec<u8>),
+    /// A transaction begins of which nothing can be carried out.
+    Spoil,
 }
 
 impl std::fmt::Debug for Client {

@@ -98,6 +98,8 @@ impl Core {
             for client in self.clients.borrow().values().filter(|client| client.service.name == service.name) {
                 client.cut();
             }
+            // Nobody looks after its connections from now on.
+            service.close();
         }
     }
 
@@ -107,6 +109,12 @@ impl Core {
             let Some(service) = self.service(&view.name) else { continue };
             let is_new = service.view().epoch != view.epoch;
             service.set_view(Arc::clone(view));
+            // Their connections may lead to a node that says nothing any more: they have to be told to look.
+            for client in self.clients.borrow().values().filter(|client| Rc::ptr_eq(&client.service, &service)) {
+                if client.mode.get().has_own {
+                    client.wake();
+                }
+            }
             if is_new && view.primary.is_some() && self.id == 0 {
                 self.learn(&service);
             }

@@ -1,6 +1,6 @@
 //! As whom a client speaks to the servers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
@@ -25,11 +25,18 @@ impl std::fmt::Debug for Login {
 /// Name of the user of who has not said AUTH.
 pub const DEFAULT_USER: &[u8] = b"default";
 
-/// Every login that a thread has seen.
+/// The logins that a thread has to do with.
 #[derive(Debug, Default)]
 pub struct Logins {
     known: RefCell<Vec<Rc<Login>>>,
+    /// How many there have been.
+    count: Cell<u32>,
+    /// At so many, those that nobody uses are forgotten.
+    most: Cell<usize>,
 }
+
+/// Logins that are known before any is forgotten.
+const FEW: usize = 64;
 
 impl Logins {
     /// The login of these, the same for the same.
@@ -39,7 +46,13 @@ impl Logins {
         if let Some(login) = found {
             return Rc::clone(login);
         }
-        let id = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        if known.len() >= self.most.get().max(FEW) {
+            // Wrong passwords, above all: anybody can say as many as he likes.
+            known.retain(|login| Rc::strong_count(login) > 1);
+            self.most.set(known.len() * 2);
+        }
+        let id = self.count.get();
+        self.count.set(id.wrapping_add(1));
         let login = Rc::new(Login { id, user: user.into(), password: password.map(Into::into) });
         known.push(Rc::clone(&login));
         login

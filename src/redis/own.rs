@@ -248,7 +248,9 @@ impl Own {
     /// Sends a request.
     pub(super) fn send(&mut self, request: &[u8], what: What) {
         self.put(request);
-        let keeps = request.len() <= LONGEST_AGAIN
+        // Its confirmations are counted by its words, however many.
+        let is_counted = what == What::Subscribe;
+        let keeps = (request.len() <= LONGEST_AGAIN || is_counted)
             && matches!(
                 what,
                 What::Read
@@ -322,6 +324,12 @@ impl Own {
         Ok(())
     }
 
+    /// The server has closed it, or said something that nobody had asked for.
+    pub(super) fn is_stale(&mut self) -> bool {
+        let mut byte = [0; 1];
+        self.stream.poll_read(&mut Context::from_waker(std::task::Waker::noop()), &mut byte).is_ready()
+    }
+
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
         self.stream.poll_read(cx, buf)
     }
@@ -339,7 +347,15 @@ impl Session {
         if let OwnState::Opening(slot) = &self.own {
             let Some(opened) = slot.borrow_mut().take() else { return Err(Taken::Wait(Wait::Own)) };
             match opened {
-                Ok(own) => self.own = OwnState::Open(Box::new(own)),
+                // Since it was asked for, writes may be held, or another node may be the primary.
+                Ok(own) if self.service.primary().is_ok_and(|node| node.id == own.node()) => {
+                    self.own = OwnState::Open(Box::new(own));
+                    self.client.mode.update(|mode| super::client::Mode { has_own: true, ..mode });
+                }
+                Ok(own) => {
+                    self.own = OwnState::None;
+                    self.service.give_spare(own);
+                }
                 Err(Failure::Refused(line)) => {
                     self.own = OwnState::None;
                     return Err(self.answer(&Trouble::Server(line)));
@@ -457,32 +473,41 @@ impl Session {
     }
 
     /// Moves bytes between the client's own connection and the client.
-    pub(super) fn poll_own(&mut self, cx: &mut Context<'_>) {
+    /// Answers whether anything came, or the connection was lost.
+    pub(super) fn poll_own(&mut self, cx: &mut Context<'_>) -> bool {
         if !matches!(self.own, OwnState::Open(_)) {
-            return;
+            return false;
         }
-        let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return };
-        let lost = self.serve_own(&mut own, cx).err();
+        let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return false };
+        // A node that has been replaced gets no more; what it has said already still holds.
+        let is_replaced = self.service.is_replaced(own.node());
+        let served = self.serve_own(&mut own, cx, !is_replaced).and_then(|has_come| match is_replaced {
+            true => Err("the primary was replaced".to_owned()),
+            false => Ok(has_come),
+        });
         self.own = OwnState::Open(own);
-        if let Some(why) = lost {
-            self.lose_own(&why);
-        } else {
-            self.release_own();
+        match &served {
+            Ok(_) => self.release_own(),
+            Err(why) => self.lose_own(why),
         }
         self.count_pending();
+        served.unwrap_or(true)
     }
 
-    fn serve_own(&mut self, own: &mut Own, cx: &mut Context<'_>) -> Result<(), String> {
-        own.poll_write(cx).map_err(|e| e.to_string())?;
+    fn serve_own(&mut self, own: &mut Own, cx: &mut Context<'_>, writes: bool) -> Result<bool, String> {
+        if writes {
+            own.poll_write(cx).map_err(|e| e.to_string())?;
+        }
+        let mut has_come = false;
         loop {
             self.is_own_paused = self.client.waiting_output() > super::client::MOST_OUTPUT;
             if self.is_own_paused {
-                return Ok(());
+                return Ok(has_come);
             }
             let core = Rc::clone(&self.core);
             let mut scratch = core.scratch.borrow_mut();
             let n = match own.poll_read(cx, &mut scratch) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(has_come),
                 Poll::Ready(Ok(0)) => return Err("the server closed the connection".into()),
                 Poll::Ready(Ok(n)) => n,
                 Poll::Ready(Err(e)) => return Err(e.to_string()),
@@ -499,6 +524,7 @@ impl Session {
                 own.input = input;
             }
             own.since = now_ns();
+            has_come = true;
         }
     }
 
@@ -517,6 +543,14 @@ impl Session {
         if is_clean && own.wanted.version == self.client.version.get() && own.wanted.db == self.client.db.get() {
             self.service.give_spare(*own);
         }
+    }
+
+    /// Closes the connection; what the client is subscribed to is taken up again.
+    pub(super) fn drop_own(&mut self) {
+        self.own = OwnState::None;
+        let drop = |mode| super::client::Mode { has_own: false, is_watching: false, queued: None, ..mode };
+        self.client.mode.update(drop);
+        self.count_pending();
     }
 
     /// The client leaves, or has no use for what is left on its connection.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::client::{Mode, Todo};
+use super::connect::Failure;
 use super::errors::Trouble;
 use super::lane::is_refusal;
 use super::login::DEFAULT_USER;
@@ -124,12 +125,19 @@ impl Session {
             What::Exec | What::Discard => {
                 let is_done = expect.what == What::Exec && line.starts_with(b"*") && line != b"*-1";
                 self.end_queued(&expect.queued.subscribing, is_done);
-                own.state.is_in_multi = false;
+                // Any other error says that there was nothing to end, or that the words were wrong: all is as before.
+                if is_ok || line.starts_with(b"-EXECABORT") {
+                    own.state.is_in_multi = false;
+                    own.state.is_watching = false;
+                    self.has_lost_watch = false;
+                }
+            }
+            What::Watch => own.state.is_watching |= is_ok,
+            What::Unwatch if is_ok => {
                 own.state.is_watching = false;
                 self.has_lost_watch = false;
             }
-            What::Watch => own.state.is_watching |= is_ok,
-            What::Unwatch => own.state.is_watching = false,
+            What::Unwatch => {}
             What::Select(db) if is_ok => {
                 own.set_db(db);
                 self.client.db.set(db);
@@ -137,7 +145,11 @@ impl Session {
             }
             What::Select(_) => {}
             What::Monitor => own.state.is_monitor |= is_ok,
-            What::Special(on) if is_ok => own.state.is_special = on,
+            What::Special(on) if is_ok => {
+                own.state.is_special = on;
+                // One switch that is off says nothing of the others.
+                own.state.is_tainted = true;
+            }
             What::Special(_) => {}
         }
         self.note_watching(own.state.is_watching);
@@ -334,8 +346,8 @@ impl Session {
             }
         }
         if is_in_multi {
-            // Nothing of it was carried out, and its commands are not known any more.
-            self.begin_lost_transaction();
+            // Nothing of it was carried out, and its commands are not known any more. What came before it goes first.
+            self.client.backlog.borrow_mut().push_back(Todo::Spoil);
         }
         self.lose_stream();
         self.note_watching(false);
@@ -378,6 +390,7 @@ impl Session {
                 _ => build::null_array(&mut reply, self.client.version.get()),
             }
             self.client.say(&reply);
+            self.has_lost_watch |= own.state.is_watching;
             self.leave_own();
         }
         self.client.unblock.set(None);
@@ -400,6 +413,18 @@ impl Session {
                 encode(&mut request, &[verb.as_bytes(), name.as_slice()]);
                 requests.push(request);
             }
+        }
+        if let OwnState::Opening(slot) = &self.own
+            && let Some(Err(Failure::Refused(_))) = &*slot.borrow()
+        {
+            // It would wait for messages for ever.
+            self.client.cut();
+            return false;
+        }
+        if self.service.own_wanted(&self.client).is_err() {
+            // However long that takes: the client has asked for nothing that could be refused.
+            self.service.wait_quietly(&self.client);
+            return false;
         }
         match self.open_own() {
             Ok(own) => {

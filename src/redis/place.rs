@@ -170,7 +170,7 @@ fn arrive(core: &Rc<Core>, guest: Guest) {
     *client.name.borrow_mut() = guest.name;
     *client.library.borrow_mut() = guest.library;
     client.bytes.set(guest.bytes);
-    let mut session = Session::new(Rc::clone(core), Rc::clone(&client), now);
+    let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
     session.seen = guest.seen;
     core.take_in(client, session);
 }

@@ -230,12 +230,15 @@ impl Session {
     /// The request waits until there is a primary, `hold` at the longest.
     pub(super) fn wait_for_primary(&mut self, why: String) -> Taken {
         let hold = self.service.config.borrow().hold;
-        let (now, until) = (now_ns(), self.arrived.saturating_add(hold.as_nanos() as u64));
+        let now = now_ns();
+        // From now, not from when the request came: it may have been on its way for long, or blocked.
+        let since = *self.held_since.get_or_insert(now);
+        let until = since.saturating_add(hold.as_nanos() as u64);
         let trouble = if now >= until {
             self.service.wait_no_more(&self.client);
             self.has_waited = false;
             self.service.stats.timed_out.set(self.service.stats.timed_out.get() + 1);
-            let waited = std::time::Duration::from_nanos(now.saturating_sub(self.arrived));
+            let waited = std::time::Duration::from_nanos(now.saturating_sub(since));
             Trouble::NoPrimary { service: self.service.name.clone(), waited, why }
         } else {
             match self.service.wait(&self.client, until) {

@@ -57,7 +57,6 @@ pub struct Service {
     spare: RefCell<Vec<Own>>,
     waiting: RefCell<VecDeque<(Rc<Client>, u64)>>,
     is_held: Cell<bool>,
-    is_closed: Cell<bool>,
     /// A node that did not behave as the view says: its id, the view's version of that moment, and when, ns.
     doubted: RefCell<Vec<(u64, u64)>>,
     commands: RefCell<Arc<Commands>>,
@@ -126,7 +125,6 @@ impl Service {
             spare: RefCell::default(),
             waiting: RefCell::default(),
             is_held: Cell::new(false),
-            is_closed: Cell::new(false),
             doubted: RefCell::default(),
             commands: RefCell::new(Arc::new(Commands::builtin())),
             has_learned: Cell::new(false),
@@ -233,7 +231,10 @@ impl Service {
 
     /// The service is not served any more, or not on this thread.
     pub fn close(&self) {
-        self.is_closed.set(true);
+        for lane in self.all_lanes() {
+            lane.replace();
+        }
+        self.spare.borrow_mut().clear();
         self.version.set(self.version.get() + 1);
     }
 
@@ -265,6 +266,12 @@ impl Service {
                 lane.retire();
             }
         }
+    }
+
+    /// Another node than this is the primary.
+    pub fn is_replaced(&self, node: u64) -> bool {
+        let view = self.view.borrow();
+        view.primary.and_then(|place| view.nodes.get(place)).is_some_and(|primary| primary.id != node)
     }
 
     fn is_doubted(&self, node: u64) -> bool {
@@ -429,8 +436,14 @@ impl Service {
     /// A connection that somebody has given back clean.
     pub fn take_spare(&self, node: u64, wanted: &Wanted) -> Option<Own> {
         let mut spare = self.spare.borrow_mut();
-        let found = spare.iter().rposition(|own| own.fits(node, wanted))?;
-        Some(spare.remove(found))
+        loop {
+            let found = spare.iter().rposition(|own| own.fits(node, wanted))?;
+            let mut own = spare.remove(found);
+            // A request on one that the server has closed meanwhile would be one whose outcome nobody knows.
+            if !own.is_stale() {
+                return Some(own);
+            }
+        }
     }
 
     /// Takes back a connection that is clean.
@@ -473,6 +486,15 @@ impl Service {
         let before = waiting.len();
         waiting.retain(|(known, _)| known.id != client.id);
         self.totals.waiting.fetch_sub(before - waiting.len(), Ordering::Relaxed);
+    }
+
+    /// As [`Service::wait`], without an end and whatever `queue_length` is: for who has not asked for anything.
+    pub fn wait_quietly(&self, client: &Rc<Client>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|(known, _)| Rc::ptr_eq(known, client)) {
+            self.totals.waiting.fetch_add(1, Ordering::Relaxed);
+            waiting.push_back((Rc::clone(client), u64::MAX));
+        }
     }
 
     fn release_waiting(&self) {

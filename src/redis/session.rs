@@ -58,8 +58,8 @@ pub struct Session {
     /// Bytes that were read and not used, from `at`.
     input: Vec<u8>,
     at: usize,
-    /// When the first of these came, ns.
-    pub(super) arrived: u64,
+    /// When it began to wait for a primary, ns; until it has been served, every further wait counts from then.
+    pub(super) held_since: Option<u64>,
     /// Where its requests went last, and the service's version of that time.
     pub(super) lane: Option<Rc<Lane>>,
     pub(super) lane_version: u64,
@@ -93,7 +93,7 @@ pub struct Session {
 
 impl Session {
     /// A session that begins.
-    pub fn new(core: Rc<Core>, client: Rc<Client>, now: u64) -> Self {
+    pub fn new(core: Rc<Core>, client: Rc<Client>) -> Self {
         let service = Rc::clone(&client.service);
         let commands = service.commands();
         Session {
@@ -103,7 +103,7 @@ impl Session {
             scan: RequestScan::default(),
             input: Vec::new(),
             at: 0,
-            arrived: now,
+            held_since: None,
             lane: None,
             lane_version: 0,
             commands,
@@ -154,16 +154,21 @@ impl Session {
                 return Poll::Ready(());
             }
             self.poll_own(cx);
+            self.end_hold();
             self.obey_unblock();
             let wait = if self.resubscribe() { self.go_on() } else { Some(Wait::Own) };
             // What was asked of the own connection leaves before anything is waited for.
-            self.poll_own(cx);
+            let has_moved = self.poll_own(cx);
             let is_sent = match self.client.poll_flush(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
             if self.is_own_paused && self.client.waiting_output() < MOST_OUTPUT / 2 {
+                continue;
+            }
+            if has_moved && !self.is_own_paused {
+                // A reply or a loss may be just what the next request waits for, and nobody else tells of it.
                 continue;
             }
             let is_done = self.client.in_flight.get() == 0 && self.client.backlog.borrow().is_empty();
@@ -215,6 +220,18 @@ impl Session {
         !(has_ended || has_own || has_more)
     }
 
+    /// All that was sent on has been answered: if there is no primary again, that is another time.
+    fn end_hold(&mut self) {
+        if self.held_since.is_some()
+            && !self.has_waited
+            && self.client.in_flight.get() == 0
+            && self.client.backlog.borrow().is_empty()
+            && self.lane.as_ref().is_some_and(|lane| lane.is_open())
+        {
+            self.held_since = None;
+        }
+    }
+
     /// Reads once, and looks at what came. `Ready(false)`: no more will come.
     fn read(&mut self, cx: &mut Context<'_>, wait: Option<Wait>) -> Poll<bool> {
         let core = Rc::clone(&self.core);
@@ -233,7 +250,7 @@ impl Session {
             self.input.extend_from_slice(bytes);
             return Poll::Ready(true);
         }
-        self.arrived = now;
+        self.held_since = None;
         let used = if wait.is_none() && self.client.backlog.borrow().is_empty() { self.work(bytes).0 } else { 0 };
         self.input.extend_from_slice(bytes.get(used..).unwrap_or_default());
         Poll::Ready(true)
@@ -269,7 +286,14 @@ impl Session {
         loop {
             let todo = self.client.backlog.borrow_mut().pop_front()?;
             let taken = match &todo {
-                Todo::Say(_) if self.client.in_flight.get() > 0 => Taken::Wait(Wait::Answers),
+                Todo::Say(_) | Todo::Spoil if self.has_answers_to_come() => Taken::Wait(match self.before_answer() {
+                    Some(wait) => wait,
+                    None => Wait::Answers,
+                }),
+                Todo::Spoil => {
+                    self.begin_lost_transaction();
+                    Taken::Done
+                }
                 Todo::Say(reply) => {
                     self.client.say(reply);
                     Taken::Done
@@ -284,7 +308,7 @@ impl Session {
                 Todo::Block(request) => self.send_block(request),
             };
             match taken {
-                Taken::Done if matches!(todo, Todo::Say(_)) => {}
+                Taken::Done if matches!(todo, Todo::Say(_) | Todo::Spoil) => {}
                 Taken::Done => self.service.stats.moved.set(self.service.stats.moved.get() + 1),
                 Taken::Wait(wait) => {
                     self.client.backlog.borrow_mut().push_front(todo);
@@ -377,6 +401,10 @@ impl Session {
             }
         }
         self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
+        if self.is_streaming() {
+            // The rest of a request that has begun already: it must not count as another one.
+            return (at, self.own_is_full().then_some(Wait::Own));
+        }
         let rest = bytes.get(at..).unwrap_or_default();
         if rest.len().saturating_add(self.scan.body_left()) > LONGEST_KEPT {
             return match self.begin_stream(rest) {

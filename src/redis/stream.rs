@@ -68,6 +68,12 @@ impl Session {
                 if let Some(expect) = own.expects.back_mut() {
                     expect.end = u64::MAX;
                 }
+                let is_wanted = self.wants_reply();
+                if let OwnState::Open(own) = &mut self.own
+                    && let Some(expect) = own.expects.back_mut()
+                {
+                    expect.is_silent = !is_wanted;
+                }
             }
             Err(Taken::Wait(wait)) => return Err(wait),
             Err(Taken::Done) => {

@@ -68,6 +68,11 @@ impl Session {
         };
         // What Forebay answers itself has to wait for what is on its way; a server that refuses everything but
         // subscriptions says so itself.
+        // Whether a server that is asked to end the last subscription still refuses the rest shows when it has.
+        let is_about_session = matches!(verb, Some(Verb::Client | Verb::Auth | Verb::Hello));
+        if is_about_session && is_listening && self.awaits_own() {
+            return Taken::Wait(Wait::Own);
+        }
         let is_local = match verb {
             Some(Verb::Quit | Verb::Reset) => true,
             Some(Verb::Client) => !is_listening && !is_in_multi && !self.is_for_own(command),
@@ -81,8 +86,12 @@ impl Session {
             let Some(command) = command else { return Taken::Done };
             return self.obey(verb, frame, request, command);
         }
+        // Listening goes on while writes are held; in the third protocol a subscriber may write, too.
+        let only_listens = is_listening
+            || !self.subscriptions.is_empty()
+                && verb.is_some_and(|verb| verb == Verb::Ping || SUBSCRIBING.contains(&verb));
         if let OwnState::Open(own) = &self.own
-            && self.subscriptions.is_empty()
+            && !only_listens
         {
             match self.service.primary() {
                 Ok(node) if node.id == own.node() => {}
@@ -114,7 +123,11 @@ impl Session {
         {
             own.take_name(&self.client.name.borrow());
         }
+        let is_refused = command.is_some_and(|command| !command.arity_fits(request.words as usize));
         let what = match (path, verb) {
+            // Without any effect, but for EXEC, which ends the transaction nevertheless.
+            (_, Some(verb)) if is_refused && !(is_in_multi && verb == Verb::Exec) => What::Plain,
+            (_, Some(Verb::Exec | Verb::Discard)) if !is_in_multi => What::Plain,
             (_, Some(Verb::Multi)) => What::Multi { tell: true },
             (_, Some(Verb::Exec)) => What::Exec,
             (_, Some(Verb::Discard)) => What::Discard,
@@ -134,8 +147,16 @@ impl Session {
             (Some(_), None) if command.is_some_and(Command::may_run_twice) => What::Read,
             (Some(_), None) => What::Plain,
         };
-        if what == What::Exec && std::mem::take(&mut self.has_lost_watch) && !is_in_multi {
-            return self.answer_with(b"*-1\r\n");
+        if what == What::Exec && self.has_lost_watch {
+            // The server knows only of keys that were watched later. What it has queued goes with the connection.
+            if self.awaits_own() {
+                return Taken::Wait(Wait::Own);
+            }
+            self.drop_own();
+            self.has_lost_watch = false;
+            let mut reply = Vec::new();
+            build::null_array(&mut reply, self.client.version.get());
+            return self.answer_with(&reply);
         }
         let taken = self.send_own(frame, what);
         if what == What::Exec

@@ -197,7 +197,12 @@ impl Lane {
         client.in_flight.set(client.in_flight.get() + count);
         let mut fifo = self.fifo.borrow_mut();
         match fifo.back_mut() {
-            Some(last) if Rc::ptr_eq(&last.client, client) && matches!(last.kind, EntryKind::Plain) => {
+            // The bytes of an entry are kept until all of it is answered: one that grew for ever would keep them all.
+            Some(last)
+                if Rc::ptr_eq(&last.client, client)
+                    && matches!(last.kind, EntryKind::Plain)
+                    && last.bytes < MOST_ANSWERED =>
+            {
                 last.left += count;
                 last.total += count;
                 last.bytes += requests.len();

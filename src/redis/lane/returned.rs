@@ -36,7 +36,7 @@ struct Item {
     is_refused: bool,
 }
 
-/// A reply beyond this is not kept, bytes: only commands that may run twice answer so much.
+/// The reply to a command that may run twice is not kept beyond this, bytes: it runs again. Any other exists only once.
 const LONGEST_KEPT: usize = 1024 * 1024;
 
 impl Returned {
@@ -108,7 +108,8 @@ impl Returned {
         let mut at = 0;
         while at < bytes.len() && self.has_written() {
             let scanned = scan.scan(bytes.get(at..).unwrap_or_default())?;
-            if self.reply.len() < LONGEST_KEPT {
+            let may_run_twice = self.items.front().is_some_and(|item| item.may_run_twice);
+            if self.reply.len() < LONGEST_KEPT || !may_run_twice {
                 self.reply.extend_from_slice(bytes.get(at..at + scanned.used).unwrap_or_default());
             }
             at += scanned.used;
@@ -129,7 +130,9 @@ impl Returned {
             return;
         }
         let Some(item) = self.items.pop_front() else { return };
-        if item.is_refused {
+        if item.is_refused && item.is_asked_again() {
+            item.client.settle(1);
+        } else if item.is_refused || reply.len() >= LONGEST_KEPT && item.may_run_twice {
             item.run_again();
         } else if item.client.backlog.borrow().is_empty() {
             if !matches!(item.kind, EntryKind::Silent) {
@@ -151,8 +154,7 @@ impl Returned {
                 // Half an answer is with the client: no other can follow it.
                 item.client.cut();
                 item.client.settle(1);
-            } else if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting) {
-                // The client's task begins again.
+            } else if item.is_asked_again() {
                 item.client.settle(1);
             } else if !item.is_written || item.may_run_twice || item.is_refused {
                 item.run_again();
@@ -178,6 +180,11 @@ impl Returned {
 }
 
 impl Item {
+    /// The client's task asks again when it sees that there was no answer.
+    fn is_asked_again(&self) -> bool {
+        matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting)
+    }
+
     fn run_again(self) {
         let todo = match self.kind {
             EntryKind::Block => Todo::Block(self.request),

@@ -1,6 +1,6 @@
 //! A lane's task: connects, writes what has gathered, hands out the replies, and ends.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -27,7 +27,19 @@ const LARGE_REPLY: u64 = 256 * 1024;
 pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wanted) {
     let (core, service, lane) = (Rc::clone(core), Rc::clone(service), Rc::clone(lane));
     tokio::task::spawn_local(async move {
-        match connect(&core, &wanted).await {
+        let mut connecting = Box::pin(connect(&core, &wanted));
+        // A node that has been replaced is not waited for: it may be one that takes connections and says nothing.
+        let connected = poll_fn(|cx| {
+            lane.keep_waker(cx);
+            match lane.state.get() {
+                State::Replaced => Poll::Ready(None),
+                _ => connecting.as_mut().poll(cx).map(Some),
+            }
+        });
+        let Some(connected) = connected.await else {
+            return lane.end(&core, &service, Ended::Replaced, None, true);
+        };
+        match connected {
             Ok(opened) => {
                 if let Some(hello) = opened.hello {
                     service.learn_hello(wanted.version, &hello);
@@ -80,16 +92,10 @@ struct Task {
 
 impl Task {
     fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
-        self.lane.is_woken.set(false);
-        {
-            let mut waker = self.lane.waker.borrow_mut();
-            if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-        }
+        self.lane.keep_waker(cx);
         match self.lane.state.get() {
             State::Replaced => return Poll::Ready(Ended::Replaced),
-            State::Retired if self.lane.is_idle() => return Poll::Ready(Ended::Idle),
+            State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
             _ => {}
         }
         if let Err(e) = self.write(cx) {
@@ -125,7 +131,7 @@ impl Task {
             if self.returned.as_ref().is_some_and(|returned| !returned.has_written()) {
                 return Poll::Ready(Ended::Lost("the node does not serve any more".into()));
             }
-            if self.lane.state.get() == State::Retired && self.lane.is_idle() {
+            if self.lane.state.get() == State::Retired && self.is_over() {
                 return Poll::Ready(Ended::Idle);
             }
         }
@@ -182,6 +188,11 @@ impl Task {
         Ok(())
     }
 
+    /// Nothing is on its way; of what was looked through after a refusal, replies may still be due.
+    fn is_over(&self) -> bool {
+        self.lane.is_idle() && self.returned.is_none()
+    }
+
     /// True while some client has to take its bytes first.
     fn is_stuck(&self, cx: &Context<'_>) -> bool {
         let mut stuck = self.lane.stuck.borrow_mut();
@@ -214,6 +225,15 @@ impl From<BadReply> for Stop {
 }
 
 impl Lane {
+    /// To be called by its task whenever it runs.
+    fn keep_waker(&self, cx: &Context<'_>) {
+        self.is_woken.set(false);
+        let mut waker = self.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
     /// Hands replies to the clients whose turn it is. Returns how many bytes were used: what follows is the beginning
     /// of a line.
     fn hand_out(self: &Rc<Self>, scan: &mut ReplyScan, bytes: &[u8]) -> Result<usize, Stop> {
@@ -234,7 +254,7 @@ impl Lane {
                 continue;
             }
             let (from, before) = (at, entry.left);
-            let mut refused = None;
+            let (mut refused, mut bad) = (None, None);
             loop {
                 let rest = bytes.get(at..).unwrap_or_default();
                 if rest.first() == Some(&b'-') && scan.is_idle() {
@@ -245,17 +265,22 @@ impl Lane {
                         break;
                     }
                 }
-                let begins = at;
-                let scanned = scan.scan(rest)?;
+                let scanned = match scan.scan(rest) {
+                    Ok(scanned) => scanned,
+                    // The replies before it are the client's nevertheless.
+                    Err(error) => {
+                        bad = Some(Stop::Bad(error));
+                        break;
+                    }
+                };
+                if scanned.is_done && self.key.version == Version::Resp3 && scan.is_push() {
+                    // Nobody has asked for it here.
+                    bad = Some(Stop::Unasked("a push message on a shared connection".into()));
+                    break;
+                }
                 at += scanned.used;
                 if !scanned.is_done {
                     break;
-                }
-                if self.key.version == Version::Resp3 && scan.is_push() {
-                    // Nobody has asked for it here.
-                    let client = Rc::clone(&entry.client);
-                    client.deliver(bytes.get(from..begins).unwrap_or_default());
-                    return Err(Stop::Unasked("a push message on a shared connection".into()));
                 }
                 entry.left -= 1;
                 if entry.left == 0 || at >= bytes.len() {
@@ -282,6 +307,9 @@ impl Lane {
             }
             if !goes_on {
                 self.stop_for(&client);
+            }
+            if let Some(bad) = bad {
+                return Err(bad);
             }
             if let Some(line) = refused {
                 return Err(Stop::Refused(at, line));
@@ -434,5 +462,7 @@ impl Lane {
 
 /// The node did not even begin with the request, because it is not what it was taken for.
 pub fn is_refusal(line: &[u8]) -> bool {
+    // The role has changed between MULTI and EXEC: nothing of the transaction was carried out.
+    let line = line.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(line);
     line.starts_with(b"READONLY ") || line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ")
 }
