@@ -253,3 +253,20 @@ def test_wrong_passwords_are_not_kept(lonely, start_forebay):
     before = forebay.rss_kib()
     guess(100, 2100)  # 30 MB
     assert forebay.rss_kib() - before < 12 * 1024
+
+
+def test_a_service_that_a_reload_takes_away_keeps_no_connection(lonely, start_forebay, name):
+    services = [lonely.service(by="nodes"), lonely.service(name="other", by="nodes")]
+    forebay = start_forebay(redis=services)
+    wires = [forebay.redis("other").wire() for _ in range(4)]
+    for wire in wires:
+        assert wire.pipeline(("SET", name, 1), ("WATCH", name), ("UNWATCH",)) == [b"OK"] * 3
+
+    def count():
+        lines = lonely.nodes[0].run("CLIENT", "LIST").splitlines()
+        return sum(b" name=forebay " in line and b"cmd=command" not in line for line in lines)
+    assert count() > 0
+    left = [service for service in forebay.config["redis"]["service"] if service["name"] == "cache"]
+    forebay.write({**forebay.config, "redis": {"service": left}})
+    forebay.reload()
+    wait_until(lambda: count() == 0, 20, "its connections to be closed")
