@@ -28,6 +28,7 @@ impl Session {
             || self.transaction.is_some()
             || self.reply != ReplyMode::On
             || !matches!(self.own, OwnState::None)
+            || self.client.heavy.get() > 0
         {
             return false;
         }
@@ -145,6 +146,14 @@ impl Session {
 
     /// A request that shares a connection with those of others.
     pub(super) fn send_shared(&mut self, frame: &[u8], access: Access, kind: Kind) -> Taken {
+        if access != Access::Write && self.client.heavy.get() > 0 {
+            // Who reads much reads where nobody else has to wait for it.
+            let taken = self.send_own(frame, What::Read);
+            if matches!(taken, Taken::Done) {
+                self.client.heavy.update(|n| n.saturating_sub(1));
+            }
+            return taken;
+        }
         let lane = match self.choose(access, kind) {
             Ok(lane) => lane,
             Err(taken) => return taken,
@@ -168,13 +177,6 @@ impl Session {
     /// The order of a client's requests is kept by this rule: as long as one is on its way, the next goes to the same
     /// lane or waits.
     pub(super) fn choose(&mut self, access: Access, kind: Kind) -> Result<Rc<Lane>, Taken> {
-        let kind = match (kind, access, self.client.heavy.get()) {
-            (Kind::Quick, Access::Read | Access::Pinned, 1..) => {
-                self.client.heavy.update(|n| n - 1);
-                Kind::Slow
-            }
-            _ => kind,
-        };
         let is_busy = self.client.in_flight.get() > 0;
         let is_current = self.lane_version == self.service.version.get();
         if let Some(lane) = self.lane.as_ref().filter(|lane| is_current && lane.is_open()) {

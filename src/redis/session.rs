@@ -22,7 +22,9 @@ use crate::worker::clock::now_ns;
 pub(super) const LONGEST_KEPT: usize = 256 * 1024;
 /// Bytes that are read ahead while the client's request waits, so that its leaving is noticed.
 const READ_AHEAD: usize = 64 * 1024;
-/// Requests of one client that may be on their way.
+/// Requests of one client that may be on their way: at first, since nobody knows how much they answer and others wait
+/// behind them, and after all of so many were answered with little.
+const FIRST_IN_FLIGHT: u32 = 32;
 const MOST_IN_FLIGHT: u32 = 16 * 1024;
 
 /// What a client's next request waits for.
@@ -81,6 +83,9 @@ pub struct Session {
     pub(super) has_lost_watch: bool,
     /// A request that goes on as it comes.
     pub(super) stream: Option<Stream>,
+    /// Requests that may be on their way, and whether so many were.
+    window: u32,
+    has_filled_window: bool,
     /// It is counted among those who wait for a primary.
     pub(super) has_waited: bool,
     /// Replies on the own connection wait until the client has taken earlier ones.
@@ -118,6 +123,8 @@ impl Session {
             asked: Default::default(),
             has_lost_watch: false,
             stream: None,
+            window: FIRST_IN_FLIGHT,
+            has_filled_window: false,
             has_waited: false,
             is_own_paused: false,
             pending_own: 0,
@@ -368,7 +375,7 @@ impl Session {
                 }
                 Found::Request(request) => {
                     let frame = rest.get(..request.len).unwrap_or_default();
-                    if run < MOST_IN_FLIGHT && self.is_quick(frame, &request, run) {
+                    if self.client.in_flight.get() + run < self.window && self.is_quick(frame, &request, run) {
                         run += 1;
                         at += request.len;
                         continue;
@@ -429,8 +436,13 @@ impl Session {
     }
 
     /// What any further request has to wait for.
-    fn must_wait(&self) -> Option<Wait> {
-        if self.client.in_flight.get() >= MOST_IN_FLIGHT {
+    fn must_wait(&mut self) -> Option<Wait> {
+        if self.client.in_flight.get() == 0 && std::mem::take(&mut self.has_filled_window) {
+            let is_heavy = self.client.heavy.get() > 0;
+            self.window = if is_heavy { FIRST_IN_FLIGHT } else { (self.window * 2).min(MOST_IN_FLIGHT) };
+        }
+        if self.client.in_flight.get() >= self.window {
+            self.has_filled_window = true;
             return Some(Wait::Answers);
         }
         if self.is_asking() {

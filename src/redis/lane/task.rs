@@ -462,7 +462,11 @@ impl Lane {
 
 /// The node did not even begin with the request, because it is not what it was taken for.
 pub fn is_refusal(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
     // The role has changed between MULTI and EXEC: nothing of the transaction was carried out.
     let line = line.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(line);
-    line.starts_with(b"READONLY ") || line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ")
+    // By the server's whole sentence: a script may answer an error that begins like these.
+    line.starts_with(b"READONLY You can't write against a read only")
+        || line.starts_with(b"LOADING ") && line.ends_with(b" is loading the dataset in memory")
+        || line.starts_with(b"MASTERDOWN Link with MASTER is down")
 }

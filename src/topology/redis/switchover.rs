@@ -89,7 +89,8 @@ impl Course {
             if sentinels.is_some() && party(n)?.priority == 0 {
                 return Some("its replica-priority is 0, so that Sentinels never promote it".to_owned());
             }
-            node.unfit().map(str::to_owned)
+            // Whether it has caught up is looked at while writes are held; just now it may only not have been seen.
+            node.unfit().filter(|why| !why.starts_with("lag is not known")).map(str::to_owned)
         };
         let candidates: Vec<Party> =
             (0..service.nodes.len()).filter(|&n| n != primary && obstacle(n).is_none()).filter_map(party).collect();
