@@ -175,7 +175,7 @@ impl Session {
             if wait == Some(Wait::Output) && is_sent {
                 continue;
             }
-            // Answers alone are no reason to be woken: the lane delivers them.
+            // Answers alone are no reason to be woken: the lane delivers them. See [`Client::settle`].
             self.client.is_waiting.set(wait.is_some() || is_ending);
             let reads = match wait {
                 None => is_sent || self.client.waiting_output() < MOST_OUTPUT / 4,
