@@ -175,12 +175,14 @@ impl Client {
         }
     }
 
-    /// `done` of its requests on a lane are over.
+    /// `done` of its requests on a lane are over. Its task is woken only if that matters to it: plain answers have been
+    /// delivered without it.
     #[inline]
     pub fn settle(&self, done: u32) {
         let left = self.in_flight.get().saturating_sub(done);
         self.in_flight.set(left);
-        if self.is_waiting.get() && left == 0 {
+        // What came back from a lane is for its task too, which may have waited for nothing.
+        if left == 0 && (self.is_waiting.get() || !self.backlog.borrow().is_empty()) {
             self.wake();
         }
     }
