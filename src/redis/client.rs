@@ -169,10 +169,7 @@ impl Client {
 
     /// To be called by its task whenever it runs.
     pub(super) fn keep_waker(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        keep_waker(&self.waker, cx);
     }
 
     /// `done` of its requests on a lane are over. Its task is woken only if that matters to it: plain answers have been
@@ -311,5 +308,14 @@ impl Client {
         self.backlog.borrow_mut().clear();
         self.unblock();
         self.waker.borrow_mut().take();
+    }
+}
+
+/// Keeps what wakes the task that runs.
+#[inline]
+pub(super) fn keep_waker(kept: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut kept = kept.borrow_mut();
+    if kept.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+        *kept = Some(cx.waker().clone());
     }
 }

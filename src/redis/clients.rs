@@ -273,7 +273,6 @@ fn is_switch(word: &[u8]) -> bool {
 #[derive(Debug, Clone)]
 struct Filter {
     ids: Option<Vec<u64>>,
-    not_ids: Vec<u64>,
     kind: Option<&'static str>,
     address: Option<String>,
     local: Option<String>,
@@ -284,16 +283,7 @@ struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Filter {
-            ids: None,
-            not_ids: Vec::new(),
-            kind: None,
-            address: None,
-            local: None,
-            user: None,
-            max_age: None,
-            skips_me: true,
-        }
+        Filter { ids: None, kind: None, address: None, local: None, user: None, max_age: None, skips_me: true }
     }
 }
 
@@ -338,7 +328,6 @@ impl Filter {
     fn fits(&self, client: &Client) -> bool {
         let user = client.login.borrow();
         self.ids.as_ref().is_none_or(|ids| ids.contains(&client.id))
-            && !self.not_ids.contains(&client.id)
             && self.kind.is_none_or(|kind| kind == client.kind())
             && self.address.as_ref().is_none_or(|address| *address == client.peer.to_string())
             && self.local.as_ref().is_none_or(|address| *address == client.local.to_string())

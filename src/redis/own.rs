@@ -348,7 +348,7 @@ impl Session {
             let Some(opened) = slot.borrow_mut().take() else { return Err(Taken::Wait(Wait::Own)) };
             match opened {
                 // Since it was asked for, writes may be held, or another node may be the primary.
-                Ok(own) if self.service.primary().is_ok_and(|node| node.id == own.node()) => {
+                Ok(own) if self.service.primary().is_ok_and(|node| node == own.node()) => {
                     self.own = OwnState::Open(Box::new(own));
                     self.client.mode.update(|mode| super::client::Mode { has_own: true, ..mode });
                 }

@@ -163,14 +163,10 @@ impl Session {
         if own.state.is_in_multi || own.state.is_watching {
             return false;
         }
-        let Some(request) = &expect.request else { return false };
-        if expect.is_silent {
-            self.client.backlog.borrow_mut().push_back(Todo::Quiet(request.clone()));
-            own.state.is_tainted = true;
-            return true;
-        }
+        let Some(request) = expect.request.clone() else { return false };
         self.note_blocked(false);
-        self.client.backlog.borrow_mut().push_back(Todo::Run(request.clone()));
+        let todo = if expect.is_silent { Todo::Quiet(request) } else { Todo::Run(request) };
+        self.client.backlog.borrow_mut().push_back(todo);
         own.state.is_tainted = true;
         true
     }

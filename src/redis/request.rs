@@ -161,9 +161,7 @@ impl Session {
         if access == Access::Write {
             self.note_write();
         }
-        let stats = &self.service.stats;
-        let counter = if lane.is_primary { &stats.to_primary } else { &stats.to_replica };
-        counter.set(counter.get() + 1);
+        self.service.stats.count(lane.is_primary, 1);
         if self.wants_reply() {
             lane.push(&self.client, frame, 1);
         } else {

@@ -94,6 +94,15 @@ pub struct Stats {
     pub batching: Cell<(u64, u64)>,
 }
 
+impl Stats {
+    /// Requests have gone to a shared connection.
+    #[inline]
+    pub fn count(&self, is_primary: bool, requests: u32) {
+        let counter = if is_primary { &self.to_primary } else { &self.to_replica };
+        counter.update(|n| n + u64::from(requests));
+    }
+}
+
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Service({})", self.name)
@@ -150,7 +159,7 @@ impl Service {
     pub fn set_commands(&self, commands: Arc<Commands>) {
         *self.commands.borrow_mut() = commands;
         self.has_learned.set(true);
-        self.version.set(self.version.get() + 1);
+        self.note_change();
     }
 
     /// The table of commands is a server's own: what is not in it does not exist.
@@ -199,10 +208,15 @@ impl Service {
 
     // === changes ===
 
+    /// Requests may have to go elsewhere than before.
+    fn note_change(&self) {
+        self.version.update(|version| version + 1);
+    }
+
     /// New nodes or roles.
     pub fn set_view(&self, view: Arc<ServiceView>) {
         let old = std::mem::replace(&mut *self.view.borrow_mut(), Arc::clone(&view));
-        self.version.set(self.version.get() + 1);
+        self.note_change();
         self.doubted.borrow_mut().clear();
         let primary = view.primary.and_then(|place| view.nodes.get(place)).map(|node| node.id);
         for lane in self.all_lanes() {
@@ -226,7 +240,7 @@ impl Service {
     /// New settings.
     pub fn set_config(&self, config: RedisService) {
         *self.config.borrow_mut() = Rc::new(config);
-        self.version.set(self.version.get() + 1);
+        self.note_change();
     }
 
     /// The service is not served any more, or not on this thread.
@@ -235,13 +249,13 @@ impl Service {
             lane.replace();
         }
         self.spare.borrow_mut().clear();
-        self.version.set(self.version.get() + 1);
+        self.note_change();
     }
 
     /// Requests to the primary wait, for a planned change.
     pub fn hold(&self, is_held: bool) {
         self.is_held.set(is_held);
-        self.version.set(self.version.get() + 1);
+        self.note_change();
         if !is_held {
             self.release_waiting();
         }
@@ -260,7 +274,7 @@ impl Service {
             doubted.push((node, now_ns()));
         }
         drop(doubted);
-        self.version.set(self.version.get() + 1);
+        self.note_change();
         for lane in self.all_lanes() {
             if lane.key.node == node {
                 lane.retire();
@@ -284,11 +298,11 @@ impl Service {
         self.lanes.borrow().values().flatten().map(|(lane, _)| Rc::clone(lane)).collect()
     }
 
-    /// The node that takes writes.
+    /// The node that takes writes, by its id.
     ///
     /// # Errors
     /// Why requests have to wait.
-    pub fn primary(&self) -> Result<RedisNode, String> {
+    pub fn primary(&self) -> Result<u64, String> {
         let view = self.view.borrow();
         if self.is_held.get() {
             return Err("its primary is being changed".into());
@@ -299,12 +313,19 @@ impl Service {
         if self.is_doubted(node.id) {
             return Err(format!("{} does not behave like the primary", node.name));
         }
-        Ok(node.clone())
+        Ok(node.id)
     }
 
-    /// The node for a request: a replica where that is wished and allowed. `seen` is the time, ns, of the client's
+    /// Where a node is reached.
+    fn target(&self, node: u64) -> Result<Target, String> {
+        let view = self.view.borrow();
+        let node = view.nodes.iter().find(|known| known.id == node).ok_or("the node is gone")?;
+        Ok(Target { host: node.host.clone(), port: node.port })
+    }
+
+    /// The node for a request, by its id, and whether it is the primary: a replica where that is wished and allowed. `seen` is the time, ns, of the client's
     /// last write, which a replica must have; 0 if it has written nothing.
-    fn node_for(&self, access: Access, seen: u64) -> Result<(RedisNode, bool), String> {
+    fn node_for(&self, access: Access, seen: u64) -> Result<(u64, bool), String> {
         let reads = self.config.borrow().reads;
         if access != Access::Read || reads == RedisReads::Primary {
             return self.primary().map(|node| (node, true));
@@ -321,18 +342,18 @@ impl Service {
         }
         match reads {
             RedisReads::Nearest => {
-                let primary = self.primary().ok();
+                let primary = self.primary().ok().and_then(|id| view.nodes.iter().find(|node| node.id == id));
                 let far = |node: &RedisNode| node.round_trip.unwrap_or(Duration::MAX);
                 let replica = fresh.iter().min_by_key(|node| far(node)).copied();
                 match (primary, replica) {
-                    (Some(primary), Some(replica)) if far(replica) < far(&primary) => Ok((replica.clone(), false)),
-                    (Some(primary), _) => Ok((primary, true)),
-                    (None, Some(replica)) => Ok((replica.clone(), false)),
+                    (Some(primary), Some(replica)) if far(replica) < far(primary) => Ok((replica.id, false)),
+                    (Some(primary), _) => Ok((primary.id, true)),
+                    (None, Some(replica)) => Ok((replica.id, false)),
                     (None, None) => self.primary().map(|node| (node, true)),
                 }
             }
             _ => match self.least_loaded(&fresh) {
-                Some(node) => Ok((node.clone(), false)),
+                Some(node) => Ok((node.id, false)),
                 None if !fit.is_empty() || reads == RedisReads::PreferReplica => {
                     self.primary().map(|node| (node, true))
                 }
@@ -373,28 +394,28 @@ impl Service {
         let login = if kind == Kind::Login { self.logins.of(DEFAULT_USER, None) } else { login };
         let db = if kind == Kind::Login { 0 } else { client.db.get() };
         let version = if kind == Kind::Login { Version::Resp2 } else { client.version.get() };
-        let key = LaneKey { node: node.id, version, db, login: login.id, kind };
-        let wanted =
-            Wanted { target: target(&node), is_primary, login, version, db, is_for_logins: kind == Kind::Login };
-        Ok(self.lane(core, key, wanted, client.id))
+        let key = LaneKey { node, version, db, login: login.id, kind };
+        if let Some(lane) = self.open_lane(&key, client.id) {
+            return Ok(lane);
+        }
+        let target = self.target(node)?;
+        let wanted = Wanted { target, is_primary, login, version, db, is_for_logins: kind == Kind::Login };
+        let lane = Lane::new(key.clone(), is_primary);
+        self.lanes.borrow_mut().entry(key).or_default().push((Rc::clone(&lane), Cell::new(now_ns())));
+        lane::open(core, self, &lane, wanted);
+        Ok(lane)
     }
 
-    fn lane(self: &Rc<Self>, core: &Rc<Core>, key: LaneKey, wanted: Wanted, client: u64) -> Rc<Lane> {
-        let most = self.config.borrow().lanes;
-        let mut lanes = self.lanes.borrow_mut();
-        let of_key = lanes.entry(key.clone()).or_default();
-        let open: Vec<&Kept> = of_key.iter().filter(|(lane, _)| lane.is_open()).collect();
-        if open.len() >= most
-            && let Some((lane, used)) = open.get(client as usize % open.len())
-        {
-            used.set(now_ns());
-            return Rc::clone(lane);
+    /// One of the lanes of a key, if there are as many as are wanted.
+    fn open_lane(&self, key: &LaneKey, client: u64) -> Option<Rc<Lane>> {
+        let lanes = self.lanes.borrow();
+        let open: Vec<&Kept> = lanes.get(key)?.iter().filter(|(lane, _)| lane.is_open()).collect();
+        if open.len() < self.config.borrow().lanes {
+            return None;
         }
-        let lane = Lane::new(key, wanted.is_primary);
-        of_key.push((Rc::clone(&lane), Cell::new(now_ns())));
-        drop(lanes);
-        lane::open(core, self, &lane, wanted);
-        lane
+        let (lane, used) = open.get(client as usize % open.len())?;
+        used.set(now_ns());
+        Some(Rc::clone(lane))
     }
 
     /// A lane has ended.
@@ -410,7 +431,7 @@ impl Service {
             }
         }
         drop(lanes);
-        self.version.set(self.version.get() + 1);
+        self.note_change();
     }
 
     /// What `connect` needs for a connection of a client's own to the primary.
@@ -419,18 +440,19 @@ impl Service {
     /// Why it has to wait.
     pub fn own_wanted(&self, client: &Client) -> Result<(u64, Wanted), String> {
         let node = self.primary()?;
+        let target = self.target(node)?;
         let login = client.login.borrow().clone().unwrap_or_else(|| self.logins.of(DEFAULT_USER, None));
         let (version, db) = (client.version.get(), client.db.get());
-        Ok((node.id, Wanted { target: target(&node), is_primary: true, login, version, db, is_for_logins: false }))
+        Ok((node, Wanted { target, is_primary: true, login, version, db, is_for_logins: false }))
     }
 
     /// What `connect` needs for a question of Forebay's own to the primary; `None` while there is none.
     pub fn control_wanted(&self) -> Option<Wanted> {
-        let node = self.primary().ok()?;
+        let target = self.target(self.primary().ok()?).ok()?;
         let password = self.config.borrow().auth.as_ref().map(|auth| auth.0.clone());
         let login = self.logins.of(DEFAULT_USER, password.as_deref().map(str::as_bytes));
         let version = Version::Resp2;
-        Some(Wanted { target: target(&node), is_primary: true, login, version, db: 0, is_for_logins: false })
+        Some(Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false })
     }
 
     /// A connection that somebody has given back clean.
@@ -449,7 +471,7 @@ impl Service {
     /// Takes back a connection that is clean.
     pub fn give_spare(&self, own: Own) {
         let mut spare = self.spare.borrow_mut();
-        if self.primary().is_ok_and(|node| node.id == own.node()) {
+        if self.primary().is_ok_and(|node| node == own.node()) {
             if spare.len() >= SPARE_OWN {
                 spare.remove(0);
             }
@@ -516,7 +538,7 @@ impl Service {
         let had_doubts = !self.doubted.borrow().is_empty();
         self.doubted.borrow_mut().retain(|(_, at)| now.saturating_sub(*at) < DOUBT);
         if had_doubts && self.doubted.borrow().is_empty() {
-            self.version.set(self.version.get() + 1);
+            self.note_change();
             self.release_waiting();
         }
         let due: Vec<Rc<Client>> =
@@ -553,10 +575,6 @@ impl Service {
         let spare = self.spare.borrow().iter().filter(|own| own.node() == node).count();
         spare + self.all_lanes().iter().filter(|lane| lane.key.node == node).count()
     }
-}
-
-fn target(node: &RedisNode) -> Target {
-    Target { host: node.host.clone(), port: node.port }
 }
 
 fn place(version: Version) -> usize {

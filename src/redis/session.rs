@@ -429,9 +429,7 @@ impl Session {
             && let Some(lane) = &self.lane
         {
             lane.push(&self.client, requests, count);
-            let stats = &self.service.stats;
-            let counter = if lane.is_primary { &stats.to_primary } else { &stats.to_replica };
-            counter.set(counter.get() + u64::from(count));
+            self.service.stats.count(lane.is_primary, count);
         }
     }
 

@@ -94,7 +94,7 @@ impl Session {
             && !only_listens
         {
             match self.service.primary() {
-                Ok(node) if node.id == own.node() => {}
+                Ok(node) if node == own.node() => {}
                 Ok(_) if own.expects.is_empty() => {
                     self.lose_own("the primary was replaced");
                     return Taken::Wait(Wait::Output);

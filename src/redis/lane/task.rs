@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::returned::Returned;
 use super::{EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
 use crate::net::Stream;
-use crate::redis::client::{Client, MOST_OUTPUT};
+use crate::redis::client::{Client, MOST_OUTPUT, keep_waker};
 use crate::redis::connect::{Failure, Wanted, connect};
 use crate::redis::core::Core;
 use crate::redis::errors::Trouble;
@@ -228,10 +228,7 @@ impl Lane {
     /// To be called by its task whenever it runs.
     fn keep_waker(&self, cx: &Context<'_>) {
         self.is_woken.set(false);
-        let mut waker = self.waker.borrow_mut();
-        if waker.as_ref().is_none_or(|kept| !kept.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        keep_waker(&self.waker, cx);
     }
 
     /// Hands replies to the clients whose turn it is. Returns how many bytes were used: what follows is the beginning

@@ -20,7 +20,7 @@ mod roles;
 #[cfg(test)]
 mod tests;
 
-pub use orders::Order;
+pub use crate::topology::plan::{Order, Standing};
 use report::Loss;
 
 /// A fence that only signs have raised ends this long after the last of them, if nothing has come of them: a false
@@ -177,17 +177,6 @@ pub enum Action {
         /// In words.
         detail: String,
     },
-}
-
-/// What a node looks like from outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// What it says of itself.
-    pub role: Role,
-    /// Whether it may be used.
-    pub state: State,
-    /// Why not; empty for `Up` without remarks.
-    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

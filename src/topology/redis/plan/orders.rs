@@ -2,20 +2,6 @@
 
 use super::*;
 
-/// An order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// `DRAIN NODE` or `DETACH NODE`
-    Hold(Hold),
-    /// `ATTACH NODE`
-    Attach {
-        /// Also a node that is fenced.
-        force: bool,
-        /// The admin's name.
-        by: String,
-    },
-}
-
 impl Plan {
     /// Carries an order out.
     ///
