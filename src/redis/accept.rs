@@ -12,6 +12,9 @@ use super::session::Session;
 use crate::net::{Accepted, Listener, Stream};
 use crate::worker::clock::now_ns;
 
+/// How long a client that is not let in may take to hear why.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Accepts from one listener of a service until the process ends.
 ///
 /// # Errors
@@ -57,8 +60,11 @@ fn admit(core: &Rc<Core>, stream: Stream, service: &str) {
         service.totals.clients.fetch_sub(1, Ordering::Relaxed);
         let mut reply = Vec::new();
         Trouble::TooManyClients.write(&mut reply);
-        // A new socket takes so few bytes.
-        let _ = stream.try_write(&reply);
+        let core = Rc::clone(core);
+        tokio::task::spawn_local(async move {
+            let told = std::pin::pin!(stream.write_all(&reply));
+            let _ = core.wheel.timeout(Some(FAREWELL), told).await;
+        });
         return;
     }
     let now = now_ns();

@@ -96,6 +96,14 @@ pub struct Mode {
 struct Output {
     bytes: Vec<u8>,
     sent: usize,
+    /// What of it is in the service's `kept`.
+    counted: usize,
+}
+
+impl Output {
+    fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
 }
 
 /// See [`Client::backlog`].
@@ -203,12 +211,20 @@ impl Client {
             self.bytes.set((self.bytes.get().0, self.bytes.get().1 + sent as u64));
             let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) else { return true };
             output.bytes.extend_from_slice(rest);
+            self.recount(&mut output);
             drop(output);
             self.wake();
             return true;
         }
         output.bytes.extend_from_slice(bytes);
-        output.bytes.len() - output.sent < MOST_OUTPUT
+        self.recount(&mut output);
+        output.waiting() < MOST_OUTPUT
+    }
+
+    fn recount(&self, output: &mut Output) {
+        let waiting = output.waiting();
+        let counted = std::mem::replace(&mut output.counted, waiting);
+        self.service.kept.update(|kept| kept - counted + waiting);
     }
 
     /// Bytes for it that its own task sends at the end of its turn.
@@ -228,8 +244,7 @@ impl Client {
 
     /// Bytes that wait for the socket.
     pub fn waiting_output(&self) -> usize {
-        let output = self.output.borrow();
-        output.bytes.len() - output.sent
+        self.output.borrow().waiting()
     }
 
     /// Something is there for its task besides its next bytes.
@@ -254,7 +269,7 @@ impl Client {
             self.bytes.set((self.bytes.get().0, self.bytes.get().1 + sent as u64));
             if sent == 0 {
                 // Others go on as soon as there is room, not only when nothing is left.
-                if output.bytes.len() - output.sent < MOST_OUTPUT / 2 {
+                if output.waiting() < MOST_OUTPUT / 2 {
                     self.unblock();
                 }
                 match self.stream.borrow().poll_write_ready(cx) {
@@ -264,11 +279,13 @@ impl Client {
                             let sent = std::mem::take(&mut output.sent);
                             output.bytes.drain(..sent);
                         }
+                        self.recount(&mut output);
                         return Poll::Pending;
                     }
                 }
             }
         }
+        self.recount(&mut output);
         output.sent = 0;
         if output.bytes.capacity() > 4096 {
             output.bytes = Vec::new();
@@ -304,7 +321,10 @@ impl Client {
     /// Its task is over: what comes for it is dropped.
     pub(super) fn leave(&self) {
         self.is_gone.set(true);
-        *self.output.borrow_mut() = Output::default();
+        let mut output = self.output.borrow_mut();
+        (output.bytes, output.sent) = (Vec::new(), 0);
+        self.recount(&mut output);
+        drop(output);
         self.backlog.borrow_mut().clear();
         self.unblock();
         self.waker.borrow_mut().take();

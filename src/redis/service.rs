@@ -52,6 +52,8 @@ pub struct Service {
     pub asked_commands: Cell<u64>,
     /// Requests on connections of their own that are not answered yet, those that block apart.
     pub own_pending: Cell<usize>,
+    /// Replies that wait for clients of this thread to take them, bytes.
+    pub kept: Cell<usize>,
     view: RefCell<Arc<ServiceView>>,
     lanes: RefCell<FxHashMap<LaneKey, Vec<Kept>>>,
     spare: RefCell<Vec<Own>>,
@@ -129,6 +131,7 @@ impl Service {
             version: Cell::new(1),
             asked_commands: Cell::new(0),
             own_pending: Cell::new(0),
+            kept: Cell::new(0),
             view: RefCell::new(Arc::new(view)),
             lanes: RefCell::default(),
             spare: RefCell::default(),

@@ -28,6 +28,7 @@ def served(group, start_forebay, **keys):
 def exchange(pair):
     """The replica becomes the primary, and the primary follows it."""
     old, new = pair.nodes[:2]
+    pair.caught_up()
     new.run("REPLICAOF", "NO", "ONE")
     old.run("REPLICAOF", "127.0.0.1", new.port)
     return old, new

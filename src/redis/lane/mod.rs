@@ -263,10 +263,10 @@ impl Lane {
     /// is its alone.
     pub fn cut_stuck(&self, now: u64, limit: u64) {
         let stuck = self.stuck.borrow().clone();
-        if let Some((client, since)) = stuck
-            && now.saturating_sub(since) >= limit
-            && self.others_wait_for(&client)
-        {
+        let Some((client, since)) = stuck.filter(|(client, _)| self.others_wait_for(client)) else { return };
+        // Others may have taken theirs, which makes room for this one's.
+        self.wake();
+        if now.saturating_sub(since) >= limit {
             tracing::info!(client_id = client.id, peer = %client.peer, waiting = client.waiting_output(),
                 "closed: it did not take its replies while others waited behind it");
             client.cut();

@@ -17,8 +17,8 @@ use crate::worker::clock::now_ns;
 
 /// So many of its next reads go where large replies go.
 const HEAVY_FOR: u16 = 100;
-/// Replies that are kept for a client that does not take them while others wait behind it, bytes. Redis itself keeps any
-/// amount.
+/// Replies that are kept for all clients of a service that do not take them while others wait behind them, bytes. Redis
+/// itself keeps any amount.
 const MOST_FOR_OTHERS: usize = 32 * 1024 * 1024;
 /// A reply that is larger takes its lane out of the others' way, bytes.
 const LARGE_REPLY: u64 = 256 * 1024;
@@ -197,9 +197,8 @@ impl Task {
     fn is_stuck(&self, cx: &Context<'_>) -> bool {
         let mut stuck = self.lane.stuck.borrow_mut();
         let Some((client, _)) = stuck.as_ref() else { return false };
-        let waiting = client.waiting_output();
-        let most = if self.lane.others_wait_for(client) { MOST_FOR_OTHERS } else { MOST_OUTPUT / 2 };
-        if client.is_gone.get() || waiting < most {
+        let has_room = || self.lane.others_wait_for(client) && self.service.kept.get() < MOST_FOR_OTHERS;
+        if client.is_gone.get() || client.waiting_output() < MOST_OUTPUT / 2 || has_room() {
             *stuck = None;
             return false;
         }
