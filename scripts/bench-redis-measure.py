@@ -53,6 +53,7 @@ class Run:
     p99_ms: float
     proxy_us: float
     redis_us: float
+    client_us: float
     commands_per_read: float
 
 
@@ -205,34 +206,50 @@ def fill(port):
                 raise OSError("Redis does not take the values")
 
 
-def benchmark(target, redis, case, requests, patience):
+def benchmark(target, redis, case, requests, patience, processes):
     """One run of redis-benchmark; a Run, or the reason why there is none."""
-    command = ["redis-benchmark", "-h", "127.0.0.1", "-p", target.port, "-t", case.command, "-c", case.clients,
-               "-P", case.pipeline, "-n", requests, "-d", VALUE_BYTES, "-r", KEYS, "--csv"]
+    command = ["redis-benchmark", "-h", "127.0.0.1", "-p", target.port, "-t", case.command, "-c", case.clients // processes,
+               "-P", case.pipeline, "-n", requests // processes, "-d", VALUE_BYTES, "-r", KEYS, "--csv"]
     before, cpu, redis_cpu = info(redis.port), cpu_seconds(target.pid), cpu_seconds(redis.pid)
+    client_cpu = children_seconds()
+    command = [str(word) for word in command]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for _ in range(processes)]
     try:
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=patience)
+        said = [process.communicate(timeout=patience) for process in running]
     except subprocess.TimeoutExpired:
+        for process in running:
+            process.kill()
+            process.communicate()
         return "redis-benchmark did not end in time"
     cpu, redis_cpu = cpu_seconds(target.pid) - cpu, cpu_seconds(redis.pid) - redis_cpu
+    client_cpu = children_seconds() - client_cpu
     after = info(redis.port)
-    table = done.stdout[done.stdout.find('"test"'):]
-    rows = list(csv.DictReader(table.splitlines())) if done.returncode == 0 and '"test"' in done.stdout else []
-    if not rows:
-        return (done.stderr.strip().splitlines() or ["redis-benchmark gave no result"])[-1]
+    rows = []
+    for process, (out, err) in zip(running, said):
+        table = list(csv.DictReader(out[out.find('"test"'):].splitlines())) if '"test"' in out else []
+        if process.returncode or not table:
+            return (err.strip().splitlines() or ["redis-benchmark gave no result"])[-1]
+        rows.append(table[0])
     commands, reads = (int(after[name]) - int(before[name]) for name in
                        ("total_commands_processed", "total_reads_processed"))
     # Those that the server did not run, the proxy answered itself.
     if commands < requests * 0.99:
         return f"only {commands} of {requests} commands reached Redis"
-    return Run(float(rows[0]["rps"]), float(rows[0]["p99_latency_ms"]), 1e6 * cpu / requests,
-               1e6 * redis_cpu / requests, commands / max(reads, 1))
+    return Run(sum(float(row["rps"]) for row in rows), max(float(row["p99_latency_ms"]) for row in rows), 1e6 * cpu / requests,
+               1e6 * redis_cpu / requests, 1e6 * client_cpu / requests, commands / max(reads, 1))
+
+
+def children_seconds():
+    """CPU of all ended children, user and system."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def table_of_runs(options, targets, redis, out):
     print_row(out, ["command, clients", "proxy", "commands/s", "p99 ms", "proxy CPU us", "Redis CPU us",
-                    "commands per read", "proxy CPU / best", "commands/s / best"])
-    print_row(out, ["---"] * 2 + ["---:"] * 7)
+                    "client CPU us", "commands per read", "proxy CPU / best", "commands/s / best"])
+    print_row(out, ["---"] * 2 + ["---:"] * 8)
     cases = [Case(command, clients, 1) for clients in options.clients for command in ("get", "set")]
     cases += [Case(command, clients, PIPELINE) for clients in options.pipelined for command in ("get", "set")]
     reasons = {}
@@ -240,7 +257,8 @@ def table_of_runs(options, targets, redis, out):
         # Each length by a short run before, which also warms up.
         lengths = {}
         for target in targets:
-            probe = benchmark(target, redis, case, max(4000, case.clients * case.pipeline * 4), 60)
+            probe = benchmark(target, redis, case, max(4000, case.clients * case.pipeline * 4), 60,
+                              options.processes)
             lengths[target] = max(int(probe.rate * options.secs), 1000) if isinstance(probe, Run) else 0
             if isinstance(probe, str):
                 reasons.setdefault((target.name, str(case)), probe)
@@ -248,7 +266,8 @@ def table_of_runs(options, targets, redis, out):
         for number in range(options.rounds):
             # Nobody always runs behind the same neighbour.
             turn = targets[number % len(targets):] + targets[:number % len(targets)]
-            results = {target.name: benchmark(target, redis, case, lengths[target], options.secs * 10 + 30)
+            results = {target.name: benchmark(target, redis, case, lengths[target], options.secs * 10 + 30,
+                                              options.processes)
                        for target in turn if lengths[target]}
             for name, result in results.items():
                 if isinstance(result, str):
@@ -263,7 +282,7 @@ def table_of_runs(options, targets, redis, out):
 def figures(name, rounds):
     runs = [round_[name] for round_ in rounds if name in round_]
     if not runs:
-        return ["-"] * 7
+        return ["-"] * 8
     median = {field.name: statistics.median(getattr(run, field.name) for run in runs)
               for field in dataclasses.fields(Run)}
     cpu, rate = [], []
@@ -280,6 +299,7 @@ def figures(name, rounds):
         f"{median['p99_ms']:.2f}",
         "-" if is_direct else f"{median['proxy_us']:.2f}",
         f"{median['redis_us']:.2f}",
+        f"{median['client_us']:.2f}",
         f"{median['commands_per_read']:.2f}",
         f"{statistics.median(cpu):.2f}" if cpu and not is_direct else "-",
         f"{statistics.median(rate):.2f}" if rate else "-",
@@ -346,6 +366,7 @@ def main():
     parser.add_argument("--forebay", type=os.path.abspath, required=True, help="the program")
     parser.add_argument("--clients", type=numbers, required=True)
     parser.add_argument("--pipelined", type=numbers, required=True)
+    parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--secs", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--megabytes", type=int, required=True)

@@ -159,6 +159,11 @@ impl Lane {
         sending.bytes.len() - sending.written > MOST_WAITING
     }
 
+    fn has_unsent(&self) -> bool {
+        let sending = self.sending.borrow();
+        sending.written < sending.bytes.len()
+    }
+
     /// The client is woken when there is room.
     pub fn wait_for_room(&self, client: &Rc<Client>) {
         self.crowd.borrow_mut().push(Rc::clone(client));

@@ -55,8 +55,14 @@ pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wan
                     scan: ReplyScan::default(),
                     input: Vec::new(),
                     returned: None,
+                    has_gathered: false,
                 };
-                let why = poll_fn(|cx| task.poll(cx, &core)).await;
+                let why = loop {
+                    match poll_fn(|cx| task.poll(cx, &core)).await {
+                        Turn::Gathers => tokio::task::yield_now().await,
+                        Turn::Ended(why) => break why,
+                    }
+                };
                 let (returned, is_between) = (task.returned.take(), !task.scan.has_begun());
                 drop(task);
                 lane.end(&core, &service, why, returned, is_between);
@@ -79,6 +85,19 @@ pub(super) enum Ended {
     Replaced,
 }
 
+/// Why a lane's task does not simply wait.
+enum Turn {
+    /// The event loop looks once for requests of others before what is there is written.
+    Gathers,
+    Ended(Ended),
+}
+
+impl From<Ended> for Turn {
+    fn from(why: Ended) -> Self {
+        Turn::Ended(why)
+    }
+}
+
 struct Task {
     lane: Rc<Lane>,
     service: Rc<Service>,
@@ -88,11 +107,30 @@ struct Task {
     input: Vec<u8>,
     /// The node has refused a request: what is behind it is looked through.
     returned: Option<Returned>,
+    /// The event loop has looked for requests of others.
+    has_gathered: bool,
 }
 
 impl Task {
-    fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Turn> {
         self.lane.keep_waker(cx);
+        if self.gathers() {
+            return Poll::Ready(Turn::Gathers);
+        }
+        self.turn(cx, core).map(Turn::from)
+    }
+
+    /// Where several clients are at work, more requests are nearly always on their way, and a write for all of them
+    /// costs the server hardly more than one for each.
+    fn gathers(&mut self) -> bool {
+        let begins = !self.has_gathered && self.lane.load() > 1 && self.lane.has_unsent();
+        self.has_gathered = begins;
+        // Nobody has to wake it: it goes on by itself.
+        self.lane.is_woken.set(begins);
+        begins
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
         match self.lane.state.get() {
             State::Replaced => return Poll::Ready(Ended::Replaced),
             State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
