@@ -1,9 +1,11 @@
 //! Starts everything, runs until told to stop, and ends in order.
 
+use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,6 +19,7 @@ use crate::net;
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
 use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
+use crate::topology::model::Workers;
 use crate::topology::{EventLog, Monitor, MonitorHandle};
 use crate::worker;
 
@@ -39,6 +42,37 @@ impl Control for Asks {
     }
     fn console(&self, newcomer: Newcomer) {
         let _ = self.console.send(newcomer);
+    }
+}
+
+/// The data threads, as the monitor asks them; nobody before they run.
+#[derive(Default)]
+struct Threads(OnceLock<Arc<Shared>>);
+
+impl Threads {
+    fn workers(&self) -> &[worker::Remote<Core>] {
+        self.0.get().map(|shared| shared.workers()).unwrap_or_default()
+    }
+}
+
+impl Workers for Threads {
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            for worker in self.workers() {
+                worker.ask(|_| ()).await;
+            }
+        })
+    }
+
+    fn busy<'a>(&'a self, host: &'a str, port: u16) -> Pin<Box<dyn Future<Output = usize> + Send + 'a>> {
+        Box::pin(async move {
+            let mut busy = 0;
+            for worker in self.workers() {
+                let host = host.to_owned();
+                busy += worker.ask(move |core| core.busy_on(&host, port)).await.unwrap_or(0);
+            }
+            busy
+        })
     }
 }
 
@@ -75,7 +109,9 @@ where
                 }
             }
         };
-        let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, events.clone());
+        let threads = Arc::new(Threads::default());
+        let asked = Arc::clone(&threads);
+        let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, asked, events.clone());
         let (catalogs, wanted) = mpsc::unbounded_channel();
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
         let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers };
@@ -83,6 +119,7 @@ where
         let config = Arc::new(config);
         start_workers(&config, &shared, &monitor)?;
         let _ = publish_to.set(Arc::clone(&shared));
+        let _ = threads.0.set(Arc::clone(&shared));
         let redis_shared_cell: Rc<std::cell::OnceCell<Arc<crate::redis::Shared>>> = Rc::default();
         // What was published before the threads ran.
         for worker in shared.workers() {

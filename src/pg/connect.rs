@@ -273,6 +273,7 @@ impl Core {
             cancels: Default::default(),
             cancelled: Default::default(),
             close_needed: Default::default(),
+            primary_of: self.view(pool).filter(|view| view.primary == Some(node)).map(|view| view.epoch),
             is_cut: Default::default(),
             prepared: Default::default(),
         });

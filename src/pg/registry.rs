@@ -122,7 +122,9 @@ pub struct Server {
     pub cancelled: RefCell<Option<Waker>>,
     /// Close it when it comes back (`RECONNECT`, a changed configuration).
     pub close_needed: Cell<bool>,
-    /// Taken away from its client by an admin: it reads as lost.
+    /// The node was the primary when it was made, in this epoch.
+    pub primary_of: Option<u64>,
+    /// Taken away from its client, by an admin or because of a failover: it reads as lost.
     pub is_cut: Cell<bool>,
     /// Statements that it knows.
     pub prepared: Cell<usize>,

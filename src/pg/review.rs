@@ -3,7 +3,8 @@
 //! A connection knows its node by the place in the cluster, and a reload may give that place to another server. Each
 //! new picture of the nodes is therefore held against every connection before a pool acts on it.
 //!
-//! Whom a connection serves may go on with it until it comes back, unless the node is detached: that is at once.
+//! Whom a connection serves may go on with it until it comes back, unless the node is detached or another primary takes
+//! its place: that is at once.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,10 +26,11 @@ impl Core {
         for server in servers {
             let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
             let Some(pool) = self.pools.borrow().get(&key).cloned() else { continue };
-            if self.state_of(&pool, &server) == Some(State::Detached) {
+            let is_superseded = self.is_superseded(&pool, &server);
+            if is_superseded || self.state_of(&pool, &server) == Some(State::Detached) {
                 self.cut(&server);
             }
-            if self.is_in_place(&pool, server.node, &server.target) || server.close_needed.replace(true) {
+            if !is_superseded && self.is_in_place(&pool, server.node, &server.target) || server.close_needed.replace(true) {
                 continue;
             }
             if !pools.iter().any(|known| Rc::ptr_eq(known, &pool)) {
@@ -51,6 +53,23 @@ impl Core {
             cancel::send(self, server);
             client.call();
         }
+    }
+
+    /// It was made to a primary that is none any more: what it still acknowledges would be lost.
+    fn is_superseded(&self, pool: &PgPool, server: &Server) -> bool {
+        let Some(view) = self.view(pool) else { return false };
+        server.primary_of.is_some_and(|epoch| epoch <= view.cut_epoch) && view.primary != Some(server.node)
+    }
+
+    /// Connections of this thread to a node that have a client's work.
+    pub fn busy_on(&self, host: &str, port: u16) -> usize {
+        let pools = self.pools.borrow();
+        let of_pool = |pool: &Rc<PgPool>| {
+            let Some(view) = self.view(pool) else { return 0 };
+            let at = view.nodes.iter().position(|node| node.host == host && node.port == port);
+            at.map_or(0, |node| pool.state.borrow().node_counts(node).busy)
+        };
+        pools.values().map(of_pool).sum()
     }
 
     fn state_of(&self, pool: &PgPool, server: &Server) -> Option<State> {

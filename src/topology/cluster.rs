@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use crate::config::model::{Cluster, Node, Postgres};
 
 use super::events::EventLog;
+use super::failover::detector::{self, Detector};
 use super::lag::{Lag, Limits, Positions, Replayed, Written};
+use super::lsn::Lsn;
 use super::model::{ClusterView, Freshness, FreshnessWanted, HealthCounters, NodeView, Role, State, Suspicion};
 use super::plan::{Action, Facts, Failure, Input, Plan, Seat, Standing};
 use super::probe::{Answer, Target};
@@ -44,6 +46,8 @@ pub(super) struct Watched {
     pub(super) nodes: Vec<WatchedNode>,
     pub(super) schedule: Schedule,
     pub(super) wanted_fresh: Arc<FreshnessWanted>,
+    /// Of the accepted primary.
+    pub(super) detector: Detector,
     positions: Positions,
     limiting: Limiting,
     monitor_user: String,
@@ -151,6 +155,7 @@ impl Watched {
             nodes: Vec::new(),
             schedule: Schedule::new(config.failover.check_interval),
             wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
+            detector: Detector::default(),
             positions: Positions::new(),
             limiting: Limiting::of(config),
             monitor_user: conf.monitor_user.clone(),
@@ -177,6 +182,12 @@ impl Watched {
         watched.turn.end();
         if !matches!(report.outcome, Err(Failure::Stalled)) {
             watched.health.add(answered, report.took, SystemTime::now());
+        }
+        if self.plan.accepted() == Some(node) {
+            self.detector.take(now_ns, report.outcome.as_ref().map(drop));
+            if self.detector.is_in_doubt() {
+                watched.turn.want_after(now_ns, detector::AGAIN);
+            }
         }
         let credited = watched.suspicion.settle(report.started_ns);
         if !credited {
@@ -292,6 +303,18 @@ impl Watched {
         self.nodes.iter().map(|node| has_primary && node.standing.role == Role::Replica).collect()
     }
 
+    /// What is known of the accepted primary: the end of what is safe on its disk, and whom its commits wait for.
+    pub(super) fn last_of_primary(&self) -> (Option<Lsn>, String) {
+        let answer = self.plan.accepted().and_then(|node| self.nodes.get(node)?.answer.as_ref());
+        let answer = answer.filter(|answer| !answer.in_recovery);
+        (answer.and_then(|answer| answer.flush), answer.map(|answer| answer.synchronous.clone()).unwrap_or_default())
+    }
+
+    /// The newest timeline that a node has shown.
+    pub(super) fn timeline(&self, node: usize) -> Option<u32> {
+        self.nodes.get(node)?.answer.as_ref()?.timeline
+    }
+
     pub(super) fn view(&self) -> ClusterView {
         let primary = self.plan.primary();
         let answers = primary.and_then(|node| self.nodes.get(node)).into_iter().chain(&self.nodes);
@@ -299,6 +322,8 @@ impl Watched {
         ClusterView {
             name: self.name.clone(),
             epoch: self.plan.epoch(),
+            cut_epoch: self.plan.cut_epoch(),
+            closed: self.plan.closed().map(str::to_owned),
             primary,
             nodes: self.nodes.iter().map(WatchedNode::view).collect(),
             system_identifier: self.plan.system_identifier(),

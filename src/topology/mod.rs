@@ -12,6 +12,7 @@ pub use crate::worker::clock;
 pub mod catalog;
 mod cluster;
 pub mod events;
+pub mod failover;
 pub mod lag;
 pub mod link;
 pub mod lsn;

@@ -4,6 +4,8 @@
 //! a new snapshot ([`Freshness`], [`FreshnessWanted`], [`Suspicion`]) is shared by `Arc` and atomic.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -46,6 +48,11 @@ pub struct ClusterView {
     pub system_identifier: Option<u64>,
     /// `server_version` of the primary, or of the first node that told one.
     pub server_version: Option<String>,
+    /// Connections that were made to the primary in this epoch or before, and do not lead to the primary of now, are
+    /// taken away from their clients.
+    pub cut_epoch: u64,
+    /// Why nobody takes writes while Forebay itself changes the primary.
+    pub closed: Option<String>,
     /// Raised by a worker whose read had to go to the primary because no replica had seen a write yet.
     pub wanted_fresh: Arc<FreshnessWanted>,
 }
@@ -53,13 +60,23 @@ pub struct ClusterView {
 impl ClusterView {
     fn routes_like(&self, other: &ClusterView) -> bool {
         let key = |view: &ClusterView| {
-            (view.epoch, view.primary, view.system_identifier, view.nodes.len(), Arc::as_ptr(&view.wanted_fresh))
+            let epochs = (view.epoch, view.cut_epoch);
+            (epochs, view.primary, view.system_identifier, view.nodes.len(), Arc::as_ptr(&view.wanted_fresh))
         };
         key(self) == key(other)
             && self.name == other.name
             && self.server_version == other.server_version
             && self.nodes.iter().zip(&other.nodes).all(|(a, b)| a.routes_like(b))
     }
+}
+
+/// What the monitor asks of the data threads.
+pub trait Workers: Send + Sync {
+    /// Returns when every data thread goes by what was published last.
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Server connections to this node that have a client's work, over all threads.
+    fn busy<'a>(&'a self, host: &'a str, port: u16) -> Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
 }
 
 /// One node at one moment.

@@ -4,12 +4,12 @@
 //! that hangs delays nobody. Runs on the control runtime and stops with its last [`MonitorHandle`].
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::config::model::{Cluster, Postgres};
@@ -17,13 +17,16 @@ use crate::config::model::{Cluster, Postgres};
 use super::clock::now_ns;
 use super::cluster::{Report, Watched, WatchedNode, target};
 use super::events::EventLog;
-use super::model::Snapshot;
+use super::model::{Snapshot, Workers};
 use super::plan::{Hold, Order};
 use super::probe::{Prober, Target};
 use super::store::Store;
 
+mod changes;
 mod handle;
 
+use changes::Changes;
+pub use changes::Change;
 use handle::Command;
 pub use handle::MonitorHandle;
 
@@ -34,11 +37,18 @@ pub struct Monitor {
     last_id: u64,
     reports: mpsc::UnboundedSender<Report>,
     store: Store,
+    state_dir: PathBuf,
+    /// By cluster.
+    changes: HashMap<String, Changes>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+    workers: Arc<dyn Workers>,
     events: EventLog,
     wake: Arc<Notify>,
     publish: Box<dyn Fn(Arc<Snapshot>)>,
     published: Arc<Snapshot>,
     current: Arc<ArcSwap<Snapshot>>,
+    /// Tasks that wait until what they have told is published.
+    heeded: Vec<oneshot::Sender<()>>,
 }
 
 /// A node's own task; ends with this.
@@ -58,11 +68,13 @@ impl Monitor {
     ///
     /// `publish` is called at once with every node unknown, and then with each change that matters to routing (not
     /// for positions, lags and counters alone: those are in [`MonitorHandle::snapshot`]). It runs on this thread
-    /// and must not block. Must be called where `tokio::task::spawn_local` works.
+    /// and must not block. `workers` are the data threads, which may begin later. Must be called where
+    /// `tokio::task::spawn_local` works.
     pub fn start(
         config: &Postgres,
         state_dir: &Path,
         publish: impl Fn(Arc<Snapshot>) + 'static,
+        workers: Arc<dyn Workers>,
         events: EventLog,
     ) -> MonitorHandle {
         let (store, damage) = Store::open(state_dir);
@@ -79,15 +91,21 @@ impl Monitor {
             last_id: 0,
             reports,
             store,
+            state_dir: state_dir.to_owned(),
+            changes: HashMap::new(),
+            commands: commands.downgrade(),
+            workers,
             events,
             wake: Arc::default(),
             publish: Box::new(publish),
             published: Arc::clone(&empty),
             current: Arc::new(ArcSwap::new(empty)),
+            heeded: Vec::new(),
         };
         monitor.clusters = config.clusters.iter().map(|conf| monitor.watch(config, conf)).collect();
         for (watched, conf) in monitor.take_clusters().into_iter().zip(&config.clusters) {
-            let watched = monitor.seat(watched, config, conf);
+            let mut watched = monitor.seat(watched, config, conf);
+            monitor.begin_changes(&mut watched, config);
             monitor.clusters.push(watched);
         }
         monitor.show();
@@ -110,7 +128,12 @@ impl Monitor {
                 () = wake.notified() => self.hurry(),
                 () = tokio::time::sleep(pause) => {}
             }
+            self.look_for_changes();
             self.show();
+            // Those who wait for what has just been published.
+            for done in self.heeded.drain(..) {
+                let _ = done.send(());
+            }
         }
     }
 
@@ -172,6 +195,11 @@ impl Monitor {
             }
             Command::Weigh { node, weight, by, reply } => {
                 let _ = reply.send(self.weigh(&node, weight, &by));
+            }
+            Command::Change { change, reply } => self.change(&change, reply),
+            Command::Notice { cluster, notice, done } => {
+                self.heed(&cluster, notice);
+                self.heeded.push(done);
             }
             Command::Reconfigure { config, reply } => {
                 self.reconfigure(&config);
@@ -236,17 +264,22 @@ impl Monitor {
     fn reconfigure(&mut self, config: &Postgres) {
         let mut old = self.take_clusters();
         for conf in &config.clusters {
-            let watched = match old.iter().position(|cluster| cluster.name == conf.name) {
+            let known = old.iter().position(|cluster| cluster.name == conf.name);
+            let watched = match known {
                 Some(known) => old.swap_remove(known),
                 None => self.watch(config, conf),
             };
-            let watched = self.seat(watched, config, conf);
+            let mut watched = self.seat(watched, config, conf);
+            if known.is_none() {
+                self.begin_changes(&mut watched, config);
+            }
             self.clusters.push(watched);
         }
         for cluster in old {
             self.events.record(&cluster.name, cluster.plan.epoch(), "cluster_removed", "", "by a reload");
             cluster.nodes.iter().for_each(|node| self.dismiss(node));
         }
+        self.reconfigure_changes(config);
     }
 
     fn take_clusters(&mut self) -> Vec<Watched> {

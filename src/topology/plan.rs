@@ -1,6 +1,7 @@
 //! Which node is the primary, and which nodes may be used. Pure: answers and orders in, actions out.
 //!
-//! One [`Plan`] a cluster, fed by [`super::monitor`]. It follows what others promote and never promotes itself.
+//! One [`Plan`] a cluster, fed by [`super::monitor`]. It follows what others promote; what [`super::failover`] does
+//! itself is told to it by [`Plan::close`], [`Plan::open`] and [`Plan::install`].
 //! The accepted primary is a recorded decision: a fresher answer does not replace it, a newer timeline does.
 //! A node that accepts writes without being the accepted primary is fenced until it is a replica again that has
 //! provably replayed what the primary wrote, or until an admin insists.
@@ -11,6 +12,7 @@ use crate::config::model::{FailoverMode, NodeRole};
 
 use super::model::{Role, State};
 
+mod change;
 mod election;
 mod orders;
 #[cfg(test)]
@@ -145,6 +147,14 @@ struct Record {
     timeline: u32,
 }
 
+/// Nobody takes writes, because Forebay itself changes the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Closed {
+    why: String,
+    /// Even what is under way on the primary has to end.
+    cuts: bool,
+}
+
 /// The decisions about one cluster.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -157,13 +167,14 @@ pub struct Plan {
     identifier: Option<u64>,
     /// Why there is no primary although a node accepts writes.
     dispute: Option<String>,
+    closed: Option<Closed>,
     /// The last primary in service, and since when it is not.
     last_served: Option<usize>,
     lost_at_ns: Option<u64>,
 }
 
 impl Plan {
-    /// Nothing is known yet. `Promote` behaves as `Follow`: promoting is not this module's part.
+    /// Nothing is known yet.
     pub fn new(mode: FailoverMode, seats: Vec<Seat>) -> Self {
         Self {
             mode,
@@ -173,6 +184,7 @@ impl Plan {
             floor: 0,
             identifier: None,
             dispute: None,
+            closed: None,
             last_served: None,
             lost_at_ns: None,
         }
@@ -235,7 +247,8 @@ impl Plan {
     pub fn primary(&self) -> Option<usize> {
         let record = self.record?;
         let member = self.members.get(record.node)?;
-        let serves = self.is_writable(member)
+        let serves = self.closed.is_none()
+            && self.is_writable(member)
             && member.fence.is_none()
             && member.hold.is_none()
             && member.timeline() >= record.timeline;
@@ -313,6 +326,7 @@ impl Plan {
                 self.lost_at_ns = Some(now_ns);
                 let standing = self.standing(last);
                 let why = match standing.state {
+                    _ if let Some(closed) = &self.closed => closed.why.clone(),
                     State::Up => format!("is a {} now", standing.role),
                     _ => standing.reason,
                 };

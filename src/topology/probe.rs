@@ -28,6 +28,18 @@ pub(super) struct Target {
     pub(super) timeout: Duration,
 }
 
+impl Target {
+    pub(super) fn login(&self) -> Login<'_> {
+        Login {
+            host: &self.host,
+            port: self.port,
+            user: &self.user,
+            password: &self.password,
+            database: &self.database,
+        }
+    }
+}
+
 /// What a node said.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
@@ -47,6 +59,8 @@ pub(super) struct Answer {
     pub(super) replay: Option<Lsn>,
     /// Replica: age of the last replayed commit.
     pub(super) commit_age: Option<Duration>,
+    /// `synchronous_standby_names`
+    pub(super) synchronous: String,
     /// A WAL receiver runs, and this login may not see its timeline.
     pub(super) receiver_hidden: bool,
 }
@@ -148,14 +162,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
 
 impl Session {
     async fn open(target: &Target) -> Result<Self, tokio_postgres::Error> {
-        let login = Login {
-            host: &target.host,
-            port: target.port,
-            user: &target.user,
-            password: &target.password,
-            database: &target.database,
-        };
-        let link = Link::open(login, target.timeout).await?;
+        let link = Link::open(target.login(), target.timeout).await?;
         let rights = link.client.query_one(RIGHTS, &[]).await?;
         let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?);
         let query = link.client.prepare(&query).await?;
@@ -195,6 +202,7 @@ impl Session {
             receive: on(in_recovery, position("receive")?),
             replay: on(in_recovery, position("replay")?),
             commit_age: age.filter(|_| in_recovery).map(|s| Duration::from_secs_f64(s.clamp(0.0, 1e9))),
+            synchronous: row.try_get("synchronous")?,
             receiver_hidden: receiver.is_some() && received.is_none(),
         })
     }
@@ -225,6 +233,7 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
          pg_catalog.pg_last_wal_replay_lsn() AS replay, \
          extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())\
          ::pg_catalog.float8 AS commit_age, \
+         pg_catalog.current_setting('synchronous_standby_names') AS synchronous, \
          receiver.pid AS receiver, receiver.received_tli AS received_timeline \
          FROM pg_catalog.pg_stat_get_wal_receiver() AS receiver",
         when(system, "(SELECT system_identifier FROM pg_catalog.pg_control_system())", "NULL::pg_catalog.int8"),
@@ -238,7 +247,7 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
 }
 
 /// The newest timeline that a replica shows: what it streams, or what its control file says.
-fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tokio_postgres::Error> {
+pub(super) fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tokio_postgres::Error> {
     let checkpoint: Option<i32> = row.try_get("checkpoint_timeline")?;
     let recovery: Option<i32> = row.try_get("recovery_timeline")?;
     let newest = received.max(checkpoint).max(recovery);
@@ -246,7 +255,7 @@ fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tok
 }
 
 /// The first eight hexadecimal digits of a WAL file's name.
-fn timeline_of_wal_file(name: &str) -> Option<u32> {
+pub(super) fn timeline_of_wal_file(name: &str) -> Option<u32> {
     u32::from_str_radix(name.get(..8)?, 16).ok()
 }
 

@@ -3,8 +3,9 @@
 //! One small file, replaced as a whole: written beside, flushed, renamed, and the folder flushed. Nodes are known
 //! by cluster, host and port, because the names `pg1`, `pg2` move when the configuration's order changes.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,10 @@ impl Store {
         let (held, damage) = match fs::read(&path) {
             Ok(bytes) => match parse(&bytes) {
                 Ok(held) => (held, None),
-                Err(why) => (Vec::new(), Some(set_aside(&path, &why))),
+                Err(why) => {
+                    let lost = "nodes detached or drained earlier are in service again";
+                    (Vec::new(), Some(format!("{}; {lost}", set_aside(&path, &why))))
+                }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
             Err(error) => {
@@ -110,20 +114,23 @@ fn parse(bytes: &[u8]) -> Result<Vec<Held>, String> {
     }
 }
 
-fn set_aside(path: &Path, why: &str) -> String {
+/// Gives a file that cannot be used another name; the answer is what to report.
+pub(super) fn set_aside(path: &Path, why: &str) -> String {
     let aside = path.with_extension("json.damaged");
     let kept = match fs::rename(path, &aside) {
         Ok(()) => format!("kept as {}", aside.display()),
         Err(error) => format!("could not be set aside: {error}"),
     };
-    format!("{}: {why}; {kept}; nodes detached or drained earlier are in service again", path.display())
+    format!("{}: {why}; {kept}", path.display())
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a file as a whole, on disk before it returns. It is for its owner only.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let beside = path.with_extension("json.new");
-    let mut file = File::create(&beside)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

@@ -252,6 +252,8 @@ fn facts() -> Facts {
         close_needed: true,
     };
     let cluster = ClusterView {
+        cut_epoch: 0,
+        closed: None,
         name: "main".into(),
         epoch: 2,
         primary: Some(0),

@@ -7,7 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::model::Postgres;
 
+use super::changes::Change;
 use crate::topology::clock::now_ns;
+use crate::topology::failover::conductor::Notice;
 use crate::topology::model::{Snapshot, State, Suspicion};
 use crate::topology::plan::{Hold, Order};
 
@@ -19,6 +21,9 @@ pub(super) enum Command {
     Order { node: String, order: Order, reply: Reply },
     Weigh { node: String, weight: u32, by: String, reply: Reply },
     Reconfigure { config: Box<Postgres>, reply: Reply },
+    Change { change: Change, reply: Reply },
+    /// What the task of a cluster's primary has decided; answered when it is published.
+    Notice { cluster: String, notice: Notice, done: oneshot::Sender<()> },
 }
 
 /// Talks to the monitor from any thread. The monitor stops when the last one is dropped.
@@ -82,6 +87,11 @@ impl MonitorHandle {
     pub async fn set_weight(&self, node: &str, weight: u32, by: &str) -> Result<String, String> {
         let (node, by) = (node.to_owned(), by.to_owned());
         self.send(|reply| Command::Weigh { node, weight, by, reply }).await
+    }
+
+    /// Changes the primary of a cluster: `SWITCHOVER`, `FAILOVER`, `PROMOTE`. Returns when it is over.
+    pub async fn change(&self, change: Change) -> Result<String, String> {
+        self.send(|reply| Command::Change { change, reply }).await
     }
 
     /// Takes a reloaded configuration; returns when the new view has been given out. Nodes with the same host and

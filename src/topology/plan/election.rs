@@ -59,6 +59,7 @@ impl Plan {
 
     fn judge(&self) -> Verdict {
         match self.record {
+            _ if self.closed.is_some() => Verdict::Stay,
             None if self.is_unasked() => Verdict::Wait,
             None => self.judge_first(),
             Some(_) if self.mode == FailoverMode::Off => Verdict::Stay,
@@ -85,6 +86,12 @@ impl Plan {
         let recorded = self.members.get(record.node).filter(|member| self.is_claimant(member));
         let own = recorded.map_or(record.timeline, |member| member.timeline().max(record.timeline));
         if self.floor <= own {
+            return Verdict::Stay;
+        }
+        // In this mode only we promote while the primary is well: whoever else was is fenced. Once it is gone, an
+        // admin's promotion by hand is as good as ours.
+        let is_well = recorded.is_some_and(|member| member.is_reachable() && member.fence.is_none());
+        if self.mode == FailoverMode::Promote && is_well {
             return Verdict::Stay;
         }
         let claims = self.claims(|member| member.is_reachable() && member.timeline() >= self.floor);

@@ -1,0 +1,397 @@
+//! Carries out what [`super::course`] says for one cluster, and keeps its record.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::agent::{Agent, Report};
+use super::course::{self, Facts, Move, Policy, Seen};
+use super::record::{At, InFile, Job, Keep as _, Kind, Record, Step};
+use crate::topology::events::EventLog;
+use crate::topology::model::Workers;
+use crate::topology::probe::Target;
+
+/// Between two looks while something is under way.
+const PACE: Duration = Duration::from_millis(10);
+/// Between two looks while only a node is waited for that may be gone for long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks whether clients' work has ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+/// Before a record that could not be written is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A node as the conductor needs it.
+#[derive(Debug, Clone)]
+pub(in crate::topology) struct Party {
+    pub(in crate::topology) at: At,
+    pub(in crate::topology) name: String,
+    pub(in crate::topology) target: Target,
+    /// It may become the primary.
+    pub(in crate::topology) may_lead: bool,
+    /// The newest timeline that it has shown.
+    pub(in crate::topology) timeline: Option<u32>,
+}
+
+/// What the conductor can be told.
+#[derive(Debug)]
+pub(in crate::topology) enum Order {
+    /// These are the nodes, and this is the policy, from now on.
+    Nodes(Vec<Party>, Policy),
+    /// Somebody else has promoted a primary, and it was accepted.
+    Accepted(Record),
+    /// A change of the primary.
+    Begin { job: Job, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
+}
+
+/// What the conductor has decided, for the monitor; each is answered once the data threads go by it.
+#[derive(Debug)]
+pub(in crate::topology) enum Notice {
+    /// No primary, with the reason; `cut` takes connections to it away from their clients.
+    Close { why: String, cut: bool },
+    /// As before.
+    Open,
+    /// Another primary.
+    Install { record: Record },
+}
+
+/// Told of each notice, with the cluster's name.
+pub(in crate::topology) type Tell =
+    Arc<dyn Fn(&str, Notice) -> oneshot::Receiver<()> + Send + Sync>;
+
+/// Everything that the task of one cluster has.
+pub(in crate::topology) struct Conductor {
+    pub(in crate::topology) cluster: String,
+    pub(in crate::topology) keep: InFile,
+    pub(in crate::topology) record: Option<Record>,
+    pub(in crate::topology) events: EventLog,
+    pub(in crate::topology) tell: Tell,
+    pub(in crate::topology) workers: Arc<dyn Workers>,
+    pub(in crate::topology) parties: Vec<Party>,
+    pub(in crate::topology) policy: Policy,
+}
+
+/// A job that somebody waits for, and what it has brought so far.
+struct Running {
+    begun: Instant,
+    reply: Option<oneshot::Sender<Result<String, String>>>,
+}
+
+/// What is known of a node from its agent.
+struct Known {
+    agent: Agent,
+    /// The last order given, and the last one carried out.
+    told: u64,
+    done: u64,
+    is_asked: bool,
+    facts: Option<Facts>,
+    answered: Instant,
+    quiet: u32,
+}
+
+impl Conductor {
+    /// Runs until nobody can give it orders any more.
+    pub(in crate::topology) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut begun = None;
+        loop {
+            if self.is_needed() {
+                self.conduct(&mut orders, begun.take()).await;
+                continue;
+            }
+            match orders.recv().await {
+                Some(order) => begun = self.obey(order).await,
+                None => return,
+            }
+        }
+    }
+
+    fn is_needed(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.job.is_some() || !record.astray.is_empty())
+    }
+
+    /// Takes an order; a job that could begin is answered later.
+    async fn obey(&mut self, order: Order) -> Option<Running> {
+        match order {
+            Order::Nodes(parties, policy) => (self.parties, self.policy) = (parties, policy),
+            Order::Accepted(record) => self.accepted(record),
+            Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
+                Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
+                // Whoever asked may have left.
+                Err(why) => drop(reply.send(Err(why))),
+            },
+        }
+        None
+    }
+
+    fn accepted(&mut self, mut record: Record) {
+        if let Some(known) = &self.record {
+            (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
+            if *known == record {
+                return;
+            }
+        }
+        // It has happened already: kept or not, it is what is.
+        if let Err(why) = self.keep.write(&record) {
+            self.report(&record, "record_not_kept", "", &why);
+        }
+        self.record = Some(record);
+    }
+
+    /// Begins a job: nobody new writes from here on, and it is on disk.
+    async fn begin(&mut self, job: Job, drain: Option<Duration>) -> Result<Instant, String> {
+        let Some(record) = &self.record else { return Err("no primary was ever known".to_owned()) };
+        if let Some(running) = &record.job {
+            return Err(format!("another change of the primary is under way: {}", running.why));
+        }
+        let begun = Instant::now();
+        let record = Record { job: Some(job.clone()), ..record.clone() };
+        self.report(&record, began(job.kind), &self.name(&record.primary), &said(&job));
+        self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
+        let quiet = match drain {
+            Some(limit) => self.drain(&record.primary, limit).await,
+            None => Ok(()),
+        };
+        match quiet.and_then(|()| self.keep.write(&record)) {
+            Ok(()) => {
+                self.record = Some(record);
+                Ok(begun)
+            }
+            Err(why) => {
+                self.notify(Notice::Open).await;
+                self.report(&record, ended(job.kind, false), "", &why);
+                Err(why)
+            }
+        }
+    }
+
+    /// Waits until no client has work on the primary.
+    async fn drain(&self, primary: &At, limit: Duration) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let busy = self.workers.busy(&primary.host, primary.port).await;
+            if busy == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() >= limit {
+                let name = self.name(primary);
+                return Err(format!(
+                    "{busy} server connections to {name} were still in use after {limit:?}; DRAIN allows more time"
+                ));
+            }
+            sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    /// Carries out the job at hand and puts right what is left, until there is nothing to do.
+    async fn conduct(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>, begun: Option<Running>) {
+        let (reports, mut told) = mpsc::unbounded_channel();
+        let mut agents = self.hire(&reports);
+        let mut running = begun.unwrap_or_else(|| Running { begun: Instant::now(), reply: None });
+        let mut in_step = Instant::now();
+        let mut last_refusal = String::new();
+        while let Some(record) = self.record.clone() {
+            let look = self.look(&agents);
+            let mut pace = PACE;
+            match course::next(&record, &look, &self.policy, in_step.elapsed()) {
+                Move::Rest => break,
+                Move::Write(next) => {
+                    if self.write(&record, *next, &mut running).await {
+                        in_step = Instant::now();
+                    } else {
+                        sleep(AGAIN).await;
+                    }
+                    continue;
+                }
+                Move::Act(acts) => {
+                    for (at, act) in acts {
+                        if let Some(known) = agents.get_mut(&at)
+                            && known.told == known.done
+                        {
+                            tracing::info!(cluster = self.cluster, node = %at, ?act, "ordered");
+                            known.told += 1;
+                            known.agent.tell(known.told, act);
+                            known.is_asked = true;
+                        }
+                    }
+                }
+                Move::Wait(what) => {
+                    tracing::trace!(cluster = self.cluster, what, "waits");
+                    pace = if record.job.is_some() { PACE } else { PATIENCE };
+                }
+            }
+            tokio::select! {
+                Some(report) = told.recv() => {
+                    for refusal in &report.refused {
+                        let detail = format!("{}: {refusal}", self.name(&report.at));
+                        if detail != last_refusal {
+                            self.report(&record, "order_refused", &self.name(&report.at), refusal);
+                            last_refusal = detail;
+                        }
+                    }
+                    take(&mut agents, report);
+                }
+                order = orders.recv() => match order {
+                    Some(order) => {
+                        let is_other = !matches!(order, Order::Accepted(_));
+                        if let Some(begun) = self.obey(order).await {
+                            (running, in_step) = (begun, Instant::now());
+                        }
+                        if is_other {
+                            // What was seen before says nothing about what has begun now.
+                            agents = self.hire(&reports);
+                        }
+                    }
+                    None => return,
+                },
+                () = sleep(pace) => {
+                    for known in agents.values_mut().filter(|known| !known.is_asked) {
+                        known.is_asked = true;
+                        known.agent.look();
+                    }
+                }
+            }
+        }
+    }
+
+    fn hire(&self, reports: &mpsc::UnboundedSender<Report>) -> HashMap<At, Known> {
+        let hired = self.parties.iter().map(|party| {
+            let agent = Agent::start(party.at.clone(), party.target.clone(), party.timeline, reports.clone());
+            agent.look();
+            let answered = Instant::now();
+            let known = Known { agent, told: 0, done: 0, is_asked: true, facts: None, answered, quiet: 0 };
+            (party.at.clone(), known)
+        });
+        hired.collect()
+    }
+
+    fn look(&self, agents: &HashMap<At, Known>) -> Vec<Seen> {
+        let look = self.parties.iter().filter_map(|party| {
+            let known = agents.get(&party.at)?;
+            Some(Seen {
+                at: party.at.clone(),
+                name: party.name.clone(),
+                may_lead: party.may_lead,
+                // What it said before it was told something is not what it says now.
+                facts: known.facts.clone().filter(|_| known.told == known.done),
+                silent: known.answered.elapsed(),
+                quiet: known.quiet,
+            })
+        });
+        look.collect()
+    }
+
+    /// Goes from one record to the next. False if that could not be written.
+    async fn write(&mut self, old: &Record, new: Record, running: &mut Running) -> bool {
+        let promotes = |record: &Record| {
+            record.job.as_ref().is_some_and(|job| matches!(job.step, Step::Promoting { .. }))
+        };
+        if promotes(&new) && !promotes(old) {
+            // What the old primary still acknowledges must reach nobody once another may take writes.
+            let why = format!("{} is being promoted", new.job.as_ref().map_or_else(String::new, |job| job.why.clone()));
+            self.notify(Notice::Close { why, cut: true }).await;
+        }
+        if let Err(why) = self.keep.write(&new) {
+            self.report(old, "record_not_kept", "", &why);
+            return false;
+        }
+        self.record = Some(new.clone());
+        match (&old.job, &new.job) {
+            (Some(job), None) => self.end(old, &new, job, running).await,
+            (_, Some(job)) if old.job.as_ref() != Some(job) => {
+                tracing::info!(cluster = self.cluster, epoch = new.epoch, step = ?job.step, "failover");
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// A job is over: another primary, or none.
+    async fn end(&mut self, old: &Record, new: &Record, job: &Job, running: &mut Running) {
+        let took = running.begun.elapsed().as_secs_f64();
+        let result = if old.primary == new.primary {
+            self.notify(Notice::Open).await;
+            let why = match &job.step {
+                Step::Undoing { why } => why.clone(),
+                _ => "it was given up".to_owned(),
+            };
+            self.report(new, ended(job.kind, false), &self.name(&new.primary), &why);
+            Err(why)
+        } else {
+            self.notify(Notice::Install { record: new.clone() }).await;
+            let (from, to) = (self.name(&old.primary), self.name(&new.primary));
+            let lost = match (job.kind, job.known, new.fork) {
+                (Kind::Switchover, ..) => "nothing is lost".to_owned(),
+                (_, Some(known), Some(fork)) => {
+                    let bytes = known.bytes_since(fork);
+                    format!("{bytes} bytes that {from} was known to have written are not in it ({from} at {known}, fork at {fork})")
+                }
+                _ => format!("how far {from} had come is not known"),
+            };
+            let text = format!("{to} is the primary now, {from} was, timeline {}; {took:.3}s; {lost}", new.timeline);
+            self.report(new, ended(job.kind, true), &to, &text);
+            Ok(text)
+        };
+        if let Some(reply) = running.reply.take() {
+            // Whoever asked may have left.
+            drop(reply.send(result));
+        }
+    }
+
+    /// Tells the monitor, and returns when every data thread goes by it.
+    async fn notify(&self, notice: Notice) {
+        // A monitor that has stopped takes this task with it.
+        let _ = (self.tell)(&self.cluster, notice).await;
+        self.workers.settled().await;
+    }
+
+    fn name(&self, at: &At) -> String {
+        self.parties.iter().find(|party| party.at == *at).map_or_else(|| at.to_string(), |party| party.name.clone())
+    }
+
+    fn report(&self, record: &Record, event: &'static str, node: &str, detail: &str) {
+        self.events.record(&self.cluster, record.epoch, event, node, detail);
+    }
+}
+
+fn take(agents: &mut HashMap<At, Known>, report: Report) {
+    let Some(known) = agents.get_mut(&report.at) else { return };
+    known.done = known.done.max(report.done);
+    known.is_asked = known.told != known.done;
+    match report.facts {
+        Ok(facts) => {
+            known.quiet = if facts.is_at_rest() { known.quiet + 1 } else { 0 };
+            known.answered = Instant::now();
+            known.facts = Some(facts);
+        }
+        Err(why) => {
+            tracing::debug!(node = %report.at, why, "does not answer");
+            known.quiet = 0;
+            known.facts = None;
+        }
+    }
+}
+
+fn began(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Failover | Kind::Ordered => "failover_begun",
+        Kind::Switchover => "switchover_begun",
+    }
+}
+
+fn ended(kind: Kind, is_done: bool) -> &'static str {
+    match (kind, is_done) {
+        (Kind::Switchover, true) => "switchover_done",
+        (Kind::Switchover, false) => "switchover_undone",
+        (_, true) => "failover_done",
+        (_, false) => "failover_undone",
+    }
+}
+
+fn said(job: &Job) -> String {
+    match job.by.as_str() {
+        "" => job.why.clone(),
+        by => format!("{}, by {by}", job.why),
+    }
+}

@@ -1,0 +1,574 @@
+//! What is to be done next about a cluster's primary. Pure: the record and what the nodes say go in, one move comes out.
+//!
+//! The caller writes a record where it is told to, and only then asks again; so the record on disk always allows what
+//! is being done. Every act may be done twice. Up to [`Step::Promoting`] everything can be undone; from there on only
+//! the recorded candidate can become the primary.
+
+use std::time::Duration;
+
+use super::conninfo;
+use super::record::{Astray, At, Job, Kind, Record, Step};
+use super::synchronous::Synchronous;
+use crate::config::model::Durability;
+use crate::topology::lsn::Lsn;
+
+/// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
+const WITNESS: Duration = Duration::from_millis(1500);
+/// Frozen replicas are looked at so often before they are believed: the receiver may be about to be started again.
+const QUIET: u32 = 2;
+/// A candidate that says nothing for so long before it was told to promote is left for another one.
+const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
+/// A replica that can be asked at all has answered within this.
+const ASKED: Duration = Duration::from_secs(2);
+/// How long the sessions of a primary that steps down may take to end.
+const FENCED: Duration = Duration::from_secs(3);
+
+/// What a node says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// `pg_is_in_recovery()`
+    pub in_recovery: bool,
+    /// Timeline, if it may be seen.
+    pub timeline: Option<u32>,
+    /// System identifier, if it may be seen.
+    pub system_identifier: Option<u64>,
+    /// Replica: the end of what it has, received or replayed.
+    pub received: Option<Lsn>,
+    /// Replica.
+    pub replayed: Option<Lsn>,
+    /// Primary: the end of what is safe on its disk.
+    pub flushed: Option<Lsn>,
+    /// `primary_conninfo`; `None` if the login may not read it.
+    pub conninfo: Option<String>,
+    /// `primary_slot_name`
+    pub slot: String,
+    /// As which a primary knows it.
+    pub standby: String,
+    /// Its WAL receiver, if one runs.
+    pub receiver: Option<Receiver>,
+    /// `pg_is_wal_replay_paused()`
+    pub is_paused: bool,
+    /// `recovery_min_apply_delay` is set.
+    pub is_delayed: bool,
+    /// `default_transaction_read_only`
+    pub read_only: bool,
+    /// Sessions that are in a transaction, ours apart.
+    pub at_work: u32,
+    /// Physical replication slots.
+    pub slots: Vec<String>,
+}
+
+impl Facts {
+    /// A replica that receives nothing and cannot begin to; a primary that nobody writes to and nobody can.
+    pub fn is_at_rest(&self) -> bool {
+        match self.in_recovery {
+            true => self.receiver.is_none() && self.conninfo.as_deref() == Some(""),
+            false => self.read_only && self.at_work == 0,
+        }
+    }
+}
+
+/// A WAL receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// `status = 'streaming'`. Says nothing about now: it stays so for as long as the connection is open.
+    pub is_streaming: bool,
+    /// When it last heard from the primary.
+    pub heard: Option<Duration>,
+}
+
+/// One node as seen now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Which.
+    pub at: At,
+    /// Its name.
+    pub name: String,
+    /// It may become the primary, as far as configuration and admins' orders go.
+    pub may_lead: bool,
+    /// What it says, after everything that it was told to do; `None` while it says nothing.
+    pub facts: Option<Facts>,
+    /// Since when it has said nothing.
+    pub silent: Duration,
+    /// How many looks in a row have found it at rest, see [`Facts::is_at_rest`].
+    pub quiet: u32,
+}
+
+/// What a promotion may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// `failover.durability`
+    pub durability: Durability,
+    /// `failover.max_lost_bytes`
+    pub max_lost_bytes: u64,
+    /// `failover.mode` is promote.
+    pub may_promote: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Move {
+    /// This record takes the place of the present one.
+    Write(Box<Record>),
+    /// To be done at these nodes, which are then asked again.
+    Act(Vec<(At, Act)>),
+    /// Something has to change first; in words, what.
+    Wait(String),
+    /// Nothing is left to do.
+    Rest,
+}
+
+/// What a node can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// `primary_conninfo` and `primary_slot_name` are set; an empty upstream ends the receiver.
+    Point {
+        /// `primary_conninfo`
+        conninfo: String,
+        /// `primary_slot_name`
+        slot: String,
+    },
+    /// `pg_wal_replay_resume()`
+    Resume,
+    /// `pg_promote(false)`
+    Promote,
+    /// No more writes: `default_transaction_read_only`, and the sessions of others end.
+    Fence,
+    /// Takes writes again.
+    Unfence,
+    /// A physical replication slot.
+    Slot(String),
+}
+
+/// The next move.
+///
+/// `in_step` is the time since the present record was written, or since this process began with it.
+pub fn next(record: &Record, look: &[Seen], policy: &Policy, in_step: Duration) -> Move {
+    let view = View { record, look, policy, in_step };
+    match &record.job {
+        None => view.tend(),
+        Some(job) => match &job.step {
+            Step::Witnessing => view.witness(job),
+            Step::Freezing => view.freeze(job),
+            Step::Fencing => view.fence(job),
+            Step::CatchingUp { candidate, target } => view.catch_up(job, candidate, *target),
+            Step::Promoting { candidate, from } => view.promote(candidate, *from),
+            Step::Undoing { .. } => view.undo(),
+        },
+    }
+}
+
+/// Everything that a decision needs.
+struct View<'a> {
+    record: &'a Record,
+    look: &'a [Seen],
+    policy: &'a Policy,
+    in_step: Duration,
+}
+
+impl View<'_> {
+    fn seen(&self, at: &At) -> Option<&Seen> {
+        self.look.iter().find(|seen| seen.at == *at)
+    }
+
+    fn facts(&self, at: &At) -> Option<&Facts> {
+        self.seen(at)?.facts.as_ref()
+    }
+
+    fn name<'a>(&'a self, at: &'a At) -> String {
+        self.seen(at).map_or_else(|| at.to_string(), |seen| seen.name.clone())
+    }
+
+    /// Those that answer, are in recovery and belong to this cluster.
+    fn replicas(&self) -> impl Iterator<Item = (&Seen, &Facts)> {
+        let own = self.record.system_identifier;
+        let all = self.look.iter().filter_map(|seen| Some((seen, seen.facts.as_ref()?)));
+        all.filter(move |(seen, facts)| {
+            let is_ours = own.is_none() || facts.system_identifier.is_none() || facts.system_identifier == own;
+            facts.in_recovery && is_ours && seen.at != self.record.primary
+        })
+    }
+
+    /// The recorded primary answers and takes writes, as it did before.
+    fn primary_lives(&self) -> bool {
+        self.facts(&self.record.primary)
+            .is_some_and(|facts| !facts.in_recovery && facts.timeline.is_none_or(|own| own == self.record.timeline))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Record)) -> Move {
+        let mut record = self.record.clone();
+        change(&mut record);
+        Move::Write(Box::new(record))
+    }
+
+    fn step(&self, step: Step) -> Move {
+        self.write(|record| {
+            if let Some(job) = &mut record.job {
+                job.step = step;
+            }
+        })
+    }
+
+    fn undo_because(&self, why: String) -> Move {
+        self.step(Step::Undoing { why })
+    }
+
+    /// Notes replicas whose upstream will be changed, before it is.
+    fn note_astray(&self) -> Option<Move> {
+        let known = |at: &At| self.record.astray.iter().any(|astray| astray.at == *at);
+        let new: Vec<Astray> = self
+            .replicas()
+            .filter(|(seen, _)| !known(&seen.at))
+            .filter_map(|(seen, facts)| {
+                let conninfo = facts.conninfo.clone().filter(|conninfo| !conninfo.is_empty())?;
+                let (slot, standby) = (facts.slot.clone(), facts.standby.clone());
+                Some(Astray { at: seen.at.clone(), conninfo, slot, standby, upstream: self.record.primary.clone() })
+            })
+            .collect();
+        (!new.is_empty()).then(|| self.write(|record| record.astray.extend(new)))
+    }
+
+    /// Whether the primary is heard by others: each replica is made to connect to it anew.
+    fn witness(&self, job: &Job) -> Move {
+        if self.primary_lives() {
+            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        }
+        if let Some(noting) = self.note_astray() {
+            return noting;
+        }
+        let mut acts = Vec::new();
+        let mut is_open = false;
+        for (seen, facts) in self.replicas() {
+            let Some(astray) = self.record.astray.iter().find(|astray| astray.at == seen.at) else { continue };
+            let Some(bounced) = bounced(&astray.conninfo) else { continue };
+            if facts.conninfo.as_deref() != Some(bounced.as_str()) {
+                acts.push((seen.at.clone(), Act::Point { conninfo: bounced, slot: astray.slot.clone() }));
+                continue;
+            }
+            match &facts.receiver {
+                // It has connected since: the one before was ended by the change.
+                Some(receiver) if receiver.is_streaming && receiver.heard.is_some_and(|ago| ago < self.in_step) => {
+                    let (witness, primary) = (&seen.name, self.name(&self.record.primary));
+                    return self.undo_because(format!("{witness} still hears {primary}, which Forebay cannot reach"));
+                }
+                Some(_) => is_open = true,
+                None => {}
+            }
+        }
+        if !acts.is_empty() {
+            return Move::Act(acts);
+        }
+        if self.in_step < if job.is_refused && !is_open { WITNESS / 8 } else { WITNESS } {
+            return Move::Wait(format!("whether a replica still hears {}", self.name(&self.record.primary)));
+        }
+        self.step(Step::Freezing)
+    }
+
+    /// Ends every receiver, and chooses once that is done.
+    fn freeze(&self, job: &Job) -> Move {
+        if job.kind == Kind::Failover && self.primary_lives() {
+            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        }
+        if let Some(noting) = self.note_astray() {
+            return noting;
+        }
+        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary) {
+            return Move::Wait("an answer of every node".to_owned());
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
+        let acts: Vec<(At, Act)> = self
+            .replicas()
+            .filter(|(_, facts)| flows(facts))
+            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
+            .collect();
+        if !acts.is_empty() {
+            return Move::Act(acts);
+        }
+        if self.replicas().any(|(seen, _)| seen.quiet < QUIET) {
+            return Move::Wait("the receivers to end".to_owned());
+        }
+        match self.choose(job) {
+            Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
+            Err(why) => self.undo_because(why),
+        }
+    }
+
+    /// The replica to promote, and what it has; the error is why none is good enough.
+    fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
+        let mut refused = Vec::new();
+        let mut best: Option<(&Seen, Lsn)> = None;
+        for (seen, facts) in self.replicas() {
+            match self.obstacle(seen, facts) {
+                Some(why) => refused.push(format!("{}: {why}", seen.name)),
+                None => {
+                    let received = facts.received.unwrap_or_default();
+                    let is_wanted = job.to.as_ref().is_none_or(|to| *to == seen.at);
+                    if is_wanted && best.is_none_or(|(_, most)| received > most) {
+                        best = Some((seen, received));
+                    }
+                }
+            }
+        }
+        let Some((candidate, received)) = best else {
+            let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
+            refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
+            let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
+            return Err(format!("no replica can be promoted: {why}"));
+        };
+        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
+        if !job.allow_loss {
+            let behind = most.bytes_since(received);
+            if behind > 0 && self.policy.durability == Durability::Strict {
+                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
+            }
+            self.refuse_loss(job, &candidate.name, received)?;
+        }
+        Ok((candidate.at.clone(), received))
+    }
+
+    /// Why a replica must not be promoted whatever it has.
+    fn obstacle(&self, seen: &Seen, facts: &Facts) -> Option<String> {
+        if !seen.may_lead {
+            return Some("it may not become the primary (promote = false, or an admin's order)".to_owned());
+        }
+        if facts.is_delayed {
+            return Some("recovery_min_apply_delay is set".to_owned());
+        }
+        match facts.timeline {
+            Some(own) if own != self.record.timeline => {
+                Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
+            }
+            _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
+            _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
+        }
+    }
+
+    /// The proof that not too much is lost, or why there is none.
+    fn refuse_loss(&self, job: &Job, candidate: &str, received: Lsn) -> Result<(), String> {
+        let hint = "FAILOVER ... ALLOW DATA LOSS promotes it nevertheless";
+        match self.policy.durability {
+            Durability::BestEffort => Ok(()),
+            Durability::Bounded => {
+                let known = job.known.ok_or_else(|| {
+                    format!("how far the primary had come is not known, so that no bound can be proven; {hint}")
+                })?;
+                let (lost, most) = (known.bytes_since(received), self.policy.max_lost_bytes);
+                if lost <= most {
+                    return Ok(());
+                }
+                Err(format!("{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"))
+            }
+            Durability::Strict => {
+                let Some(synchronous) = Synchronous::read(&job.synchronous) else {
+                    let why = "durability is strict, but the primary had no synchronous_standby_names";
+                    return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
+                };
+                // Any set of so many contains one that has the last acknowledged commit.
+                let of = synchronous.most(self.look.len().saturating_sub(1));
+                let needed = (of + 1).saturating_sub(synchronous.least);
+                let is_heard = |astray: &&Astray| {
+                    synchronous.names(&astray.standby) && self.facts(&astray.at).is_some_and(|facts| facts.in_recovery)
+                };
+                let heard = self.record.astray.iter().filter(is_heard).count();
+                if heard >= needed {
+                    return Ok(());
+                }
+                Err(format!(
+                    "durability is strict: {needed} of the {of} standbys of synchronous_standby_names have to be \
+                     heard to be sure of every commit, {heard} are; {hint}"
+                ))
+            }
+        }
+    }
+
+    /// The primary of a switchover stops taking writes.
+    fn fence(&self, job: &Job) -> Move {
+        let old = &self.record.primary;
+        let Some((seen, facts)) = self.seen(old).and_then(|seen| Some((seen, seen.facts.as_ref()?))) else {
+            return match self.seen(old) {
+                Some(seen) if seen.silent < ASKED => Move::Wait(format!("an answer of {}", seen.name)),
+                _ if job.kind == Kind::Ordered => self.step(Step::Freezing),
+                _ => self.undo_because(format!("{} does not answer", self.name(old))),
+            };
+        };
+        if facts.in_recovery {
+            return self.undo_because(format!("{} is in recovery", self.name(old)));
+        }
+        if !self.record.read_only.contains(old) {
+            return self.write(|record| record.read_only.push(old.clone()));
+        }
+        if !facts.is_at_rest() {
+            if self.in_step > FENCED && job.kind == Kind::Ordered {
+                return self.step(Step::Freezing);
+            }
+            if self.in_step > FENCED {
+                let still = facts.at_work;
+                return self.undo_because(format!("{still} sessions on {} did not end", seen.name));
+            }
+            return Move::Act(vec![(old.clone(), Act::Fence)]);
+        }
+        if seen.quiet < QUIET {
+            return Move::Wait(format!("{} to be at rest", seen.name));
+        }
+        if job.kind == Kind::Ordered {
+            return self.step(Step::Freezing);
+        }
+        // Whoever follows the old primary has to follow the new one.
+        if let Some(noting) = self.note_astray() {
+            return noting;
+        }
+        let wanted = self.replicas().filter(|(seen, facts)| {
+            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
+        });
+        let best = wanted.max_by_key(|(_, facts)| facts.received);
+        match (best, facts.flushed) {
+            (Some((candidate, _)), Some(target)) => {
+                self.step(Step::CatchingUp { candidate: candidate.at.clone(), target })
+            }
+            _ => self.undo_because("no replica can be promoted any more".to_owned()),
+        }
+    }
+
+    fn catch_up(&self, job: &Job, candidate: &At, target: Lsn) -> Move {
+        let is_planned = job.kind == Kind::Switchover;
+        if job.kind == Kind::Failover && self.primary_lives() {
+            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        }
+        let Some(seen) = self.seen(candidate) else {
+            return self.undo_because(format!("{candidate} is no node of this cluster any more"));
+        };
+        let Some(facts) = &seen.facts else {
+            return match seen.silent < CANDIDATE_SILENT {
+                true => Move::Wait(format!("an answer of {}", seen.name)),
+                false if is_planned => self.undo_because(format!("{} does not answer", seen.name)),
+                false => self.step(Step::Freezing),
+            };
+        };
+        if !facts.in_recovery {
+            return self.undo_because(format!("{} was promoted by somebody else", seen.name));
+        }
+        if facts.is_paused {
+            return Move::Act(vec![(candidate.clone(), Act::Resume)]);
+        }
+        if facts.replayed.is_some_and(|replayed| replayed >= target) {
+            return self.step(Step::Promoting { candidate: candidate.clone(), from: target });
+        }
+        if is_planned && self.in_step > CANDIDATE_SILENT {
+            return self.give_up_plan(&seen.name, target);
+        }
+        Move::Wait(format!("{} to replay up to {target}", seen.name))
+    }
+
+    /// A switchover whose candidate does not come as far as the old primary was.
+    fn give_up_plan(&self, candidate: &str, target: Lsn) -> Move {
+        let old = &self.record.primary;
+        if self.primary_lives() || !self.policy.may_promote {
+            return self.undo_because(format!("{candidate} did not replay up to {target} in time"));
+        }
+        // It has died meanwhile: what it had written is known exactly.
+        let why = format!("{} was lost during a switchover", self.name(old));
+        self.write(|record| {
+            if let Some(job) = &mut record.job {
+                (job.kind, job.why, job.step) = (Kind::Failover, why, Step::Freezing);
+                job.known = Some(target);
+            }
+        })
+    }
+
+    fn promote(&self, candidate: &At, from: Lsn) -> Move {
+        let Some(facts) = self.facts(candidate) else {
+            return Move::Wait(format!("an answer of {}, which is being promoted", self.name(candidate)));
+        };
+        if facts.in_recovery {
+            return Move::Act(vec![(candidate.clone(), Act::Promote)]);
+        }
+        let Some(timeline) = facts.timeline.filter(|own| *own > self.record.timeline) else {
+            return Move::Wait(format!("the new timeline of {}", self.name(candidate)));
+        };
+        if self.record.read_only.contains(candidate) && facts.read_only {
+            return Move::Act(vec![(candidate.clone(), Act::Unfence)]);
+        }
+        self.write(|record| {
+            record.epoch += 1;
+            record.primary = candidate.clone();
+            record.timeline = timeline;
+            record.fork = Some(from);
+            record.astray.retain(|astray| astray.at != *candidate);
+            record.read_only.retain(|at| at != candidate);
+            record.job = None;
+        })
+    }
+
+    fn undo(&self) -> Move {
+        // What is left is done by `tend`, as soon as the node can be reached.
+        match self.unfence() {
+            Some(act) => Move::Act(vec![act]),
+            None => self.write(|record| record.job = None),
+        }
+    }
+
+    fn unfence(&self) -> Option<(At, Act)> {
+        let at = self.record.read_only.iter().find(|at| **at == self.record.primary)?;
+        let facts = self.facts(at)?;
+        (!facts.in_recovery && facts.read_only).then(|| (at.clone(), Act::Unfence))
+    }
+
+    /// Without a job: what was changed for one is put right.
+    fn tend(&self) -> Move {
+        let primary = &self.record.primary;
+        if self.record.read_only.contains(primary) && self.facts(primary).is_some_and(|facts| !facts.read_only) {
+            return self.write(|record| record.read_only.retain(|at| *at != record.primary));
+        }
+        let mut acts: Vec<(At, Act)> = self.unfence().into_iter().collect();
+        let mut done = Vec::new();
+        let mut missing = Vec::new();
+        for astray in &self.record.astray {
+            let Some(facts) = self.facts(&astray.at) else {
+                missing.push(format!("{} to answer", self.name(&astray.at)));
+                continue;
+            };
+            let Some(conninfo) = self.home_of(astray) else {
+                missing.push(format!("somebody to set primary_conninfo of {}", self.name(&astray.at)));
+                continue;
+            };
+            if !facts.in_recovery || facts.conninfo.as_deref() == Some(conninfo.as_str()) {
+                done.push(astray.at.clone());
+                continue;
+            }
+            let Some(primary) = self.facts(&self.record.primary).filter(|primary| !primary.in_recovery) else {
+                // To an old primary it can be led back at any time: it has its slots.
+                if astray.upstream == self.record.primary {
+                    acts.push((astray.at.clone(), Act::Point { conninfo, slot: astray.slot.clone() }));
+                } else {
+                    missing.push(format!("{} to answer", self.name(&self.record.primary)));
+                }
+                continue;
+            };
+            if !astray.slot.is_empty() && !primary.slots.contains(&astray.slot) {
+                acts.push((self.record.primary.clone(), Act::Slot(astray.slot.clone())));
+            } else {
+                acts.push((astray.at.clone(), Act::Point { conninfo, slot: astray.slot.clone() }));
+            }
+        }
+        if !acts.is_empty() {
+            return Move::Act(acts);
+        }
+        if !done.is_empty() {
+            return self.write(|record| record.astray.retain(|astray| !done.contains(&astray.at)));
+        }
+        if missing.is_empty() { Move::Rest } else { Move::Wait(missing.join(", ")) }
+    }
+
+    /// What leads a replica to the recorded primary.
+    fn home_of(&self, astray: &Astray) -> Option<String> {
+        if astray.upstream == self.record.primary {
+            return Some(astray.conninfo.clone());
+        }
+        conninfo::led_to(&astray.conninfo, &self.record.primary)
+    }
+}
+
+/// The same upstream in other words: the change makes the receiver connect anew.
+fn bounced(text: &str) -> Option<String> {
+    conninfo::with(text, "connect_timeout", "2")
+}

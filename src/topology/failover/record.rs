@@ -1,0 +1,269 @@
+//! Who is the primary and what is being done about it, as it is on disk.
+//!
+//! One file a cluster in `general.state_dir`, replaced as a whole before the step that it describes. Nodes are known by
+//! host and port, because names and places move when the configuration changes.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::lsn::Lsn;
+use crate::topology::store::{replace, set_aside};
+
+const VERSION: u32 = 1;
+
+/// A server, by where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct At {
+    /// As in the configuration.
+    pub host: String,
+    /// As in the configuration.
+    pub port: u16,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What is decided about one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Of PostgreSQL, `pg_control_system()`; `None` where the monitoring login may not see it.
+    pub system_identifier: Option<u64>,
+    /// Grows with each accepted primary.
+    pub epoch: u64,
+    /// The accepted primary.
+    pub primary: At,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// Where that timeline began, if we began it.
+    pub fork: Option<Lsn>,
+    /// What is under way.
+    pub job: Option<Job>,
+    /// Replicas whose upstream we have changed or will have to change: each is led to the primary as soon as no job
+    /// needs it where it is.
+    pub astray: Vec<Astray>,
+    /// Nodes that we have made read-only: one takes writes again when it is the primary.
+    pub read_only: Vec<At>,
+}
+
+/// A replica whose `primary_conninfo` is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Astray {
+    /// The replica.
+    pub at: At,
+    /// Its `primary_conninfo` before. Holds a password, perhaps: the file is for its owner only.
+    pub conninfo: String,
+    /// Its `primary_slot_name` before; empty for none.
+    pub slot: String,
+    /// As which the primary knew it: what `synchronous_standby_names` may name.
+    pub standby: String,
+    /// The primary of that time.
+    pub upstream: At,
+}
+
+/// A change of the primary that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Why there is one.
+    pub kind: Kind,
+    /// An admin's name; empty for Forebay itself.
+    pub by: String,
+    /// In words, what was seen or ordered.
+    pub why: String,
+    /// The replica that has to be promoted; the best one if `None`.
+    pub to: Option<At>,
+    /// `ALLOW DATA LOSS`
+    pub allow_loss: bool,
+    /// Nothing listens where the primary did, so that it need not be waited for as long as a silent one.
+    pub is_refused: bool,
+    /// The last position of the old primary that was seen.
+    pub known: Option<Lsn>,
+    /// `synchronous_standby_names` of the old primary as last seen.
+    pub synchronous: String,
+    /// How far it has come.
+    pub step: Step,
+}
+
+/// Kinds of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The primary is lost, as the detector found.
+    Failover,
+    /// The primary is lost, as an admin said: it is not waited for.
+    Ordered,
+    /// The primary is well and steps down.
+    Switchover,
+}
+
+/// Steps of a job, in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Step {
+    /// Replicas are made to connect to the old primary anew: one that can proves that it lives.
+    Witnessing,
+    /// Replicas stop receiving, so that none of them gets any further.
+    Freezing,
+    /// The old primary of a switchover stops taking writes.
+    Fencing,
+    /// The candidate replays what it has to have.
+    CatchingUp {
+        /// Who will be promoted.
+        candidate: At,
+        /// Up to here.
+        target: Lsn,
+    },
+    /// From here on there is no way back: the candidate may have been told.
+    Promoting {
+        /// Who.
+        candidate: At,
+        /// Where its new timeline begins, or earlier.
+        from: Lsn,
+    },
+    /// The old primary stays; what was changed is changed back.
+    Undoing {
+        /// For whoever asks.
+        why: String,
+    },
+}
+
+impl Record {
+    /// The first record of a cluster, or one that follows another's promotion.
+    pub fn accepted(primary: At, timeline: u32, epoch: u64, system_identifier: Option<u64>) -> Self {
+        Self { system_identifier, epoch, primary, timeline, fork: None, job: None, astray: Vec::new(), read_only: Vec::new() }
+    }
+}
+
+/// Keeps the record of one cluster. Several instances will share one (etcd); a single one has a file.
+pub trait Keep {
+    /// Replaces the record; when this returns, it survives a crash.
+    ///
+    /// # Errors
+    /// Why it could not be kept: what it describes must not be done.
+    fn write(&mut self, record: &Record) -> Result<(), String>;
+}
+
+/// A record in a file.
+#[derive(Debug)]
+pub struct InFile {
+    path: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<R> {
+    version: u32,
+    record: R,
+}
+
+impl InFile {
+    /// The record of `cluster` in `state_dir`, and what is to be reported of a file that cannot be used: it is set
+    /// aside.
+    pub fn open(state_dir: &Path, cluster: &str) -> (Self, Option<Record>, Option<String>) {
+        let path = state_dir.join("failover").join(format!("{}.json", file_name(cluster)));
+        let (record, damage) = match fs::read(&path) {
+            Ok(bytes) => match parse(&bytes) {
+                Ok(record) => (Some(record), None),
+                Err(why) => {
+                    let lost = "it is not known who was the primary before";
+                    (None, Some(format!("{}; {lost}", set_aside(&path, &why))))
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, None),
+            Err(error) => (None, Some(format!("{}: {error}; who was the primary before is not known", path.display()))),
+        };
+        (Self { path }, record, damage)
+    }
+}
+
+impl Keep for InFile {
+    fn write(&mut self, record: &Record) -> Result<(), String> {
+        let document = Document { version: VERSION, record };
+        let bytes = serde_json::to_vec_pretty(&document).map_err(|error| error.to_string())?;
+        replace(&self.path, &bytes).map_err(|error| format!("{}: {error}", self.path.display()))
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Record, String> {
+    let document: Document<Record> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    match document.version {
+        VERSION => Ok(document.record),
+        other => Err(format!("version {other}, this program knows {VERSION}")),
+    }
+}
+
+/// A cluster may be called anything; a file may not.
+fn file_name(cluster: &str) -> String {
+    let mut name = String::new();
+    for byte in cluster.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
+            other => name.push_str(&format!("%{other:02X}")),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let at = |port| At { host: "db".into(), port };
+        let step = Step::CatchingUp { candidate: at(2), target: Lsn(77) };
+        Record {
+            job: Some(Job {
+                kind: Kind::Failover,
+                by: String::new(),
+                why: "refused".into(),
+                to: None,
+                allow_loss: false,
+                is_refused: true,
+                known: Some(Lsn(80)),
+                synchronous: String::new(),
+                step,
+            }),
+            astray: vec![Astray { at: at(3), conninfo: "host=db port=1".into(), slot: "s".into(), standby: "b".into(), upstream: at(1) }],
+            ..Record::accepted(at(1), 4, 7, Some(99))
+        }
+    }
+
+    #[test]
+    fn a_record_outlives_the_process() {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let (mut keep, none, damage) = InFile::open(dir.path(), "a/b");
+        assert_eq!((none, damage), (None, None), "a first start is no damage");
+        keep.write(&record()).expect("written");
+        assert_eq!(InFile::open(dir.path(), "a/b").1, Some(record()));
+        assert_eq!(InFile::open(dir.path(), "a%2Fb").1, None, "another cluster");
+    }
+
+    #[test]
+    fn only_the_owner_may_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let (mut keep, ..) = InFile::open(dir.path(), "main");
+        keep.write(&record()).expect("written");
+        let mode = fs::metadata(dir.path().join("failover/main.json")).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "it holds passwords of replication: {mode:o}");
+    }
+
+    #[test]
+    fn a_damaged_record_is_set_aside_and_told() {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        InFile::open(dir.path(), "main").0.write(&record()).expect("written");
+        fs::write(dir.path().join("failover/main.json"), "{").expect("written");
+        let (_, found, damage) = InFile::open(dir.path(), "main");
+        assert_eq!(found, None);
+        assert!(damage.expect("told").contains("json.damaged"));
+    }
+}

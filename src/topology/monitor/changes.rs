@@ -1,0 +1,339 @@
+//! The monitor and the tasks that change primaries: what is lost is told to them, what they decide is published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Command, Monitor};
+use crate::config::model::{FailoverMode, Postgres};
+use crate::topology::clock::now_ns;
+use crate::topology::cluster::Watched;
+use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
+use crate::topology::failover::course::Policy;
+use crate::topology::failover::record::{At, InFile, Job, Kind, Record, Step};
+use crate::topology::model::{Role, State};
+
+/// An automatic failover that came to nothing is not tried again for so long.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A change of the primary as an admin orders it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Cluster, or empty: the one that `to` belongs to.
+    pub cluster: String,
+    /// Node to promote.
+    pub to: Option<String>,
+    /// A planned one, with the time that open transactions have; `None` if the primary is lost.
+    pub drain: Option<Duration>,
+    /// `ALLOW DATA LOSS`
+    pub allow_loss: bool,
+    /// Only say whether it could be done.
+    pub dry_run: bool,
+    /// Who.
+    pub by: String,
+}
+
+/// The task of one cluster, as the monitor sees it.
+pub(super) struct Changes {
+    orders: mpsc::UnboundedSender<Order>,
+    /// The acceptance that its record knows.
+    told: Option<(usize, u32, u64)>,
+    /// The nodes that it knows.
+    parties: Vec<(At, String, bool)>,
+    /// No automatic failover before, ns.
+    not_before_ns: u64,
+    policy: Policy,
+}
+
+impl Monitor {
+    /// Starts the task of a new cluster, with what was decided before a restart.
+    pub(super) fn begin_changes(&mut self, watched: &mut Watched, config: &Postgres) {
+        let (keep, record, damage) = InFile::open(&self.state_dir, &watched.name);
+        if let Some(damage) = damage {
+            tracing::error!(damage, cluster = watched.name, "the record of the primary cannot be used");
+            self.events.record(&watched.name, 0, "record_damaged", "", &damage);
+        }
+        if let Some(record) = &record {
+            let node = place_of(watched, &record.primary);
+            watched.plan.restore(node, record.timeline, record.epoch, record.system_identifier);
+            if let Some(job) = &record.job {
+                let actions = watched.plan.close(now_ns(), job.why.clone(), matches!(job.step, Step::Promoting { .. }));
+                watched.carry_out(now_ns(), actions);
+            }
+        }
+        let (orders, given) = mpsc::unbounded_channel();
+        let policy = policy(config);
+        let conductor = Conductor {
+            cluster: watched.name.clone(),
+            keep,
+            record,
+            events: self.events.clone(),
+            tell: self.tell(),
+            workers: Arc::clone(&self.workers),
+            parties: parties(watched),
+            policy: policy.clone(),
+        };
+        tokio::task::spawn_local(conductor.run(given));
+        let told = watched.plan.accepted_as();
+        let changes = Changes { orders, told, parties: Vec::new(), not_before_ns: 0, policy };
+        self.changes.insert(watched.name.clone(), changes);
+    }
+
+    fn tell(&self) -> Tell {
+        let commands = self.commands.clone();
+        Arc::new(move |cluster: &str, notice| {
+            let (done, ended) = oneshot::channel();
+            if let Some(commands) = commands.upgrade() {
+                // A monitor that has stopped answers by dropping it.
+                let _ = commands.send(Command::Notice { cluster: cluster.to_owned(), notice, done });
+            }
+            ended
+        })
+    }
+
+    /// Carries out what a task has decided; it is published before the task goes on.
+    pub(super) fn heed(&mut self, cluster: &str, notice: Notice) {
+        let now_ns = now_ns();
+        let Some(watched) = self.clusters.iter_mut().find(|watched| watched.name == cluster) else { return };
+        let actions = match notice {
+            Notice::Close { why, cut } => watched.plan.close(now_ns, why, cut),
+            Notice::Open => {
+                watched.detector = Default::default();
+                watched.plan.open(now_ns)
+            }
+            Notice::Install { record } => {
+                watched.detector = Default::default();
+                let Some(node) = place_of(watched, &record.primary) else { return };
+                let actions = watched.plan.install(now_ns, node, record.timeline, record.epoch);
+                if let Some(changes) = self.changes.get_mut(cluster) {
+                    changes.told = watched.plan.accepted_as();
+                }
+                actions
+            }
+        };
+        watched.carry_out(now_ns, actions);
+        watched.refresh();
+    }
+
+    /// After anything has happened: tells the tasks what they have to know, and begins what has to begin.
+    pub(super) fn look_for_changes(&mut self) {
+        let now_ns = now_ns();
+        for watched in &mut self.clusters {
+            let Some(changes) = self.changes.get_mut(&watched.name) else { continue };
+            changes.tell_nodes(watched);
+            changes.tell_accepted(watched);
+            if watched.plan.mode() == FailoverMode::Promote
+                && watched.plan.closed().is_none()
+                && now_ns >= changes.not_before_ns
+                && let Some(lost) = watched.detector.verdict(now_ns)
+                && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
+            {
+                changes.not_before_ns = now_ns + u64::try_from(AGAIN.as_nanos()).unwrap_or(u64::MAX);
+                let (known, synchronous) = watched.last_of_primary();
+                let job = Job {
+                    kind: Kind::Failover,
+                    by: String::new(),
+                    why: format!("the primary is lost: {}", lost.why),
+                    to: None,
+                    allow_loss: false,
+                    is_refused: lost.is_refused,
+                    known,
+                    synchronous,
+                    step: Step::Witnessing,
+                };
+                // Closed at once, not only when the task comes to it.
+                let actions = watched.plan.close(now_ns, job.why.clone(), false);
+                watched.carry_out(now_ns, actions);
+                watched.refresh();
+                let (reply, _) = oneshot::channel();
+                changes.begin(watched, Order::Begin { job, drain: None, reply });
+            }
+        }
+    }
+
+    /// Begins what an admin has ordered, or says why not.
+    pub(super) fn change(&mut self, change: &Change, reply: oneshot::Sender<Result<String, String>>) {
+        match self.prepare(change) {
+            Err(why) => drop(reply.send(Err(why))),
+            Ok((cluster, job)) if change.dry_run => drop(reply.send(Ok(promise(&cluster, &job)))),
+            Ok((cluster, job)) => {
+                let watched = self.clusters.iter().find(|watched| watched.name == cluster);
+                let Some((changes, watched)) = self.changes.get(&cluster).zip(watched) else { return };
+                changes.begin(watched, Order::Begin { job, drain: change.drain, reply });
+            }
+        }
+    }
+
+    fn prepare(&self, change: &Change) -> Result<(String, Job), String> {
+        let to = change.to.as_deref().map(|to| self.find_in(&change.cluster, to)).transpose()?;
+        let place = match (&to, change.cluster.as_str()) {
+            (Some((cluster, _)), _) => *cluster,
+            (None, name) => {
+                let known = self.clusters.iter().position(|watched| watched.name == name);
+                known.ok_or_else(|| format!("no PostgreSQL cluster \"{name}\""))?
+            }
+        };
+        let watched = self.clusters.get(place).ok_or("no such cluster")?;
+        let to = to.map(|(_, node)| node);
+        let (known, synchronous) = watched.last_of_primary();
+        let kind = if change.drain.is_some() { Kind::Switchover } else { Kind::Ordered };
+        let serving = watched.plan.primary();
+        let accepted = watched.plan.accepted().ok_or("no primary was ever known")?;
+        let names = |node: usize| watched.nodes.get(node).map_or("?", |node| node.conf.name.as_str());
+        if let Some(why) = watched.plan.closed() {
+            return Err(format!("another change of the primary is under way: {why}"));
+        }
+        match kind {
+            Kind::Switchover if serving.is_none() => {
+                return Err(format!("{} is not in service: FAILOVER {} promotes another", names(accepted), watched.name));
+            }
+            Kind::Ordered if serving.is_some() && !change.allow_loss => {
+                return Err(format!(
+                    "{} is well: SWITCHOVER {} changes the primary without loss; ALLOW DATA LOSS promotes another all \
+                     the same",
+                    names(accepted),
+                    watched.name
+                ));
+            }
+            _ => {}
+        }
+        if to == Some(accepted) && serving.is_some() {
+            return Err(format!("{} is the primary already", names(accepted)));
+        }
+        let candidates: Vec<usize> = (0..watched.nodes.len()).filter(|&node| is_candidate(watched, node)).collect();
+        match to {
+            Some(node) if !candidates.contains(&node) => {
+                return Err(format!("{} cannot be promoted: {}", names(node), obstacle(watched, node)));
+            }
+            None if candidates.is_empty() => return Err(format!("{} has no replica that can be promoted", watched.name)),
+            _ => {}
+        }
+        let at = |node: usize| watched.nodes.get(node).map(|node| At { host: node.conf.host.clone(), port: node.conf.port });
+        let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
+        let step = match (kind, serving) {
+            (Kind::Switchover, _) | (_, Some(_)) => Step::Fencing,
+            _ => Step::Freezing,
+        };
+        let job = Job {
+            kind,
+            by: change.by.clone(),
+            why: ordered.to_owned(),
+            to: to.and_then(at),
+            allow_loss: change.allow_loss,
+            is_refused: false,
+            known,
+            synchronous,
+            step,
+        };
+        Ok((watched.name.clone(), job))
+    }
+
+    fn find_in(&self, cluster: &str, node: &str) -> Result<(usize, usize), String> {
+        if cluster.is_empty() {
+            return self.find(node);
+        }
+        let place = self.clusters.iter().position(|watched| watched.name == cluster);
+        let place = place.ok_or_else(|| format!("no PostgreSQL cluster \"{cluster}\""))?;
+        let own = node.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('.')).unwrap_or(node);
+        let nodes = self.clusters.get(place).map(|watched| watched.nodes.as_slice()).unwrap_or_default();
+        let found = nodes.iter().position(|known| known.conf.name == own);
+        found.map(|node| (place, node)).ok_or_else(|| format!("{cluster} has no node \"{node}\""))
+    }
+
+    /// A cluster has other settings or nodes.
+    pub(super) fn reconfigure_changes(&mut self, config: &Postgres) {
+        for changes in self.changes.values_mut() {
+            changes.policy = policy(config);
+            changes.parties.clear();
+        }
+        self.changes.retain(|name, _| self.clusters.iter().any(|watched| watched.name == *name));
+    }
+}
+
+impl Changes {
+    /// With what is known of the nodes just now.
+    fn begin(&self, watched: &Watched, order: Order) {
+        // The task ends only with the cluster.
+        let _ = self.orders.send(Order::Nodes(parties(watched), self.policy.clone()));
+        let _ = self.orders.send(order);
+    }
+
+    fn tell_nodes(&mut self, watched: &Watched) {
+        let parties = parties(watched);
+        let known: Vec<(At, String, bool)> =
+            parties.iter().map(|party| (party.at.clone(), party.name.clone(), party.may_lead)).collect();
+        if known != self.parties {
+            self.parties = known;
+            let _ = self.orders.send(Order::Nodes(parties, self.policy.clone()));
+        }
+    }
+
+    fn tell_accepted(&mut self, watched: &Watched) {
+        let accepted = watched.plan.accepted_as();
+        if accepted == self.told {
+            return;
+        }
+        self.told = accepted;
+        if let Some((node, timeline, epoch)) = accepted
+            && let Some(node) = watched.nodes.get(node)
+        {
+            let at = At { host: node.conf.host.clone(), port: node.conf.port };
+            let record = Record::accepted(at, timeline, epoch, watched.plan.system_identifier());
+            let _ = self.orders.send(Order::Accepted(record));
+        }
+    }
+}
+
+fn policy(config: &Postgres) -> Policy {
+    let failover = &config.failover;
+    Policy {
+        durability: failover.durability,
+        max_lost_bytes: failover.max_lost_bytes,
+        may_promote: failover.mode == FailoverMode::Promote,
+    }
+}
+
+fn place_of(watched: &Watched, at: &At) -> Option<usize> {
+    watched.nodes.iter().position(|node| (&node.conf.host, node.conf.port) == (&at.host, at.port))
+}
+
+fn parties(watched: &Watched) -> Vec<Party> {
+    let party = |(place, node): (usize, &crate::topology::cluster::WatchedNode)| Party {
+        at: At { host: node.conf.host.clone(), port: node.conf.port },
+        name: node.conf.name.clone(),
+        target: node.target.clone(),
+        may_lead: node.conf.promote && watched.plan.may_lead(place),
+        timeline: watched.timeline(place),
+    };
+    watched.nodes.iter().enumerate().map(party).collect()
+}
+
+fn is_replica_up(watched: &Watched, node: usize) -> bool {
+    let standings = watched.plan.standings();
+    standings.get(node).is_some_and(|standing| standing.role == Role::Replica && standing.state != State::Down)
+}
+
+fn is_candidate(watched: &Watched, node: usize) -> bool {
+    let may = watched.nodes.get(node).is_some_and(|node| node.conf.promote) && watched.plan.may_lead(node);
+    may && is_replica_up(watched, node)
+}
+
+fn obstacle(watched: &Watched, node: usize) -> String {
+    let standing = watched.plan.standings().into_iter().nth(node);
+    match standing {
+        Some(standing) if standing.role == Role::Replica && standing.state == State::Up => {
+            "promote = false in the configuration".to_owned()
+        }
+        Some(standing) => format!("it is {}, {}: {}", standing.role, standing.state, standing.reason),
+        None => "there is no such node".to_owned(),
+    }
+}
+
+fn promise(cluster: &str, job: &Job) -> String {
+    let what = if job.kind == Kind::Switchover { "switchover" } else { "failover" };
+    match &job.to {
+        Some(to) => format!("a {what} of {cluster} to {to} is possible"),
+        None => format!("a {what} of {cluster} is possible"),
+    }
+}

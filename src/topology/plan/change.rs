@@ -1,0 +1,78 @@
+//! What [`crate::topology::failover`] does is told to the plan.
+
+use super::{Action, Closed, Facts, Plan, Reach, Record};
+use crate::config::model::{FailoverMode, NodeRole};
+
+impl Plan {
+    /// Nobody takes writes until [`Plan::open`] or [`Plan::install`]. With `cuts`, not even what is under way goes on.
+    pub fn close(&mut self, now_ns: u64, why: String, cuts: bool) -> Vec<Action> {
+        self.changed(now_ns, |plan, _| plan.closed = Some(Closed { why, cuts }))
+    }
+
+    /// The accepted primary takes writes as before.
+    pub fn open(&mut self, now_ns: u64) -> Vec<Action> {
+        self.changed(now_ns, |plan, _| plan.closed = None)
+    }
+
+    /// We have promoted this node, and it takes writes.
+    pub fn install(&mut self, now_ns: u64, node: usize, timeline: u32, epoch: u64) -> Vec<Action> {
+        self.changed(now_ns, |plan, actions| {
+            let Some(member) = plan.members.get_mut(node) else { return };
+            let system_identifier = plan.identifier;
+            member.facts = Some(Facts { in_recovery: false, timeline: Some(timeline), system_identifier });
+            member.reach = Reach::Up;
+            member.fence = None;
+            plan.closed = None;
+            plan.record = Some(Record { node, timeline });
+            plan.floor = plan.floor.max(timeline);
+            plan.epoch = epoch;
+            actions.push(Action::ForgetPositions);
+        })
+    }
+
+    /// What was decided before a restart: this node was the primary.
+    pub fn restore(&mut self, node: Option<usize>, timeline: u32, epoch: u64, identifier: Option<u64>) {
+        self.record = node.map(|node| Record { node, timeline });
+        self.floor = timeline;
+        self.epoch = epoch;
+        self.identifier = identifier;
+        self.last_served = node;
+    }
+
+    /// What is known of the accepted primary: its place, its timeline, and the epoch.
+    pub fn accepted_as(&self) -> Option<(usize, u32, u64)> {
+        self.record.map(|record| (record.node, record.timeline, self.epoch))
+    }
+
+    /// Connections that were made to the primary in this epoch or before, and do not lead to the primary of now, are
+    /// taken away from their clients: what they still do would be lost.
+    pub fn cut_epoch(&self) -> u64 {
+        let cuts = self.closed.as_ref().is_some_and(|closed| closed.cuts);
+        if cuts { self.epoch } else { self.epoch.saturating_sub(1) }
+    }
+
+    /// `failover.mode`
+    pub fn mode(&self) -> FailoverMode {
+        self.mode
+    }
+
+    /// Why nobody takes writes, if Forebay itself changes the primary.
+    pub fn closed(&self) -> Option<&str> {
+        self.closed.as_ref().map(|closed| closed.why.as_str())
+    }
+
+    /// The node takes part in no promotion: an admin's order, or the configuration.
+    pub fn may_lead(&self, node: usize) -> bool {
+        self.members.get(node).is_some_and(|member| {
+            member.hold.is_none() && member.fence.is_none() && member.seat.role != NodeRole::Replica
+        })
+    }
+
+    fn changed(&mut self, now_ns: u64, change: impl FnOnce(&mut Self, &mut Vec<Action>)) -> Vec<Action> {
+        let before = self.standings();
+        let mut actions = Vec::new();
+        change(self, &mut actions);
+        self.settle(now_ns, &before, &mut actions);
+        actions
+    }
+}
