@@ -252,6 +252,7 @@ fn facts() -> Facts {
         close_needed: true,
     };
     let cluster = ClusterView {
+        paused: None,
         name: "main".into(),
         epoch: 2,
         primary: Some(0),
