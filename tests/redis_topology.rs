@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use forebay::config::model::{RedisReads, RedisService};
 use forebay::topology::clock::now_ns;
-use forebay::topology::redis::{HoldWrites, RedisMonitor, RedisMonitorHandle, RedisNode, RedisSnapshot, ServiceView};
+use forebay::topology::redis::{
+    HoldWrites, Planned, RedisMonitor, RedisMonitorHandle, RedisNode, RedisSnapshot, ServiceView,
+};
 use forebay::topology::{EventLog, Role, State};
 use rustix::process::Signal;
 
@@ -53,6 +55,8 @@ struct Watch {
     handle: RedisMonitorHandle,
     events: EventLog,
     published: Published,
+    /// Orders are kept there.
+    _state: tempfile::TempDir,
 }
 
 impl Watch {
@@ -60,8 +64,9 @@ impl Watch {
         let (events, published) = (EventLog::new(1000), Published::default());
         let taken = Rc::clone(&published);
         let publish = move |snapshot| taken.borrow_mut().push((now_ns(), snapshot));
-        let handle = RedisMonitor::start(&[service], publish, events.clone());
-        Self { handle, events, published }
+        let state = tempfile::tempdir().expect("a folder");
+        let handle = RedisMonitor::start(&[service], state.path(), publish, events.clone());
+        Self { handle, events, published, _state: state }
     }
 
     fn view(&self) -> Arc<ServiceView> {
@@ -358,6 +363,9 @@ struct Held {
 }
 
 impl HoldWrites for Held {
+    fn drain<'a>(&'a self, _: &'a str, _: Duration) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        panic!("nobody has asked for a clean switchover")
+    }
     fn hold<'a>(&'a self, _: &'a str, _: Duration) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
         Box::pin(async {
             self.writer.held.store(true, Ordering::SeqCst);
@@ -376,6 +384,11 @@ impl HoldWrites for Held {
     }
 }
 
+/// As ordered without MODE.
+fn planned(to: Option<String>, limit: Duration, dry_run: bool) -> Planned {
+    Planned { to, patience: None, limit, dry_run }
+}
+
 /// Switches over under load; the answer is the new primary's port.
 async fn switched(watch: &Watch, nodes: &[Server], to: Option<u16>, longest: Duration) -> u16 {
     let old = watch.primary().expect("it is whole");
@@ -388,7 +401,7 @@ async fn switched(watch: &Watch, nodes: &[Server], to: Option<u16>, longest: Dur
     let hold = Arc::new(Held { writer: Arc::clone(&writer), handle: watch.handle.clone() });
     let to = to.map(|port| format!("127.0.0.1:{port}"));
     let limit = Duration::from_secs(5);
-    let told = watch.handle.switchover(SERVICE, to, limit, false, "ann", hold).await;
+    let told = watch.handle.switchover(SERVICE, planned(to, limit, false), "ann", hold).await;
     println!("{told:?}");
     let told = told.unwrap_or_else(|why| panic!("{why}\n{:#?}", watch.events.rows()));
     let new = watch.primary().expect("published before it was told");
@@ -427,9 +440,9 @@ async fn switchovers() {
         Arc::new(Held { writer, handle: watch.handle.clone() })
     };
     let second = Duration::from_secs(1);
-    let dry = watch.handle.switchover(SERVICE, None, second, true, "ann", hold()).await;
+    let dry = watch.handle.switchover(SERVICE, planned(None, second, true), "ann", hold()).await;
     assert!(dry.as_ref().is_ok_and(|told| told.contains("is possible")), "{dry:?}");
-    let own = watch.handle.switchover(SERVICE, Some("redis1".to_owned()), second, true, "ann", hold()).await;
+    let own = watch.handle.switchover(SERVICE, planned(Some("redis1".to_owned()), second, true), "ann", hold()).await;
     assert!(own.as_ref().is_err_and(|why| why.contains("is the primary already")), "{own:?}");
 
     let limit = Duration::from_secs(3);
@@ -460,7 +473,7 @@ async fn switchovers() {
         sentinel.signal(Signal::STOP);
     }
     watch.until("two Sentinels are lost", |w| w.handle.insights()[0].heard == 1).await;
-    let few = watch.handle.switchover(SERVICE, None, second, true, "ann", hold()).await;
+    let few = watch.handle.switchover(SERVICE, planned(None, second, true), "ann", hold()).await;
     assert!(few.as_ref().is_err_and(|why| why.contains("only 1 of 3 Sentinels")), "{few:?}");
     assert_eq!(watch.primary(), Some(wanted), "without a majority the primary is kept");
 }
@@ -472,6 +485,9 @@ struct Hanging {
 }
 
 impl HoldWrites for Hanging {
+    fn drain<'a>(&'a self, _: &'a str, _: Duration) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        panic!("nobody has asked for a clean switchover")
+    }
     fn hold<'a>(
         &'a self,
         of: &'a str,
@@ -496,7 +512,8 @@ async fn a_switchover_that_cannot_finish_is_undone(watch: &Watch, nodes: &[Serve
     let writer = Arc::<Writer>::default();
     let held = Held { writer: Arc::clone(&writer), handle: watch.handle.clone() };
     let (begun, limit) = (Instant::now(), Duration::from_millis(500));
-    let undone = watch.handle.switchover(SERVICE, None, limit, false, "ann", Arc::new(Hanging { held, hang })).await;
+    let undone =
+        watch.handle.switchover(SERVICE, planned(None, limit, false), "ann", Arc::new(Hanging { held, hang })).await;
     replicas.iter().for_each(|pid| rustix::process::kill_process(*pid, Signal::CONT).expect("ours"));
     let why = undone.expect_err("no replica can have everything");
     assert!(why.contains("was given up"), "{why}");

@@ -34,6 +34,8 @@ pub enum Refusal {
     },
     /// No database of this name.
     NoDatabase(String),
+    /// No cluster and no Redis service of this name.
+    NoService(String),
     /// The console's own database.
     OwnDatabase(&'static str),
     /// No client of this number.
@@ -101,7 +103,7 @@ impl ToClient for Refusal {
             Refusal::NotAvailable { .. } | Refusal::Parameters => sqlstate::FEATURE_NOT_SUPPORTED,
             Refusal::NotAllowed { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
             Refusal::NoDatabase(_) => sqlstate::INVALID_CATALOG_NAME,
-            Refusal::NoClient(_) | Refusal::Node(_) => sqlstate::UNDEFINED_OBJECT,
+            Refusal::NoClient(_) | Refusal::Node(_) | Refusal::NoService(_) => sqlstate::UNDEFINED_OBJECT,
             Refusal::WrongState(_) | Refusal::OwnDatabase(_) => sqlstate::WRONG_STATE,
             Refusal::BadValue(_) => sqlstate::INVALID_PARAMETER_VALUE,
             Refusal::BadConfig(_) => "F0000",
@@ -130,6 +132,7 @@ impl ToClient for Refusal {
             Refusal::NotAvailable { what, why } => format!("{what} {why}").into(),
             Refusal::NotAllowed { what, .. } => format!("{what} needs an admin").into(),
             Refusal::NoDatabase(name) => format!("no such database: {name}").into(),
+            Refusal::NoService(name) => format!("no such service: {name}").into(),
             Refusal::OwnDatabase(what) => format!("{what} is not possible for the console's own database").into(),
             Refusal::NoClient(id) => format!("no client has the id {id}").into(),
             Refusal::WrongState(why) | Refusal::BadValue(why) | Refusal::Node(why) | Refusal::Protocol(why) => {
@@ -167,6 +170,7 @@ impl ToClient for Refusal {
             Refusal::NoDatabase(_) => "SHOW DATABASES lists them".into(),
             Refusal::NoClient(_) => "SHOW CLIENTS lists them, in its last column".into(),
             Refusal::Node(_) => "SHOW NODES lists them".into(),
+            Refusal::NoService(_) => "SHOW HA lists them".into(),
             Refusal::Parameters => "write the values into the statement".into(),
             Refusal::NotFromHere | Refusal::NoAdminUser(_) => "add an [[admin.user]] to the configuration".into(),
             Refusal::TooManySessions(_) => "close one, or end one by KILL_CLIENT".into(),

@@ -27,9 +27,11 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("DRAIN NODE node", "let running work end, and start nothing new on it"),
     ("SET WEIGHT node = n", "a node's share of reads"),
     (
-        "SWITCHOVER service [TO node] [DRAIN '5s'] [DRY RUN]",
+        "SWITCHOVER service [TO node] [MODE fast | clean] [DRAIN '5s'] [DRY RUN]",
         "make a replica of a Redis service the primary; clients only wait",
     ),
+    ("PAUSE FAILOVER [service]", "go on with the present primary, whatever happens to the roles of nodes"),
+    ("RESUME FAILOVER [service]", "follow changes of the primary again"),
 ];
 
 pub(super) fn rows() -> Vec<Row> {

@@ -83,7 +83,40 @@ pub struct Holds {
     pub shared: Arc<Shared>,
 }
 
+impl Holds {
+    /// Asks every data thread about the service, and returns the answers of those that have it.
+    async fn ask<T: Send + 'static>(&self, service: &str, of: fn(&crate::redis::Service) -> T) -> Vec<T> {
+        let mut answers = Vec::new();
+        for worker in self.shared.workers() {
+            let service = service.to_owned();
+            answers.extend(worker.ask(move |core| core.service(&service).map(|service| of(&service))).await.flatten());
+        }
+        answers
+    }
+}
+
 impl HoldWrites for Holds {
+    fn drain<'a>(
+        &'a self,
+        service: &'a str,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        Box::pin(async move {
+            let deadline = tokio::time::Instant::now() + limit;
+            self.ask(service, |service| service.is_draining.set(true)).await;
+            loop {
+                let left: usize = self.ask(service, |service| service.in_transaction.get()).await.into_iter().sum();
+                if left == 0 {
+                    return Ok(());
+                }
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(format!("{left} clients were still between WATCH and EXEC after {limit:?}"));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+    }
+
     fn hold<'a>(
         &'a self,
         service: &'a str,
@@ -91,18 +124,9 @@ impl HoldWrites for Holds {
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + limit;
-            for worker in self.shared.workers() {
-                let service = service.to_owned();
-                worker.ask(move |core| core.service(&service).map(|service| service.hold(true))).await;
-            }
+            self.ask(service, |service| service.hold(true)).await;
             loop {
-                let mut is_quiet = true;
-                for worker in self.shared.workers() {
-                    let service = service.to_owned();
-                    let quiet = worker.ask(move |core| core.service(&service).is_none_or(|service| service.is_quiet()));
-                    is_quiet &= quiet.await.unwrap_or(true);
-                }
-                if is_quiet {
+                if self.ask(service, |service| service.is_quiet()).await.into_iter().all(|is_quiet| is_quiet) {
                     return Ok(());
                 }
                 if tokio::time::Instant::now() >= deadline {

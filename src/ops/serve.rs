@@ -205,7 +205,7 @@ fn start_redis_monitor(
             worker.post(move |core| core.set_topology(&snapshot));
         }
     };
-    RedisMonitor::start(&config.redis, publish, events.clone())
+    RedisMonitor::start(&config.redis, &config.general.state_dir, publish, events.clone())
 }
 
 fn start_workers(config: &Arc<Config>, shared: &Arc<Shared>, monitor: &MonitorHandle) -> io::Result<()> {

@@ -32,4 +32,5 @@ mod transaction;
 mod verbs;
 
 pub use core::Core;
+pub use service::Service;
 pub use shared::{Control, Shared};

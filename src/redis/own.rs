@@ -408,6 +408,13 @@ impl Session {
 
     /// A request that needs a connection of its own.
     pub(super) fn send_own(&mut self, frame: &[u8], what: What) -> Taken {
+        let begins_transaction = matches!(what, What::Watch | What::Multi { .. }) && !self.is_in_transaction;
+        if begins_transaction && self.service.is_draining.get() {
+            if self.awaits_own() {
+                return Taken::Wait(Wait::Own);
+            }
+            return self.wait_for_primary("its primary is about to be changed".to_owned());
+        }
         match self.open_own() {
             Ok(own) => own.send(frame, what),
             Err(taken) => return taken,
@@ -470,6 +477,20 @@ impl Session {
         };
         let before = std::mem::replace(&mut self.pending_own, now);
         self.service.own_pending.update(|all| (all + now).saturating_sub(before));
+        let is_in_transaction = self.has_begun_transaction();
+        if is_in_transaction != self.is_in_transaction {
+            self.is_in_transaction = is_in_transaction;
+            let count = |all: usize| if is_in_transaction { all + 1 } else { all.saturating_sub(1) };
+            self.service.in_transaction.update(count);
+        }
+    }
+
+    /// Keys are watched or a transaction is open on the client's own connection, or will be when what is on its way is
+    /// answered.
+    fn has_begun_transaction(&self) -> bool {
+        let OwnState::Open(own) = &self.own else { return false };
+        let begins = |expect: &Expect| matches!(expect.what, What::Watch | What::Multi { .. });
+        own.state.is_watching || own.state.is_in_multi || own.expects.iter().any(begins)
     }
 
     /// Moves bytes between the client's own connection and the client.

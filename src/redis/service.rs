@@ -52,6 +52,10 @@ pub struct Service {
     pub asked_commands: Cell<u64>,
     /// Requests on connections of their own that are not answered yet, those that block apart.
     pub own_pending: Cell<usize>,
+    /// Clients of this thread that are between WATCH (or MULTI on a connection of their own) and EXEC.
+    pub in_transaction: Cell<usize>,
+    /// Nobody new may get there: a planned change waits for those who are.
+    pub is_draining: Cell<bool>,
     /// Replies that wait for clients of this thread to take them, bytes.
     pub kept: Cell<usize>,
     view: RefCell<Arc<ServiceView>>,
@@ -120,6 +124,7 @@ impl Service {
             primary: None,
             nodes: Vec::new(),
             reason: "the nodes have not been looked at yet".into(),
+            paused: None,
             wanted_fresh: Arc::default(),
         };
         Rc::new(Service {
@@ -131,6 +136,8 @@ impl Service {
             version: Cell::new(1),
             asked_commands: Cell::new(0),
             own_pending: Cell::new(0),
+            in_transaction: Cell::new(0),
+            is_draining: Cell::new(false),
             kept: Cell::new(0),
             view: RefCell::new(Arc::new(view)),
             lanes: RefCell::default(),
@@ -260,6 +267,7 @@ impl Service {
         self.is_held.set(is_held);
         self.note_change();
         if !is_held {
+            self.is_draining.set(false);
             self.release_waiting();
         }
     }

@@ -92,6 +92,8 @@ pub struct Session {
     pub(super) is_own_paused: bool,
     /// What of the service's `own_pending` is this client's.
     pub(super) pending_own: usize,
+    /// It is counted in the service's `in_transaction`.
+    pub(super) is_in_transaction: bool,
     /// The client sends no more.
     is_deaf: bool,
 }
@@ -128,6 +130,7 @@ impl Session {
             has_waited: false,
             is_own_paused: false,
             pending_own: 0,
+            is_in_transaction: false,
             is_deaf: false,
         }
     }

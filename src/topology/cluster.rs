@@ -326,6 +326,7 @@ impl Watched {
             closed: self.plan.closed().map(str::to_owned),
             primary,
             nodes: self.nodes.iter().map(WatchedNode::view).collect(),
+            paused: self.plan.paused().map(str::to_owned),
             system_identifier: self.plan.system_identifier(),
             server_version: server_version.map(|answer| answer.server_version.clone()),
             wanted_fresh: Arc::clone(&self.wanted_fresh),

@@ -44,6 +44,8 @@ pub struct ClusterView {
     pub primary: Option<usize>,
     /// In the order of the configuration.
     pub nodes: Vec<NodeView>,
+    /// Who has paused failover, if somebody has.
+    pub paused: Option<String>,
     /// What `initdb` drew for this cluster, once agreed on.
     pub system_identifier: Option<u64>,
     /// `server_version` of the primary, or of the first node that told one.

@@ -20,7 +20,7 @@ use super::events::EventLog;
 use super::model::{Snapshot, Workers};
 use super::plan::{Hold, Order};
 use super::probe::{Prober, Target};
-use super::store::Store;
+use super::store::{Kind, Store, Weight};
 
 mod changes;
 mod handle;
@@ -77,11 +77,7 @@ impl Monitor {
         workers: Arc<dyn Workers>,
         events: EventLog,
     ) -> MonitorHandle {
-        let (store, damage) = Store::open(state_dir);
-        if let Some(damage) = damage {
-            tracing::error!(damage, "the kept states of PostgreSQL nodes cannot be used");
-            events.record("", 0, "state_damaged", "", &damage);
-        }
+        let store = Store::open(state_dir, Kind::Postgres, &events);
         let (reports, ended) = mpsc::unbounded_channel();
         let (commands, ordered) = mpsc::unbounded_channel();
         let empty = Arc::new(Snapshot { version: 0, clusters: Vec::new() });
@@ -201,6 +197,9 @@ impl Monitor {
                 self.heed(&cluster, notice);
                 self.heeded.push(done);
             }
+            Command::SetPaused { cluster, paused, by, reply } => {
+                let _ = reply.send(self.set_paused(cluster.as_deref(), paused, &by));
+            }
             Command::Reconfigure { config, reply } => {
                 self.reconfigure(&config);
                 let _ = reply.send(Ok(String::new()));
@@ -215,8 +214,7 @@ impl Monitor {
         let mut plan = watched.plan.clone();
         let (told, actions) = plan.order(now_ns, node, order)?;
         if let Some(conf) = watched.nodes.get(node).map(|node| &node.conf) {
-            let kept = self.store.set(&watched.name, &conf.host, conf.port, plan.hold(node));
-            kept.map_err(|error| format!("nothing changed: it could not be kept in general.state_dir: {error}"))?;
+            self.store.set_hold(&watched.name, &conf.host, conf.port, plan.hold(node))?;
         }
         watched.plan = plan;
         watched.carry_out(now_ns, actions);
@@ -229,10 +227,33 @@ impl Monitor {
         let watched = self.clusters.get_mut(cluster).ok_or("no such cluster")?;
         let node = watched.nodes.get_mut(node).ok_or("no such node")?;
         let told = format!("{} has weight {weight}, {} before", node.conf.name, node.weight);
+        let instead_of = node.conf.weight;
+        let kept = (weight != instead_of).then_some(Weight { is: weight, instead_of });
+        self.store.set_weight(&watched.name, &node.conf.host, node.conf.port, kept)?;
         node.weight = weight;
         let detail = format!("{told}, by {by}");
         self.events.record(&watched.name, watched.plan.epoch(), "weight_set", &node.conf.name, &detail);
         Ok(told)
+    }
+
+    /// `PAUSE` or `RESUME FAILOVER` of a cluster, or of all; the answer is which were not paused, or paused, before.
+    fn set_paused(&mut self, cluster: Option<&str>, paused: bool, by: &str) -> Result<Vec<String>, String> {
+        let is_meant = |known: &&mut Watched| {
+            cluster.is_none_or(|name| known.name == name) && known.plan.paused().is_some() != paused
+        };
+        let names: Vec<String> = self.clusters.iter_mut().filter(is_meant).map(|known| known.name.clone()).collect();
+        let by_whom = paused.then_some(by);
+        self.store.set_paused(&names, by_whom)?;
+        let event = if paused { "failover_paused" } else { "failover_resumed" };
+        for watched in self.clusters.iter_mut().filter(|known| names.contains(&known.name)) {
+            self.events.record(&watched.name, watched.plan.epoch(), event, "", &format!("by {by}"));
+            let now_ns = now_ns();
+            let actions = watched.plan.set_paused(now_ns, by_whom.map(str::to_owned));
+            watched.carry_out(now_ns, actions);
+            watched.refresh();
+        }
+        self.show();
+        Ok(names)
     }
 
     /// A node by `name`, or by `cluster.name` where several clusters have one of that name.
@@ -287,7 +308,13 @@ impl Monitor {
     }
 
     fn watch(&self, config: &Postgres, conf: &Cluster) -> Watched {
-        Watched::new(config, conf, Arc::clone(&self.wake), self.events.clone())
+        let mut watched = Watched::new(config, conf, Arc::clone(&self.wake), self.events.clone());
+        if let Some(by) = self.store.paused(&conf.name) {
+            self.events.record(&conf.name, 0, "failover_paused", "", &format!("by {by}, before the restart"));
+            let actions = watched.plan.set_paused(now_ns(), Some(by.to_owned()));
+            watched.carry_out(now_ns(), actions);
+        }
+        watched
     }
 
     /// Gives a cluster the nodes of `conf`. A server that was there before, by host and port, keeps what is known
@@ -334,8 +361,25 @@ impl Monitor {
                 self.resume(&mut watched, place, hold);
             }
         }
+        self.weigh_again(&mut watched);
         watched.refresh();
         watched
+    }
+
+    /// Gives nodes the weights that were ordered, unless the file has brought another since.
+    fn weigh_again(&mut self, watched: &mut Watched) {
+        for node in &mut watched.nodes {
+            let (host, port) = (&node.conf.host, node.conf.port);
+            match self.store.weight(&watched.name, host, port) {
+                Some(ordered) if ordered.instead_of == node.conf.weight => node.weight = ordered.is,
+                Some(_) => {
+                    if let Err(error) = self.store.set_weight(&watched.name, host, port, None) {
+                        tracing::warn!(node = node.conf.name, error, "an order that is void could not be forgotten");
+                    }
+                }
+                None => {}
+            }
+        }
     }
 
     fn resume(&self, watched: &mut Watched, place: usize, hold: Hold) {

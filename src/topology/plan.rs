@@ -159,6 +159,8 @@ struct Closed {
 #[derive(Debug, Clone)]
 pub struct Plan {
     mode: FailoverMode,
+    /// Who has paused failover: the recorded primary stays then, whatever others promote.
+    paused: Option<String>,
     members: Vec<Member>,
     epoch: u64,
     record: Option<Record>,
@@ -178,6 +180,7 @@ impl Plan {
     pub fn new(mode: FailoverMode, seats: Vec<Seat>) -> Self {
         Self {
             mode,
+            paused: None,
             members: seats.into_iter().map(Member::new).collect(),
             epoch: 0,
             record: None,

@@ -39,9 +39,11 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         | Command::DrainNode(node)
         | Command::AttachNode { node, .. }
         | Command::SetWeight { node, .. } => by.order(node, command).await,
-        Command::Switchover { service, to, drain, dry_run } => {
-            by.switchover(service, to.as_deref(), *drain, *dry_run).await
+        Command::Switchover { service, to, mode, drain, dry_run } => {
+            by.switchover(service, to.as_deref(), *mode, *drain, *dry_run).await
         }
+        Command::PauseFailover(service) => by.set_failover_paused(service.as_deref(), true).await,
+        Command::ResumeFailover(service) => by.set_failover_paused(service.as_deref(), false).await,
     }
 }
 

@@ -6,6 +6,8 @@ use super::Admin;
 use crate::admin::errors::Refusal;
 use crate::admin::run::{Answer, Notice};
 use crate::admin::statement::Command;
+use crate::admin::statement::command::Mode;
+use crate::topology::redis::Planned;
 
 /// Which of the two monitors an order is for.
 enum Kind {
@@ -52,11 +54,38 @@ impl Admin<'_> {
         }
     }
 
+    /// `PAUSE FAILOVER` and `RESUME FAILOVER`, of one service or of all.
+    pub(super) async fn set_failover_paused(&self, service: Option<&str>, paused: bool) -> Result<Answer, Refusal> {
+        let (postgres, redis) = (&self.instance.monitor, &self.instance.redis);
+        if let Some(name) = service
+            && !postgres.snapshot().clusters.iter().any(|cluster| cluster.name == name)
+            && !redis.snapshot().services.iter().any(|known| known.name == name)
+        {
+            return Err(Refusal::NoService(name.to_owned()));
+        }
+        // Recorded by the monitors, with the name.
+        let mut changed = redis.set_paused(service, paused, self.name).await.map_err(Refusal::WrongState)?;
+        changed.extend(postgres.set_paused(service, paused, self.name).await.map_err(Refusal::WrongState)?);
+        self.instance.settled().await;
+        if changed.is_empty() {
+            return Err(Refusal::WrongState(match (service, paused) {
+                (Some(name), true) => format!("failover of {name} is paused already"),
+                (Some(name), false) => format!("failover of {name} is not paused"),
+                (None, true) => "failover is paused everywhere already".to_owned(),
+                (None, false) => "failover is paused nowhere".to_owned(),
+            }));
+        }
+        let (tag, state) = if paused { ("PAUSE FAILOVER", "paused") } else { ("RESUME FAILOVER", "resumed") };
+        let told = format!("failover is {state}: {}", changed.join(", "));
+        Ok(Answer::done(tag).with(Notice::info(told)))
+    }
+
     /// `SWITCHOVER`, of a Redis service.
     pub(super) async fn switchover(
         &self,
         service: &str,
         to: Option<&str>,
+        mode: Mode,
         drain: Option<Duration>,
         dry_run: bool,
     ) -> Result<Answer, Refusal> {
@@ -67,10 +96,15 @@ impl Admin<'_> {
         }
         let conf = config.redis.iter().find(|conf| conf.name == service);
         // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.
-        let limit = drain.or(conf.map(|conf| conf.hold)).unwrap_or_default();
-        let hold = self.instance.hold_writes();
-        let to = to.map(str::to_owned);
-        let told = self.instance.redis.switchover(service, to, limit, dry_run, self.name, hold).await;
+        let hold = conf.map(|conf| conf.hold).unwrap_or_default();
+        let (patience, limit) = match mode {
+            Mode::Fast => (None, drain.unwrap_or(hold)),
+            // Who begins a transaction meanwhile waits for both.
+            Mode::Clean => (Some(drain.unwrap_or(hold / 2)), hold),
+        };
+        let planned = Planned { to: to.map(str::to_owned), patience, limit, dry_run };
+        let writes = self.instance.hold_writes();
+        let told = self.instance.redis.switchover(service, planned, self.name, writes).await;
         self.instance.settled().await;
         told.map(|told| Answer::done("SWITCHOVER").with(Notice::info(told))).map_err(Refusal::WrongState)
     }

@@ -26,7 +26,18 @@ pub enum Command {
     AttachNode { node: String, force: bool },
     DrainNode(String),
     SetWeight { node: String, weight: u32 },
-    Switchover { service: String, to: Option<String>, drain: Option<Duration>, dry_run: bool },
+    Switchover { service: String, to: Option<String>, mode: Mode, drain: Option<Duration>, dry_run: bool },
+    PauseFailover(Option<String>),
+    ResumeFailover(Option<String>),
+}
+
+/// What `SWITCHOVER` does with transactions that have begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// They fail, as if what they read had changed.
+    Fast,
+    /// It waits for their ends.
+    Clean,
 }
 
 /// What `SHUTDOWN` waits for.
@@ -61,12 +72,15 @@ impl Command {
             Command::DrainNode(_) => "DRAIN NODE",
             Command::SetWeight { .. } => "SET WEIGHT",
             Command::Switchover { .. } => "SWITCHOVER",
+            Command::PauseFailover(_) => "PAUSE FAILOVER",
+            Command::ResumeFailover(_) => "RESUME FAILOVER",
         }
     }
 }
 
 const DATABASE: &str =
     "the name of a database (in double quotes if it has other characters than letters, digits and _)";
+const SERVICE: &str = "the name of a service, see SHOW HA";
 const NODE: &str = "the name of a node, such as pg1, main.pg1 or redis1";
 
 impl Parser<'_> {
@@ -75,9 +89,9 @@ impl Parser<'_> {
         let later = |what| Err(Refusal::NotAvailable { what, why: "is not available in this version" });
         Ok(Some(match word {
             "reload" => Command::Reload,
-            "pause" if self.peek().is("failover") => return later("PAUSE FAILOVER"),
+            "pause" if self.take("failover") => Command::PauseFailover(self.optional_name(SERVICE)?),
             "pause" => Command::Pause(self.optional_name(DATABASE)?),
-            "resume" if self.peek().is("failover") => return later("RESUME FAILOVER"),
+            "resume" if self.take("failover") => Command::ResumeFailover(self.optional_name(SERVICE)?),
             "resume" => Command::Resume(self.optional_name(DATABASE)?),
             "disable" => Command::Disable(self.name(DATABASE)?),
             "enable" => Command::Enable(self.name(DATABASE)?),
@@ -111,10 +125,10 @@ impl Parser<'_> {
         }
     }
 
-    /// `SWITCHOVER service [TO node] [DRAIN '5s'] [DRY RUN]`, from after SWITCHOVER.
+    /// `SWITCHOVER service [TO node] [MODE fast | clean] [DRAIN '5s'] [DRY RUN]`, from after SWITCHOVER.
     fn switchover(&mut self) -> Result<Command, Refusal> {
-        let service = self.name("the name of a service, see SHOW HA")?;
-        let (mut to, mut drain, mut dry_run) = (None, None, false);
+        let service = self.name(SERVICE)?;
+        let (mut to, mut mode, mut drain, mut dry_run) = (None, None, None, false);
         while !self.is_over() {
             if to.is_none() && self.take("to") {
                 to = Some(self.dotted(NODE)?);
@@ -129,13 +143,18 @@ impl Parser<'_> {
                     return Err(self.mistake("RUN"));
                 }
                 dry_run = true;
-            } else if self.peek().is("mode") {
-                return Err(Refusal::NotAvailable { what: "MODE", why: "is not available in this version" });
+            } else if mode.is_none() && self.take("mode") {
+                mode = Some(match () {
+                    () if self.take("fast") => Mode::Fast,
+                    () if self.take("clean") => Mode::Clean,
+                    () => return Err(self.mistake("fast or clean")),
+                });
             } else {
-                return Err(self.mistake("TO, DRAIN or DRY RUN"));
+                return Err(self.mistake("TO, MODE, DRAIN or DRY RUN, each once"));
             }
         }
-        Ok(Command::Switchover { service, to, drain, dry_run })
+        let mode = mode.unwrap_or(Mode::Fast);
+        Ok(Command::Switchover { service, to, mode, drain, dry_run })
     }
 
     fn node(&mut self) -> Result<String, Refusal> {

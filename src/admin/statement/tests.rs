@@ -1,4 +1,4 @@
-use super::command::Shutdown;
+use super::command::{Mode, Shutdown};
 use super::*;
 use crate::wire::pg::sqlstate::ToClient;
 use proptest::prelude::*;
@@ -54,12 +54,18 @@ fn each_command_is_read() {
         ("ATTACH NODE \"pg 1\"", Command::AttachNode { node: "pg 1".into(), force: false }),
         ("ATTACH NODE pg1 FORCE", Command::AttachNode { node: "pg1".into(), force: true }),
         ("SET WEIGHT main.pg1 = 3", Command::SetWeight { node: "main.pg1".into(), weight: 3 }),
-        ("SWITCHOVER cache", Command::Switchover { service: "cache".into(), to: None, drain: None, dry_run: false }),
         (
-            "switchover cache DRY RUN drain '2s' to cache.redis2",
+            "SWITCHOVER cache",
+            Command::Switchover { service: "cache".into(), to: None, mode: Mode::Fast, drain: None, dry_run: false },
+        ),
+        ("PAUSE FAILOVER", Command::PauseFailover(None)),
+        ("resume failover main;", Command::ResumeFailover(name("main"))),
+        (
+            "switchover cache DRY RUN drain '2s' mode Clean to cache.redis2",
             Command::Switchover {
                 service: "cache".into(),
                 to: Some("cache.redis2".into()),
+                mode: Mode::Clean,
                 drain: Some(std::time::Duration::from_secs(2)),
                 dry_run: true,
             },
@@ -198,15 +204,7 @@ fn explain_route_takes_the_rest_as_it_is() {
 
 #[test]
 fn commands_of_later_versions_say_so() {
-    for text in [
-        "SWITCHOVER main MODE fast",
-        "FAILOVER main TO pg2",
-        "PROMOTE pg2",
-        "PAUSE FAILOVER",
-        "RESUME FAILOVER main",
-        "BAN '10.0.0.1'",
-        "UNBAN '10.0.0.1'",
-    ] {
+    for text in ["FAILOVER main TO pg2", "PROMOTE pg2", "BAN '10.0.0.1'", "UNBAN '10.0.0.1'"] {
         assert_eq!(code(text), "0A000", "{text}");
     }
     assert_eq!(command("PAUSE \"failover\""), Command::Pause(name("failover")), "a database of that name, in quotes");
@@ -228,6 +226,10 @@ fn an_unknown_command_leads_to_help() {
         "SWITCHOVER cache DRY",
         "SWITCHOVER cache DRAIN 5s",
         "SWITCHOVER cache TO a TO b",
+        "SWITCHOVER cache MODE sideways",
+        "SWITCHOVER cache MODE",
+        "SWITCHOVER cache MODE fast MODE clean",
+        "PAUSE FAILOVER cache main",
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(error.sqlstate(), "42601", "{text}");

@@ -64,6 +64,7 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
         let Some(view) = snapshot.clusters.get(c).filter(|view| view.name == cluster.name) else { continue };
         let mut of_cluster = Checks::of(&cluster.name);
         of_cluster.roles(view);
+        of_cluster.pause(view.paused.as_deref());
         for (n, node) in view.nodes.iter().enumerate() {
             let told = answers.get(&(c, n));
             of_cluster.node(view, n, node, told);
@@ -79,6 +80,7 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
         let mut of_service = Checks::of(&conf.name);
         let insight = insights.iter().find(|insight| insight.service == conf.name);
         redis::check(&mut of_service, conf, view, insight);
+        of_service.pause(view.paused.as_deref());
         checks.append(&mut of_service.all);
     }
     checks
@@ -147,6 +149,14 @@ impl<'a> Checks<'a> {
     pub(super) fn add(&mut self, node: &str, check: &'static str, result: Grade, detail: impl Into<String>) {
         let service = self.service.to_owned();
         self.all.push(Check { service, node: node.to_owned(), check, result, detail: detail.into() });
+    }
+
+    /// Only where failover is paused.
+    pub(super) fn pause(&mut self, paused: Option<&str>) {
+        if let Some(by) = paused {
+            let way_out = format!("RESUME FAILOVER {} ends that", self.service);
+            self.add("", "failover", Warning, format!("paused by {by}: no other primary is followed; {way_out}"));
+        }
     }
 
     fn roles(&mut self, view: &ClusterView) {

@@ -76,18 +76,31 @@ pub(super) fn ha(facts: &Facts) -> Vec<Row> {
             cluster.epoch,
             primary.map(|p| p.name.clone()),
             primary.and_then(|p| p.timeline),
-            phase(cluster),
-            guarantee(cluster, failover.mode),
+            phase(cluster.primary.is_some(), cluster.epoch, cluster.paused.as_deref()),
+            with_pause(cluster.paused.as_deref(), &cluster.name, guarantee(cluster, failover.mode)),
         ]
     };
     facts.snapshot.clusters.iter().map(row).chain(redis::ha(facts)).collect()
 }
 
-fn phase(cluster: &ClusterView) -> &'static str {
-    match (cluster.primary, cluster.epoch) {
-        (Some(_), _) => "serving",
-        (None, 0) => "starting",
-        (None, _) => "no_primary",
+/// What a service is about: `paused` is who has paused its failover.
+pub(super) fn phase(has_primary: bool, epoch: u64, paused: Option<&str>) -> &'static str {
+    match (paused, has_primary, epoch) {
+        (Some(_), _, _) => "paused",
+        (None, true, _) => "serving",
+        (None, false, 0) => "starting",
+        (None, false, _) => "no_primary",
+    }
+}
+
+/// A guarantee, and in front of it what a paused failover means for it.
+pub(super) fn with_pause(paused: Option<&str>, service: &str, guarantee: String) -> String {
+    match paused {
+        Some(by) => format!(
+            "failover is paused by {by}: after the loss of the primary writes wait until it is back, or until \
+             RESUME FAILOVER {service}; otherwise: {guarantee}"
+        ),
+        None => guarantee,
     }
 }
 

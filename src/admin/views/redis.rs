@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::checks::{Checks, Grade, with_reason};
+use super::nodes::{phase, with_pause};
 use crate::admin::facts::Facts;
 use crate::admin::table::{Row, row};
 use crate::admin::time;
@@ -75,12 +76,8 @@ pub(super) fn ha(facts: &Facts) -> impl Iterator<Item = Row> {
             service.epoch,
             primary.map(|node| node.name.clone()),
             None::<u32>,
-            match (primary, service.epoch) {
-                (Some(_), _) => "serving",
-                (None, 0) => "starting",
-                (None, _) => "no_primary",
-            },
-            guarantee(service, has_sentinels),
+            phase(primary.is_some(), service.epoch, service.paused.as_deref()),
+            with_pause(service.paused.as_deref(), &service.name, guarantee(service, has_sentinels)),
         ]
     })
 }
@@ -280,6 +277,7 @@ mod tests {
             primary: Some(0),
             nodes: vec![node("redis1", Role::Primary), node("redis2", Role::Replica), node("redis3", Role::Replica)],
             reason: String::new(),
+            paused: None,
             wanted_fresh: Arc::default(),
         }
     }

@@ -254,6 +254,7 @@ fn facts() -> Facts {
     let cluster = ClusterView {
         cut_epoch: 0,
         closed: None,
+        paused: None,
         name: "main".into(),
         epoch: 2,
         primary: Some(0),

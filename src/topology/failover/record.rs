@@ -174,8 +174,12 @@ impl InFile {
             Ok(bytes) => match parse(&bytes) {
                 Ok(record) => (Some(record), None),
                 Err(why) => {
-                    let lost = "it is not known who was the primary before";
-                    (None, Some(format!("{}; {lost}", set_aside(&path, &why))))
+                    let kept = match set_aside(&path) {
+                        Ok(aside) => format!("kept as {}", aside.display()),
+                        Err(error) => format!("could not be set aside: {error}"),
+                    };
+                    let lost = "who was the primary before is not known";
+                    (None, Some(format!("{}: {why}; {kept}; {lost}", path.display())))
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, None),

@@ -13,13 +13,14 @@ use crate::topology::failover::conductor::Notice;
 use crate::topology::model::{Snapshot, State, Suspicion};
 use crate::topology::plan::{Hold, Order};
 
-pub(super) type Reply = oneshot::Sender<Result<String, String>>;
+pub(super) type Reply<T = String> = oneshot::Sender<Result<T, String>>;
 
 #[derive(Debug)]
 pub(super) enum Command {
     Doubt { suspicion: Arc<Suspicion>, why: String },
     Order { node: String, order: Order, reply: Reply },
     Weigh { node: String, weight: u32, by: String, reply: Reply },
+    SetPaused { cluster: Option<String>, paused: bool, by: String, reply: Reply<Vec<String>> },
     Reconfigure { config: Box<Postgres>, reply: Reply },
     Change { change: Change, reply: Reply },
     /// What the task of a cluster's primary has decided; answered when it is published.
@@ -83,7 +84,17 @@ impl MonitorHandle {
         self.send(|reply| Command::Order { node: node.to_owned(), order, reply }).await
     }
 
-    /// `SET WEIGHT node = n`: until a restart, or until a reload brings another weight.
+    /// `PAUSE FAILOVER [cluster]` or `RESUME FAILOVER [cluster]`: while it is paused, no other primary is accepted. The
+    /// answer is the clusters to which that was news; none if there is no cluster of that name.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub async fn set_paused(&self, cluster: Option<&str>, paused: bool, by: &str) -> Result<Vec<String>, String> {
+        let (cluster, by) = (cluster.map(str::to_owned), by.to_owned());
+        self.send(|reply| Command::SetPaused { cluster, paused, by, reply }).await
+    }
+
+    /// `SET WEIGHT node = n`: until the file has another weight.
     pub async fn set_weight(&self, node: &str, weight: u32, by: &str) -> Result<String, String> {
         let (node, by) = (node.to_owned(), by.to_owned());
         self.send(|reply| Command::Weigh { node, weight, by, reply }).await
@@ -106,7 +117,7 @@ impl MonitorHandle {
         self.send(|reply| Command::Order { node: node.to_owned(), order: Order::Hold(hold), reply }).await
     }
 
-    async fn send(&self, command: impl FnOnce(Reply) -> Command) -> Result<String, String> {
+    async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
         let stopped = || "the monitor of the PostgreSQL nodes has stopped".to_owned();
         self.commands.send(command(reply)).map_err(|_| stopped())?;

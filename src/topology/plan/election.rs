@@ -62,7 +62,7 @@ impl Plan {
             _ if self.closed.is_some() => Verdict::Stay,
             None if self.is_unasked() => Verdict::Wait,
             None => self.judge_first(),
-            Some(_) if self.mode == FailoverMode::Off => Verdict::Stay,
+            Some(_) if self.mode == FailoverMode::Off || self.paused.is_some() => Verdict::Stay,
             Some(record) => self.judge_against(record),
         }
     }
@@ -148,7 +148,11 @@ impl Plan {
     fn fence_claimants(&mut self, dispute: Option<&str>) {
         let record = self.record;
         let accepted = record.map(|r| (self.name(r.node).to_owned(), r));
-        let away = self.mode == FailoverMode::Off;
+        let kept_because = match (&self.paused, self.mode) {
+            (Some(by), _) => Some(format!("failover is paused by {by}")),
+            (None, FailoverMode::Off) => Some("failover.mode is off".to_owned()),
+            (None, _) => None,
+        };
         for (node, member) in self.members.iter_mut().enumerate() {
             if !member.is_reachable() || !member.was_writable() {
                 continue;
@@ -159,14 +163,16 @@ impl Plan {
                 (None, None) => None,
                 (Some((_, record)), None) if record.node == node => (timeline < record.timeline)
                     .then(|| format!("came back on timeline {timeline}, older than the accepted {}", record.timeline)),
-                (Some((name, record)), None) if timeline > record.timeline && away => Some(format!(
-                    "accepts writes on timeline {timeline}, but failover.mode is off and {name} is the primary"
-                )),
-                (Some((name, record)), None) => Some(format!(
-                    "accepts writes on timeline {timeline}, but {name} is the primary on timeline {}: \
-                     rebuild or rewind this node as a replica",
-                    record.timeline
-                )),
+                (Some((name, record)), None) => Some(match &kept_because {
+                    Some(why) if timeline > record.timeline => {
+                        format!("accepts writes on timeline {timeline}, but {why} and {name} is the primary")
+                    }
+                    _ => format!(
+                        "accepts writes on timeline {timeline}, but {name} is the primary on timeline {}: \
+                         rebuild or rewind this node as a replica",
+                        record.timeline
+                    ),
+                }),
             };
         }
     }

@@ -53,6 +53,21 @@ impl Plan {
         Ok((told, actions))
     }
 
+    /// `PAUSE FAILOVER` by somebody, or `RESUME FAILOVER`. While it is paused the accepted primary stays the accepted
+    /// one; before there is one, the first is looked for as ever.
+    pub fn set_paused(&mut self, now_ns: u64, by: Option<String>) -> Vec<Action> {
+        let before = self.standings();
+        let mut actions = Vec::new();
+        self.paused = by;
+        self.settle(now_ns, &before, &mut actions);
+        actions
+    }
+
+    /// Who has paused failover.
+    pub fn paused(&self) -> Option<&str> {
+        self.paused.as_deref()
+    }
+
     /// Puts back what was ordered before a restart. Without events: nothing happens now.
     pub fn resume(&mut self, node: usize, hold: Hold) {
         if let Some(member) = self.members.get_mut(node) {

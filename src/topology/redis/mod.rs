@@ -21,7 +21,7 @@ pub mod sign;
 mod switchover;
 
 pub use address::Address;
-pub use model::{HoldWrites, RedisNode, RedisSnapshot, ServiceView};
+pub use model::{HoldWrites, Planned, RedisNode, RedisSnapshot, ServiceView};
 pub use monitor::{RedisMonitor, RedisMonitorHandle};
 pub use node::Settings;
 pub use service::{Insight, SentinelSeen};

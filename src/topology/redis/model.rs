@@ -29,6 +29,8 @@ pub struct ServiceView {
     pub nodes: Vec<RedisNode>,
     /// Why there is no primary, in words; empty while there is one.
     pub reason: String,
+    /// Who has paused failover, if somebody has.
+    pub paused: Option<String>,
     /// Raised by a worker whose read had to go to the primary because no replica had seen a write yet.
     pub wanted_fresh: Arc<FreshnessWanted>,
 }
@@ -72,8 +74,28 @@ pub struct RedisNode {
     pub health: HealthCounters,
 }
 
+/// A planned change of the primary, as it was ordered.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The node that is to be the primary.
+    pub to: Option<String>,
+    /// How long transactions on watched keys are waited for; `None`: they are not, and fail.
+    pub patience: Option<Duration>,
+    /// How long writes are held at the longest.
+    pub limit: Duration,
+    /// Only the preconditions are looked at.
+    pub dry_run: bool,
+}
+
 /// Holds a service's writes back for a planned change of its primary. Implemented by whoever owns the data threads.
 pub trait HoldWrites: Send + Sync {
+    /// From when this is ready with `Ok` until [`HoldWrites::release`], no client is between WATCH and EXEC: who would
+    /// begin that waits, and everything else goes on.
+    fn drain<'a>(
+        &'a self,
+        service: &'a str,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
     /// From when this is ready with `Ok`, every data thread keeps new writes in its queue and none is on its way:
     /// all have been answered. Undone by the callee if they are not answered within `limit`.
     fn hold<'a>(

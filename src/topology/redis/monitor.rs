@@ -4,6 +4,7 @@
 //! that one that hangs delays nobody. Runs on the control runtime and stops with its last [`RedisMonitorHandle`].
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,12 @@ use super::model::{RedisNode, RedisSnapshot, ServiceView};
 use super::node::Prober;
 use super::plan::{Input, Order};
 use super::sentinel::{Follower, Post, Told};
-use super::service::{Insight, Report, Watched, WatchedNode};
+use super::service::{Insight, Report, UNWEIGHED, Watched, WatchedNode};
 use super::switchover::Course;
 use crate::config::model::{RedisService, Secret};
 use crate::topology::events::EventLog;
+use crate::topology::plan::Hold;
+use crate::topology::store::{Kind, Store, Weight};
 use crate::worker::clock::now_ns;
 
 mod handle;
@@ -35,6 +38,7 @@ pub struct RedisMonitor {
     last_id: u64,
     reports: mpsc::UnboundedSender<Report>,
     tellings: mpsc::UnboundedSender<(u64, Told)>,
+    store: Store,
     events: EventLog,
     wake: Arc<Notify>,
     publish: Box<dyn Fn(Arc<RedisSnapshot>)>,
@@ -63,13 +67,14 @@ struct Inbox {
 }
 
 impl RedisMonitor {
-    /// Starts to watch `services`.
+    /// Starts to watch `services`, with admins' orders kept in `state_dir`.
     ///
     /// `publish` is called at once with every node unknown, and then with each change that matters to routing (not
     /// for offsets, lags and counters alone: those are in [`RedisMonitorHandle::snapshot`]). It runs on this thread
     /// and must not block. Must be called where `tokio::task::spawn_local` works.
     pub fn start(
         services: &[RedisService],
+        state_dir: &Path,
         publish: impl Fn(Arc<RedisSnapshot>) + 'static,
         events: EventLog,
     ) -> RedisMonitorHandle {
@@ -84,6 +89,7 @@ impl RedisMonitor {
             last_id: 0,
             reports,
             tellings,
+            store: Store::open(state_dir, Kind::Redis, &events),
             events,
             wake: Arc::default(),
             publish: Box::new(publish),
@@ -93,6 +99,7 @@ impl RedisMonitor {
         };
         for conf in services {
             let watched = monitor.watch(conf);
+            monitor.tell_of_kept(&watched);
             monitor.services.push(watched);
         }
         monitor.show();
@@ -219,6 +226,9 @@ impl RedisMonitor {
             }
             Command::Order { node, order, reply } => drop(reply.send(self.order(&node, order))),
             Command::Weigh { node, weight, by, reply } => drop(reply.send(self.weigh(&node, weight, &by))),
+            Command::SetPaused { service, paused, by, reply } => {
+                let _ = reply.send(self.set_paused(service.as_deref(), paused, &by));
+            }
             Command::Reconfigure { services, reply } => {
                 self.reconfigure(&services);
                 self.show();
@@ -268,7 +278,12 @@ impl RedisMonitor {
         let (service, node) = self.find(name)?;
         let watched = self.services.get_mut(service).ok_or("no such service")?;
         let now_ns = now_ns();
-        let (told, actions) = watched.plan.order(now_ns, node, order)?;
+        let mut plan = watched.plan.clone();
+        let (told, actions) = plan.order(now_ns, node, order)?;
+        if let Some((address, _)) = plan.node(node) {
+            self.store.set_hold(&watched.conf.name, &address.host, address.port, plan.hold(node))?;
+        }
+        watched.plan = plan;
         watched.carry_out(now_ns, actions);
         watched.refresh();
         self.show();
@@ -281,11 +296,42 @@ impl RedisMonitor {
         let called = watched.plan.node(node).map_or(String::new(), |(_, name)| name.to_owned());
         let known = watched.nodes.get_mut(node).ok_or("no such node")?;
         let told = format!("{called} has weight {weight}, {} before", known.weight);
+        let kept = (weight != UNWEIGHED).then_some(Weight { is: weight, instead_of: UNWEIGHED });
+        self.store.set_weight(&watched.conf.name, &known.address.host, known.address.port, kept)?;
         known.weight = weight;
+        watched.weights.insert(known.address.clone(), weight);
         let detail = format!("{told}, by {by}");
         self.events.record(&watched.conf.name, watched.plan.epoch(), "weight_set", &called, &detail);
         self.show();
         Ok(told)
+    }
+
+    /// `PAUSE` or `RESUME FAILOVER` of a service, or of all; the answer is which were not paused, or paused, before.
+    fn set_paused(&mut self, service: Option<&str>, paused: bool, by: &str) -> Result<Vec<String>, String> {
+        let now_ns = now_ns();
+        let by_whom = paused.then_some(by);
+        let mut changed = Vec::new();
+        for (s, known) in self.services.iter().enumerate() {
+            let is_meant = service.is_none_or(|name| known.conf.name == name);
+            if is_meant && known.plan.paused().is_some() != paused {
+                let mut plan = known.plan.clone();
+                let actions = plan.set_paused(now_ns, by_whom.map(str::to_owned));
+                changed.push((s, plan, actions.map_err(|why| format!("{}: {why}", known.conf.name))?));
+            }
+        }
+        let name = |s: usize| self.services.get(s).map(|known| known.conf.name.clone());
+        let names: Vec<String> = changed.iter().filter_map(|(s, _, _)| name(*s)).collect();
+        self.store.set_paused(&names, by_whom)?;
+        let event = if paused { "failover_paused" } else { "failover_resumed" };
+        for (s, plan, actions) in changed {
+            let Some(watched) = self.services.get_mut(s) else { continue };
+            self.events.record(&watched.conf.name, plan.epoch(), event, "", &format!("by {by}"));
+            watched.plan = plan;
+            watched.carry_out(now_ns, actions);
+            watched.refresh();
+        }
+        self.show();
+        Ok(names)
     }
 
     /// A node by its name, where several services have one of that name by `service.name`, or by `host:port`.
@@ -327,6 +373,9 @@ impl RedisMonitor {
                 }
                 None => {
                     let mut watched = self.watch(conf);
+                    if !old.iter().any(|watched| watched.conf.name == conf.name) {
+                        self.tell_of_kept(&watched);
+                    }
                     if let Some(old) = old.iter().find(|watched| watched.conf.name == conf.name) {
                         watched.succeed(old);
                         for node in &mut watched.nodes {
@@ -353,10 +402,42 @@ impl RedisMonitor {
 
     fn watch(&mut self, conf: &RedisService) -> Watched {
         let mut watched = Watched::new(conf, Arc::clone(&self.wake), self.events.clone());
+        for kept in self.store.kept(&conf.name) {
+            let address = Address::new(&kept.host, kept.port);
+            watched.weights.extend(kept.weight.map(|weight| (address.clone(), weight.is)));
+            if let Some(hold) = kept.hold {
+                watched.plan.remember(address, hold);
+            }
+        }
+        // Nothing is known yet that would be under way.
+        let paused = watched.plan.set_paused(now_ns(), self.store.paused(&conf.name).map(str::to_owned));
+        watched.carry_out(now_ns(), paused.unwrap_or_default());
         let sentinels: Vec<Address> = watched.plan.sentinels().map(|(address, _, _)| address.clone()).collect();
         watched.sentinels = sentinels.into_iter().map(|address| self.start_follower(conf, address)).collect();
         self.seat_nodes(&mut watched);
         watched
+    }
+
+    /// What was ordered before a restart and is in force again.
+    fn tell_of_kept(&self, watched: &Watched) {
+        let service = &watched.conf.name;
+        let record = |event, node: &str, by: &str| {
+            self.events.record(service, watched.plan.epoch(), event, node, &format!("by {by}, before the restart"));
+        };
+        for kept in self.store.kept(service) {
+            let address = Address::new(&kept.host, kept.port);
+            // Names of nodes that Sentinels have to tell of are not known yet.
+            let node = watched.plan.place(&address).and_then(|node| watched.plan.node(node));
+            let node = node.map_or(address.to_string(), |(_, name)| name.to_owned());
+            match &kept.hold {
+                Some(Hold::Drain { by }) => record("node_draining", &node, by),
+                Some(Hold::Detach { by }) => record("node_detached", &node, by),
+                None => {}
+            }
+        }
+        if let Some(by) = watched.plan.paused() {
+            record("failover_paused", "", by);
+        }
     }
 
     /// Gives a task to every node that a plan has come to know.

@@ -236,6 +236,14 @@ struct Alarm {
     voters: Vec<usize>,
 }
 
+/// Failover is paused: what is accepted stays, and so does what stood in its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Paused {
+    by: String,
+    /// Why the accepted primary was fenced at that time, if it was.
+    fenced: Option<String>,
+}
+
 /// The decisions about one service.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -259,6 +267,9 @@ pub struct Plan {
     loss: Option<Loss>,
     /// A planned change is under way.
     switching: bool,
+    paused: Option<Paused>,
+    /// What was ordered about nodes that are not known yet, before a restart.
+    remembered: BTreeMap<Address, Hold>,
     last_served: Option<usize>,
     lost_at_ns: Option<u64>,
 }
@@ -287,6 +298,8 @@ impl Plan {
             history: None,
             loss: None,
             switching: false,
+            paused: None,
+            remembered: BTreeMap::new(),
             last_served: None,
             lost_at_ns: None,
         };
@@ -304,7 +317,7 @@ impl Plan {
             Some(known) => (known.name.clone(), known.hold.clone()),
             None => {
                 self.named += 1;
-                (format!("redis{}", self.named), None)
+                (format!("redis{}", self.named), self.remembered.remove(&address))
             }
         };
         let (reach, facts, unlisted_ns, outdated) = (Reach::Unasked, None, None, false);
@@ -319,7 +332,10 @@ impl Plan {
         self.named = old.named;
         self.inherited = old.members.clone();
         for member in std::mem::take(&mut self.members) {
-            self.seat(member.address);
+            let node = self.seat(member.address);
+            if let (Some(again), Some(hold)) = (self.members.get_mut(node), member.hold) {
+                again.hold.get_or_insert(hold);
+            }
         }
     }
 
@@ -388,9 +404,13 @@ impl Plan {
 
     /// Decides again and reports what has changed since `before`.
     fn settle(&mut self, now_ns: u64, before: &[Standing], actions: &mut Vec<Action>) {
-        match self.has_sentinels {
-            true => self.follow(now_ns, actions),
-            false => self.go_by_roles(now_ns, actions),
+        // Before there is a primary, the first is looked for all the same: a restart must not end the service.
+        let stays = self.paused.is_some() && self.accepted.is_some();
+        match (stays, self.has_sentinels) {
+            (false, true) => self.follow(now_ns, actions),
+            (false, false) => self.go_by_roles(now_ns, actions),
+            (true, true) => self.let_silent_sentinels_go(now_ns, actions),
+            (true, false) => {}
         }
         self.report(now_ns, before, actions);
     }
@@ -401,6 +421,7 @@ impl Plan {
         let old = self.accepted.replace(accepted).map(|old| old.node);
         self.alarm = None;
         self.dispute = None;
+        self.paused.iter_mut().for_each(|paused| paused.fenced = None);
         if old != Some(node) {
             self.epoch += 1;
             actions.push(Action::ForgetPositions);
@@ -426,7 +447,7 @@ impl Plan {
     /// The node that takes writes.
     pub fn primary(&self) -> Option<usize> {
         let node = self.accepted_node()?;
-        let serves = self.says_primary(node) && self.alarm.is_none() && self.members.get(node)?.hold.is_none();
+        let serves = self.says_primary(node) && self.heeded().is_none() && self.members.get(node)?.hold.is_none();
         serves.then_some(node)
     }
 
@@ -518,13 +539,21 @@ impl Plan {
         Standing { role, state, reason }
     }
 
+    /// The sign that keeps writes from the accepted primary. While failover is paused, new ones are only noted.
+    fn heeded(&self) -> Option<&str> {
+        match &self.paused {
+            Some(paused) => paused.fenced.as_deref(),
+            None => self.alarm.as_ref().map(|alarm| alarm.why.as_str()),
+        }
+    }
+
     /// Why a node that answers may not be used.
     fn fence(&self, node: usize, role: Role, is_accepted: bool) -> Option<String> {
         if role != Role::Primary {
             return None;
         }
         if is_accepted {
-            return self.alarm.as_ref().map(|alarm| alarm.why.clone());
+            return self.heeded().map(str::to_owned);
         }
         let Some(accepted) = &self.accepted else { return self.dispute.clone() };
         let past = match self.members.get(node).is_some_and(|member| member.outdated) {

@@ -28,6 +28,8 @@ const SAMPLES: usize = 1024;
 /// A service without a primary is watched closely for this long; after that a round a second and the Sentinels' word
 /// are enough.
 const CLOSELY: Duration = Duration::from_secs(60);
+/// The weight of a node that nothing is ordered about.
+pub(super) const UNWEIGHED: u32 = 1;
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
@@ -43,7 +45,7 @@ pub(super) struct Watched {
     pub(super) wanted_fresh: Arc<FreshnessWanted>,
     /// Something asks for every Sentinel to be asked at once.
     pub(super) look: bool,
-    /// Set by admins before a reload.
+    /// Set by admins, also before a reload or a restart.
     pub(super) weights: HashMap<Address, u32>,
     samples: SampleRing,
     unsettled_since_ns: Option<u64>,
@@ -110,7 +112,7 @@ impl WatchedNode {
         Self {
             id,
             address,
-            weight: 1,
+            weight: UNWEIGHED,
             turn: Turn::default(),
             suspicion: Arc::default(),
             fresh: Arc::default(),
@@ -321,6 +323,7 @@ impl Watched {
                 .filter_map(|(n, node)| Some(node.view(self.plan.node(n)?.1)))
                 .collect(),
             reason: self.plan.reason(),
+            paused: self.plan.paused().map(str::to_owned),
             wanted_fresh: Arc::clone(&self.wanted_fresh),
         }
     }

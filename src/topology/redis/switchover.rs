@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use super::address::Address;
 use super::answer;
 use super::link::{Link, Trouble};
-use super::model::HoldWrites;
+use super::model::{HoldWrites, Planned};
 use super::monitor::RedisMonitorHandle;
 use super::node::Prober;
 use super::plan::{Facts, Failure, Says};
@@ -70,6 +70,10 @@ impl Course {
         let (plan, conf) = (&service.plan, &service.conf);
         if plan.is_switching() {
             return Err(format!("a switchover of {} is under way already", conf.name));
+        }
+        if let Some(by) = plan.paused() {
+            let name = &conf.name;
+            return Err(format!("failover of {name} is paused by {by}: RESUME FAILOVER {name} first"));
         }
         let primary = plan.primary().ok_or_else(|| format!("there is no primary to leave: {}", plan.reason()))?;
         let sentinels = if plan.configured() > 0 { Some(Sentinels::ready(service)?) } else { None };
@@ -195,24 +199,23 @@ pub(super) async fn run(
     handle: RedisMonitorHandle,
     service: String,
     course: Course,
-    limit: Duration,
+    planned: Planned,
     by: String,
     hold: Arc<dyn HoldWrites>,
 ) -> Result<String, String> {
     let mut priorities = Priorities::default();
-    let prepared = prepare(&course, &mut priorities).await;
-    let begun = Instant::now();
-    let mut is_held = false;
-    let outcome = match prepared {
-        Err(why) => Err(why),
-        Ok(()) => match hold.hold(&service, limit).await {
-            Err(why) => Err(format!("writes could not be held: {why}")),
-            Ok(()) => {
-                is_held = true;
-                change(&course, begun + limit).await
-            }
-        },
+    let mut begun = Instant::now();
+    let outcome = async {
+        prepare(&course, &mut priorities).await?;
+        if let Some(patience) = planned.patience {
+            hold.drain(&service, patience).await?;
+        }
+        begun = Instant::now();
+        let held = hold.hold(&service, planned.limit).await;
+        held.map_err(|why| format!("writes could not be held: {why}"))?;
+        change(&course, &priorities, begun + planned.limit).await
     };
+    let outcome = outcome.await;
     let (promoted, told, result) = match outcome {
         Ok(Promotion { party, facts, remarks }) => {
             let held = begun.elapsed();
@@ -235,9 +238,7 @@ pub(super) async fn run(
     };
     let ended = handle.end_switch(&service, promoted, told).await;
     // After the new view has been published, so that nothing is sent to the old primary any more.
-    if is_held {
-        hold.release(&service);
-    }
+    hold.release(&service);
     priorities.restore(&course).await;
     ended.and(result)
 }
@@ -258,11 +259,11 @@ async fn prepare(course: &Course, priorities: &mut Priorities) -> Result<(), Str
 }
 
 /// From here on writes are held.
-async fn change(course: &Course, deadline: Instant) -> Result<Promotion, String> {
+async fn change(course: &Course, priorities: &Priorities, deadline: Instant) -> Result<Promotion, String> {
     let choosable = course.choosable();
     catch_up(course, &choosable, deadline).await?;
     match &course.sentinels {
-        Some(sentinels) => fail_over(sentinels).await?,
+        Some(sentinels) => fail_over(course, sentinels, priorities).await?,
         None => {
             let party = choosable.first().ok_or("no replica")?;
             let told = order(&party.address, course, &["REPLICAOF", "NO", "ONE"]).await;
@@ -323,26 +324,92 @@ async fn before<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T
     timeout_at(deadline.into(), work).await.map_err(|_| late())
 }
 
-/// Has a Sentinel carry out a failover; the first that will.
-async fn fail_over(sentinels: &Sentinels) -> Result<(), String> {
-    let mut why = "no Sentinel is heard".to_owned();
-    for address in &sentinels.at {
-        let asked = async {
-            let mut link = Link::open(address, sentinels.password.as_ref(), TIMEOUT).await?;
-            link.ask(&["SENTINEL", "FAILOVER", &sentinels.primary_name], TIMEOUT).await
+/// Has a Sentinel carry out a failover: one that has just answered, since one that hangs might do so at any later time.
+async fn fail_over(course: &Course, sentinels: &Sentinels, priorities: &Priorities) -> Result<(), String> {
+    let mut left = sentinels.clone();
+    let mut refused = None;
+    loop {
+        let (address, mut link) = match ready(course, &left, &priorities.are).await {
+            Ok(ready) => ready,
+            Err(why) => return Err(refused.unwrap_or(why)),
         };
-        match asked.await {
+        match link.ask(&["SENTINEL", "FAILOVER", &sentinels.primary_name], TIMEOUT).await {
             Ok(_) => return Ok(()),
             Err(trouble) => {
-                why = format!("Sentinel {address}: {trouble}");
+                let why = format!("Sentinel {address}: {trouble}");
                 // It may have begun all the same, or another has: two at once are worse than none.
-                if matches!(&trouble, Trouble::Silent(_)) || why.contains("INPROG") {
-                    break;
+                if !matches!(&trouble, Trouble::Objected(_)) || why.contains("INPROG") {
+                    return Err(why);
                 }
+                left.at.retain(|other| *other != address);
+                refused = Some(why);
             }
         }
     }
-    Err(why)
+}
+
+/// The first Sentinel that answers, agrees on the present primary and knows these priorities, and a connection to it.
+/// All are asked at once: one that hangs delays nobody.
+async fn ready(course: &Course, sentinels: &Sentinels, priorities: &[(Party, u64)]) -> Result<(Address, Link), String> {
+    let mut asked = JoinSet::new();
+    for address in sentinels.at.iter().cloned() {
+        let (primary, sentinels, priorities) = (course.primary.address.clone(), sentinels.clone(), priorities.to_vec());
+        asked.spawn(async move {
+            match agrees(&address, &primary, &sentinels, &priorities).await {
+                Ok(link) => Ok((address, link)),
+                Err(why) => Err(format!("Sentinel {address} {why}")),
+            }
+        });
+    }
+    let mut why = Vec::new();
+    while let Some(answered) = asked.join_next().await {
+        match answered {
+            Ok(Ok(ready)) => return Ok(ready),
+            Ok(Err(reason)) => why.push(reason),
+            Err(_) => {}
+        }
+    }
+    Err(if why.is_empty() { "no Sentinel is heard".to_owned() } else { why.join("; ") })
+}
+
+/// Asks one Sentinel for its state.
+async fn agrees(
+    sentinel: &Address,
+    primary: &Address,
+    sentinels: &Sentinels,
+    priorities: &[(Party, u64)],
+) -> Result<Link, String> {
+    let name = sentinels.primary_name.as_str();
+    let asked = async {
+        let mut link = Link::open(sentinel, sentinels.password.as_ref(), TIMEOUT).await?;
+        let state: [&[&str]; 3] = [
+            &["SENTINEL", "get-master-addr-by-name", name],
+            &["SENTINEL", "master", name],
+            &["SENTINEL", "replicas", name],
+        ];
+        let replies = link.ask_all(&state, TIMEOUT).await?;
+        Ok::<_, Trouble>((link, replies))
+    };
+    let (link, replies) = asked.await.map_err(|trouble| format!("does not answer: {trouble}"))?;
+    let naming = match replies.as_slice() {
+        [Ok(primary), Ok(described), Ok(replicas)] => answer::naming(primary, described, replicas),
+        _ => None,
+    };
+    let naming = naming.ok_or("does not tell its state")?;
+    if naming.primary != *primary {
+        return Err(format!("names {} as the primary", naming.primary));
+    }
+    if naming.in_failover {
+        return Err("carries out a failover".to_owned());
+    }
+    let knows = |(party, priority): &(Party, u64)| {
+        let listed = naming.replicas.iter().find(|listed| listed.address == party.address);
+        listed.is_some_and(|listed| listed.priority == Some(*priority))
+    };
+    match priorities.iter().all(knows) {
+        true => Ok(link),
+        false => Err("has not learned whom to prefer".to_owned()),
+    }
 }
 
 /// Waits until a replica says that it is the primary. Each is asked by itself: one that hangs delays nobody.
@@ -385,14 +452,15 @@ async fn order(to: &Address, course: &Course, words: &[&str]) -> Result<super::l
     link.ask(words, TIMEOUT).await
 }
 
-/// Priorities that were changed for the moment: what each was.
+/// Priorities that were changed for the moment: what each was, and what each is now.
 #[derive(Debug, Default)]
 struct Priorities {
     were: Vec<(Party, u64)>,
+    are: Vec<(Party, u64)>,
 }
 
 impl Priorities {
-    /// Makes `wanted` the one that Sentinels choose, and waits until the one that will be asked knows.
+    /// Makes `wanted` the one that Sentinels choose, and waits until one of them knows.
     async fn prefer(&mut self, course: &Course, sentinels: &Sentinels, wanted: &Party) -> Result<(), String> {
         let others = || course.eligible.iter().filter(|party| party.id != wanted.id);
         if others().all(|other| other.priority > wanted.priority) {
@@ -406,11 +474,11 @@ impl Priorities {
             told.map_err(|trouble| format!("the replica-priority of {} was not set: {trouble}", party.name))?;
             self.were.push((party.clone(), party.priority));
         }
-        let asked = sentinels.at.first().ok_or("no Sentinel is heard")?;
+        self.are = changes;
         let deadline = Instant::now() + PRIORITIES;
-        while !knows(asked, sentinels, &changes).await {
+        while let Err(why) = ready(course, sentinels, &self.are).await {
             if Instant::now() >= deadline {
-                return Err(format!("Sentinel {asked} has not learned within {PRIORITIES:?} whom to prefer"));
+                return Err(format!("no Sentinel has learned within {PRIORITIES:?} whom to prefer: {why}"));
             }
             sleep(Duration::from_millis(200)).await;
         }
@@ -430,28 +498,4 @@ impl Priorities {
             }
         }
     }
-}
-
-async fn knows(sentinel: &Address, sentinels: &Sentinels, wanted: &[(Party, u64)]) -> bool {
-    let asked = async {
-        let mut link = Link::open(sentinel, sentinels.password.as_ref(), TIMEOUT).await?;
-        let replies = link
-            .ask_all(
-                &[
-                    &["SENTINEL", "get-master-addr-by-name", &sentinels.primary_name],
-                    &["SENTINEL", "master", &sentinels.primary_name],
-                    &["SENTINEL", "replicas", &sentinels.primary_name],
-                ],
-                TIMEOUT,
-            )
-            .await?;
-        Ok::<_, Trouble>(replies)
-    };
-    let Ok(replies) = asked.await else { return false };
-    let [Ok(primary), Ok(described), Ok(replicas)] = replies.as_slice() else { return false };
-    let Some(naming) = answer::naming(primary, described, replicas) else { return false };
-    wanted.iter().all(|(party, priority)| {
-        let listed = naming.replicas.iter().find(|listed| listed.address == party.address);
-        listed.is_some_and(|listed| listed.priority == Some(*priority))
-    })
 }

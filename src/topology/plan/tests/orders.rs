@@ -44,3 +44,26 @@ fn a_detached_or_draining_primary_takes_no_writes_and_keeps_its_place() {
     assert_eq!(events(&actions), ["node_attached", "primary_found"]);
     assert_eq!((plan.primary(), plan.epoch()), (Some(0), 1));
 }
+
+#[test]
+fn a_newer_timeline_is_followed_only_after_a_pause() {
+    let mut plan = plan(FailoverMode::Follow, 2);
+    play(&mut plan, "1p1 2r1");
+    plan.set_paused(0, Some("ann".to_owned()));
+    play(&mut plan, "2p2");
+    assert_eq!((plan.primary(), states(&plan).as_str()), (Some(0), "UF"), "what is in service stays");
+    assert!(plan.standings()[1].reason.contains("failover is paused by ann"), "{:?}", plan.standings()[1]);
+    play(&mut plan, "1s");
+    assert_eq!((plan.primary(), plan.epoch()), (None, 1), "nobody takes its place");
+    let actions = plan.set_paused(0, None);
+    assert_eq!((plan.primary(), plan.epoch()), (Some(1), 2));
+    assert!(events(&actions).contains(&"primary_changed"), "{actions:?}");
+}
+
+#[test]
+fn a_first_primary_is_found_while_paused() {
+    let mut plan = plan(FailoverMode::Follow, 2);
+    plan.set_paused(0, Some("ann".to_owned()));
+    play(&mut plan, "1p1 2r1");
+    assert_eq!(plan.primary(), Some(0), "a restart of Forebay must not end the service");
+}

@@ -1,15 +1,13 @@
 //! How the rest of the program talks to the monitor of the Redis nodes.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use arc_swap::ArcSwap;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::model::RedisService;
 use crate::topology::model::{State, Suspicion};
 use crate::topology::plan::Hold;
-use crate::topology::redis::model::{HoldWrites, RedisSnapshot};
+use crate::topology::redis::model::{HoldWrites, Planned, RedisSnapshot};
 use crate::topology::redis::plan::{Facts, Order};
 use crate::topology::redis::service::Insight;
 use crate::topology::redis::switchover::{self, Course};
@@ -22,6 +20,7 @@ pub(in crate::topology::redis) enum Command {
     Doubt { suspicion: Arc<Suspicion>, why: String },
     Order { node: String, order: Order, reply: Reply<String> },
     Weigh { node: String, weight: u32, by: String, reply: Reply<String> },
+    SetPaused { service: Option<String>, paused: bool, by: String, reply: Reply<Vec<String>> },
     Reconfigure { services: Vec<RedisService>, reply: Reply<String> },
     PlanSwitch { service: String, to: Option<String>, begun_by: Option<String>, reply: Reply<Course> },
     EndSwitch { service: String, promoted: Option<(u64, Facts)>, told: (&'static str, String), reply: Reply<String> },
@@ -84,7 +83,7 @@ impl RedisMonitorHandle {
         })
     }
 
-    /// `DETACH NODE node`: out of service at once, until it is attached or the process ends. `by` is the admin's name.
+    /// `DETACH NODE node`: out of service at once, and after a restart too. `by` is the admin's name.
     ///
     /// All orders answer with a sentence for the admin, or with the reason why nothing was changed. Nodes are called
     /// `redis1`, `service.redis1` where several services have one of that name, or by `host:port`.
@@ -103,7 +102,17 @@ impl RedisMonitorHandle {
         self.order(node, Order::Attach { force, by: by.to_owned() }).await
     }
 
-    /// `SET WEIGHT node = n`: until a restart.
+    /// `PAUSE FAILOVER [service]` or `RESUME FAILOVER [service]`: while it is paused, no other primary is accepted and no
+    /// sign heeded. The answer is the services to which that was news; none if there is no service of that name.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub async fn set_paused(&self, service: Option<&str>, paused: bool, by: &str) -> Result<Vec<String>, String> {
+        let (service, by) = (service.map(str::to_owned), by.to_owned());
+        self.send(|reply| Command::SetPaused { service, paused, by, reply }).await
+    }
+
+    /// `SET WEIGHT node = n`: over restarts too.
     pub async fn set_weight(&self, node: &str, weight: u32, by: &str) -> Result<String, String> {
         let (node, by) = (node.to_owned(), by.to_owned());
         self.send(|reply| Command::Weigh { node, weight, by, reply }).await
@@ -118,7 +127,6 @@ impl RedisMonitorHandle {
     }
 
     /// `SWITCHOVER service [TO node]`: makes a replica the primary while clients only wait, see [`switchover`].
-    /// `limit` bounds how long writes are held. With `dry_run` only the preconditions are looked at.
     ///
     /// # Errors
     /// Why it was refused or given up; the old primary is in service then, unless the text says otherwise. Not
@@ -126,20 +134,18 @@ impl RedisMonitorHandle {
     pub async fn switchover(
         &self,
         service: &str,
-        to: Option<String>,
-        limit: Duration,
-        dry_run: bool,
+        planned: Planned,
         by: &str,
         hold: Arc<dyn HoldWrites>,
     ) -> Result<String, String> {
         let (service, by) = (service.to_owned(), by.to_owned());
-        let begun_by = (!dry_run).then(|| by.clone());
-        let of = service.clone();
+        let begun_by = (!planned.dry_run).then(|| by.clone());
+        let (of, to) = (service.clone(), planned.to.clone());
         let course = self.send(|reply| Command::PlanSwitch { service: of, to, begun_by, reply }).await?;
-        if dry_run {
+        if planned.dry_run {
             return Ok(course.promise());
         }
-        let run = tokio::spawn(switchover::run(self.clone(), service, course, limit, by, hold));
+        let run = tokio::spawn(switchover::run(self.clone(), service, course, planned, by, hold));
         run.await.unwrap_or_else(|_| Err("the switchover broke off".to_owned()))
     }
 

@@ -134,7 +134,7 @@ impl Plan {
         }
     }
 
-    fn let_silent_sentinels_go(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+    pub(super) fn let_silent_sentinels_go(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         for watcher in self.watchers.iter_mut().filter(|watcher| watcher.reach == Reach::Up) {
             // Twice the limit: its own task tells of each failed poll before that.
             if now_ns.saturating_sub(watcher.heard_ns) > 2 * nanos(SENTINEL_SILENT) {

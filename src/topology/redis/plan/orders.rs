@@ -61,6 +61,40 @@ impl Plan {
         Ok((told, actions))
     }
 
+    /// `PAUSE FAILOVER` by somebody, or `RESUME FAILOVER`, when everything is decided that came to light meanwhile.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub fn set_paused(&mut self, now_ns: u64, by: Option<String>) -> Result<Vec<Action>, String> {
+        if self.switching {
+            return Err("a switchover is under way: wait for its end".to_owned());
+        }
+        let before = self.standings();
+        let fenced = self.alarm.as_ref().map(|alarm| alarm.why.clone());
+        let mut actions = vec![Action::Look];
+        self.paused = by.map(|by| Paused { by, fenced });
+        self.settle(now_ns, &before, &mut actions);
+        Ok(actions)
+    }
+
+    /// Who has paused failover.
+    pub fn paused(&self) -> Option<&str> {
+        self.paused.as_ref().map(|paused| paused.by.as_str())
+    }
+
+    /// Puts back what was ordered about a node before a restart, also if it is yet to be found. Nothing happens now.
+    pub fn remember(&mut self, address: Address, hold: Hold) {
+        match self.members.iter_mut().find(|member| member.address == address) {
+            Some(member) => member.hold = Some(hold),
+            None => drop(self.remembered.insert(address, hold)),
+        }
+    }
+
+    /// The order in force on a node.
+    pub fn hold(&self, node: usize) -> Option<&Hold> {
+        self.members.get(node)?.hold.as_ref()
+    }
+
     /// A planned change begins: what the Sentinels tell of it is no news.
     pub fn begin_switch(&mut self) {
         self.switching = true;

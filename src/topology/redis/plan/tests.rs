@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod pause;
+
 const MS: u64 = 1_000_000;
 const HISTORY: &str = "aaaa";
 
