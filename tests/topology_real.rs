@@ -1,13 +1,16 @@
 //! The monitor against real PostgreSQL servers: one primary and two replicas, as an operator treats them.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay::config::model as conf;
 use forebay::topology::clock::now_ns;
+use forebay::topology::model::Workers;
 use forebay::topology::{EventLog, Monitor, MonitorHandle, NodeView, Role, Snapshot, State};
 
 #[path = "topology_real/servers.rs"]
@@ -19,6 +22,19 @@ use servers::{Server, three_servers};
 use settings::config;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Stands for data threads: there are none.
+struct Nobody;
+
+impl Workers for Nobody {
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+
+    fn busy<'a>(&'a self, _: &'a str, _: u16) -> Pin<Box<dyn Future<Output = usize> + Send + 'a>> {
+        Box::pin(async { 0 })
+    }
+}
 
 /// What an instance of Forebay would hold.
 struct Watch {
@@ -32,7 +48,7 @@ impl Watch {
         let (events, published) = (EventLog::new(1000), Rc::<RefCell<Vec<_>>>::default());
         let taken = Rc::clone(&published);
         let publish = move |snapshot| taken.borrow_mut().push(snapshot);
-        let handle = Monitor::start(config, state_dir, publish, events.clone());
+        let handle = Monitor::start(config, state_dir, publish, Arc::new(Nobody), events.clone());
         Self { handle, events, published }
     }
 

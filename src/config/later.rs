@@ -155,12 +155,6 @@ static PLACEHOLDERS: &[&[Placeholder]] = &[
 static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
     ("postgres", "auth", "cert", "certificates as logins are not available in this version; write \"scram-sha-256\""),
     ("postgres", "auth", "hba", "host-based rules are not available in this version; write \"scram-sha-256\""),
-    (
-        "postgres.failover",
-        "mode",
-        "promote",
-        "promotion is not available in this version; remove it or write \"follow\"",
-    ),
 ];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
@@ -179,8 +173,6 @@ static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
 static TUNING: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
-    ("postgres.failover", &["durability", "max_lost_bytes", "drain"]),
-    ("postgres.cluster.nodes", &["promote"]),
     ("security", &["ban_allow"]),
     ("coordination", &["etcd", "prefix", "lease", "user", "password"]),
     ("notify", &["events"]),

@@ -18,8 +18,8 @@ use crate::config::model::Config;
 use crate::net;
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
-use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::model::Workers;
+use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
 use crate::worker;
 

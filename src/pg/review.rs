@@ -30,7 +30,9 @@ impl Core {
             if is_superseded || self.state_of(&pool, &server) == Some(State::Detached) {
                 self.cut(&server);
             }
-            if !is_superseded && self.is_in_place(&pool, server.node, &server.target) || server.close_needed.replace(true) {
+            if !is_superseded && self.is_in_place(&pool, server.node, &server.target)
+                || server.close_needed.replace(true)
+            {
                 continue;
             }
             if !pools.iter().any(|known| Rc::ptr_eq(known, &pool)) {

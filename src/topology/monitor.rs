@@ -25,8 +25,8 @@ use super::store::{Kind, Store, Weight};
 mod changes;
 mod handle;
 
-use changes::Changes;
 pub use changes::Change;
+use changes::Changes;
 use handle::Command;
 pub use handle::MonitorHandle;
 

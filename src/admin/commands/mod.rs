@@ -39,6 +39,9 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         | Command::DrainNode(node)
         | Command::AttachNode { node, .. }
         | Command::SetWeight { node, .. } => by.order(node, command).await,
+        Command::Failover { service, to, allow_loss } => {
+            by.failover(command.name(), service, to.as_deref(), *allow_loss).await
+        }
         Command::Switchover { service, to, mode, drain, dry_run } => {
             by.switchover(service, to.as_deref(), *mode, *drain, *dry_run).await
         }

@@ -7,6 +7,7 @@ use crate::admin::errors::Refusal;
 use crate::admin::run::{Answer, Notice};
 use crate::admin::statement::Command;
 use crate::admin::statement::command::Mode;
+use crate::topology::monitor::Change;
 use crate::topology::redis::Planned;
 
 /// Which of the two monitors an order is for.
@@ -80,7 +81,45 @@ impl Admin<'_> {
         Ok(Answer::done(tag).with(Notice::info(told)))
     }
 
-    /// `SWITCHOVER`, of a Redis service.
+    /// `FAILOVER` and `PROMOTE`, of a PostgreSQL cluster.
+    pub(super) async fn failover(
+        &self,
+        tag: &'static str,
+        service: &str,
+        to: Option<&str>,
+        allow_loss: bool,
+    ) -> Result<Answer, Refusal> {
+        let config = self.instance.config.load_full();
+        if config.redis.iter().any(|known| known.name == service) {
+            let why = "is the Sentinels' to decide for Redis: SWITCHOVER changes the primary of a service that is well";
+            return Err(Refusal::NotAvailable { what: "FAILOVER", why });
+        }
+        self.change(tag, service, to, None, allow_loss, false).await
+    }
+
+    async fn change(
+        &self,
+        tag: &'static str,
+        cluster: &str,
+        to: Option<&str>,
+        drain: Option<Duration>,
+        allow_loss: bool,
+        dry_run: bool,
+    ) -> Result<Answer, Refusal> {
+        let change = Change {
+            cluster: cluster.to_owned(),
+            to: to.map(str::to_owned),
+            drain,
+            allow_loss,
+            dry_run,
+            by: self.name.to_owned(),
+        };
+        let told = self.instance.monitor.change(change).await;
+        self.instance.settled().await;
+        told.map(|told| Answer::done(tag).with(Notice::info(told))).map_err(Refusal::WrongState)
+    }
+
+    /// `SWITCHOVER` of a service of either kind.
     pub(super) async fn switchover(
         &self,
         service: &str,
@@ -90,9 +129,13 @@ impl Admin<'_> {
         dry_run: bool,
     ) -> Result<Answer, Refusal> {
         let config = self.instance.config.load_full();
-        if config.postgres.clusters.iter().any(|cluster| cluster.name == service) || config.redis.is_empty() {
-            let why = "is not available in this version";
-            return Err(Refusal::NotAvailable { what: "SWITCHOVER", why });
+        if config.postgres.clusters.iter().any(|cluster| cluster.name == service) {
+            if mode == Mode::Clean {
+                let why = "is not available in this version for PostgreSQL: MODE fast changes the primary";
+                return Err(Refusal::NotAvailable { what: "MODE clean", why });
+            }
+            let drain = Some(drain.unwrap_or(config.postgres.failover.drain));
+            return self.change("SWITCHOVER", service, to, drain, false, dry_run).await;
         }
         let conf = config.redis.iter().find(|conf| conf.name == service);
         // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.

@@ -21,12 +21,33 @@ pub enum Command {
     Suspend,
     Shutdown(Shutdown),
     WaitClose(Option<String>),
-    SetKey { key: String, value: String },
+    SetKey {
+        key: String,
+        value: String,
+    },
     DetachNode(String),
-    AttachNode { node: String, force: bool },
+    AttachNode {
+        node: String,
+        force: bool,
+    },
     DrainNode(String),
-    SetWeight { node: String, weight: u32 },
-    Switchover { service: String, to: Option<String>, mode: Mode, drain: Option<Duration>, dry_run: bool },
+    SetWeight {
+        node: String,
+        weight: u32,
+    },
+    Switchover {
+        service: String,
+        to: Option<String>,
+        mode: Mode,
+        drain: Option<Duration>,
+        dry_run: bool,
+    },
+    /// Without a service: `PROMOTE node`.
+    Failover {
+        service: String,
+        to: Option<String>,
+        allow_loss: bool,
+    },
     PauseFailover(Option<String>),
     ResumeFailover(Option<String>),
 }
@@ -72,6 +93,8 @@ impl Command {
             Command::DrainNode(_) => "DRAIN NODE",
             Command::SetWeight { .. } => "SET WEIGHT",
             Command::Switchover { .. } => "SWITCHOVER",
+            Command::Failover { service, .. } if service.is_empty() => "PROMOTE",
+            Command::Failover { .. } => "FAILOVER",
             Command::PauseFailover(_) => "PAUSE FAILOVER",
             Command::ResumeFailover(_) => "RESUME FAILOVER",
         }
@@ -105,8 +128,11 @@ impl Parser<'_> {
             "drain" => Command::DrainNode(self.node()?),
             "attach" => Command::AttachNode { node: self.node()?, force: self.take("force") },
             "switchover" => self.switchover()?,
-            "failover" => return later("FAILOVER"),
-            "promote" => return later("PROMOTE"),
+            "failover" => self.failover()?,
+            "promote" => {
+                let to = Some(self.dotted(NODE)?);
+                Command::Failover { service: String::new(), to, allow_loss: self.allow_loss()? }
+            }
             "ban" => return later("BAN"),
             "unban" => return later("UNBAN"),
             _ => return Ok(None),
@@ -155,6 +181,27 @@ impl Parser<'_> {
         }
         let mode = mode.unwrap_or(Mode::Fast);
         Ok(Command::Switchover { service, to, mode, drain, dry_run })
+    }
+
+    /// `FAILOVER service [TO node] [ALLOW DATA LOSS]`, from after FAILOVER.
+    fn failover(&mut self) -> Result<Command, Refusal> {
+        let service = self.name(SERVICE)?;
+        let to = if self.take("to") { Some(self.dotted(NODE)?) } else { None };
+        let allow_loss = self.allow_loss()?;
+        if !self.is_over() {
+            return Err(self.mistake("TO node or ALLOW DATA LOSS"));
+        }
+        Ok(Command::Failover { service, to, allow_loss })
+    }
+
+    fn allow_loss(&mut self) -> Result<bool, Refusal> {
+        if !self.take("allow") {
+            return Ok(false);
+        }
+        match self.take("data") && self.take("loss") {
+            true => Ok(true),
+            false => Err(self.mistake("ALLOW DATA LOSS")),
+        }
     }
 
     fn node(&mut self) -> Result<String, Refusal> {

@@ -43,12 +43,7 @@ impl Drop for Agent {
 
 impl Agent {
     /// `timeline` is the newest that the node has shown to others lately: its control file lags behind.
-    pub(super) fn start(
-        at: At,
-        target: Target,
-        timeline: Option<u32>,
-        reports: mpsc::UnboundedSender<Report>,
-    ) -> Self {
+    pub(super) fn start(at: At, target: Target, timeline: Option<u32>, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (orders, given) = mpsc::unbounded_channel();
         let look = Arc::new(Notify::new());
         let task = tokio::spawn(run(at, target, timeline, given, Arc::clone(&look), reports));

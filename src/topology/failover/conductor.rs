@@ -58,8 +58,7 @@ pub(in crate::topology) enum Notice {
 }
 
 /// Told of each notice, with the cluster's name.
-pub(in crate::topology) type Tell =
-    Arc<dyn Fn(&str, Notice) -> oneshot::Receiver<()> + Send + Sync>;
+pub(in crate::topology) type Tell = Arc<dyn Fn(&str, Notice) -> oneshot::Receiver<()> + Send + Sync>;
 
 /// Everything that the task of one cluster has.
 pub(in crate::topology) struct Conductor {
@@ -209,7 +208,7 @@ impl Conductor {
                         if let Some(known) = agents.get_mut(&at)
                             && known.told == known.done
                         {
-                            tracing::info!(cluster = self.cluster, node = %at, ?act, "ordered");
+                            tracing::debug!(cluster = self.cluster, node = %at, act = act.name(), "ordered");
                             known.told += 1;
                             known.agent.tell(known.told, act);
                             known.is_asked = true;
@@ -284,9 +283,8 @@ impl Conductor {
 
     /// Goes from one record to the next. False if that could not be written.
     async fn write(&mut self, old: &Record, new: Record, running: &mut Running) -> bool {
-        let promotes = |record: &Record| {
-            record.job.as_ref().is_some_and(|job| matches!(job.step, Step::Promoting { .. }))
-        };
+        let promotes =
+            |record: &Record| record.job.as_ref().is_some_and(|job| matches!(job.step, Step::Promoting { .. }));
         if promotes(&new) && !promotes(old) {
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = format!("{} is being promoted", new.job.as_ref().map_or_else(String::new, |job| job.why.clone()));
@@ -325,7 +323,9 @@ impl Conductor {
                 (Kind::Switchover, ..) => "nothing is lost".to_owned(),
                 (_, Some(known), Some(fork)) => {
                     let bytes = known.bytes_since(fork);
-                    format!("{bytes} bytes that {from} was known to have written are not in it ({from} at {known}, fork at {fork})")
+                    format!(
+                        "{bytes} bytes that {from} was known to have written are not in it ({from} at {known}, fork at {fork})"
+                    )
                 }
                 _ => format!("how far {from} had come is not known"),
             };

@@ -140,6 +140,21 @@ pub enum Act {
     Slot(String),
 }
 
+impl Act {
+    /// Without what must not be in a log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Act::Point { conninfo, .. } if conninfo.is_empty() => "receive nothing",
+            Act::Point { .. } => "follow",
+            Act::Resume => "resume replay",
+            Act::Promote => "promote",
+            Act::Fence => "take no writes",
+            Act::Unfence => "take writes",
+            Act::Slot(_) => "make a slot",
+        }
+    }
+}
+
 /// The next move.
 ///
 /// `in_step` is the time since the present record was written, or since this process began with it.
@@ -356,7 +371,9 @@ impl View<'_> {
                 if lost <= most {
                     return Ok(());
                 }
-                Err(format!("{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"))
+                Err(format!(
+                    "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
+                ))
             }
             Durability::Strict => {
                 let Some(synchronous) = Synchronous::read(&job.synchronous) else {

@@ -139,7 +139,16 @@ pub enum Step {
 impl Record {
     /// The first record of a cluster, or one that follows another's promotion.
     pub fn accepted(primary: At, timeline: u32, epoch: u64, system_identifier: Option<u64>) -> Self {
-        Self { system_identifier, epoch, primary, timeline, fork: None, job: None, astray: Vec::new(), read_only: Vec::new() }
+        Self {
+            system_identifier,
+            epoch,
+            primary,
+            timeline,
+            fork: None,
+            job: None,
+            astray: Vec::new(),
+            read_only: Vec::new(),
+        }
     }
 }
 
@@ -236,7 +245,13 @@ mod tests {
                 synchronous: String::new(),
                 step,
             }),
-            astray: vec![Astray { at: at(3), conninfo: "host=db port=1".into(), slot: "s".into(), standby: "b".into(), upstream: at(1) }],
+            astray: vec![Astray {
+                at: at(3),
+                conninfo: "host=db port=1".into(),
+                slot: "s".into(),
+                standby: "b".into(),
+                upstream: at(1),
+            }],
             ..Record::accepted(at(1), 4, 7, Some(99))
         }
     }

@@ -125,6 +125,7 @@ impl Monitor {
             changes.tell_accepted(watched);
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
+                && watched.plan.paused().is_none()
                 && now_ns >= changes.not_before_ns
                 && let Some(lost) = watched.detector.verdict(now_ns)
                 && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
@@ -186,7 +187,11 @@ impl Monitor {
         }
         match kind {
             Kind::Switchover if serving.is_none() => {
-                return Err(format!("{} is not in service: FAILOVER {} promotes another", names(accepted), watched.name));
+                return Err(format!(
+                    "{} is not in service: FAILOVER {} promotes another",
+                    names(accepted),
+                    watched.name
+                ));
             }
             Kind::Ordered if serving.is_some() && !change.allow_loss => {
                 return Err(format!(
@@ -206,10 +211,13 @@ impl Monitor {
             Some(node) if !candidates.contains(&node) => {
                 return Err(format!("{} cannot be promoted: {}", names(node), obstacle(watched, node)));
             }
-            None if candidates.is_empty() => return Err(format!("{} has no replica that can be promoted", watched.name)),
+            None if candidates.is_empty() => {
+                return Err(format!("{} has no replica that can be promoted", watched.name));
+            }
             _ => {}
         }
-        let at = |node: usize| watched.nodes.get(node).map(|node| At { host: node.conf.host.clone(), port: node.conf.port });
+        let at =
+            |node: usize| watched.nodes.get(node).map(|node| At { host: node.conf.host.clone(), port: node.conf.port });
         let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
         let step = match (kind, serving) {
             (Kind::Switchover, _) | (_, Some(_)) => Step::Fencing,

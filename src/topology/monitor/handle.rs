@@ -17,14 +17,41 @@ pub(super) type Reply<T = String> = oneshot::Sender<Result<T, String>>;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Doubt { suspicion: Arc<Suspicion>, why: String },
-    Order { node: String, order: Order, reply: Reply },
-    Weigh { node: String, weight: u32, by: String, reply: Reply },
-    SetPaused { cluster: Option<String>, paused: bool, by: String, reply: Reply<Vec<String>> },
-    Reconfigure { config: Box<Postgres>, reply: Reply },
-    Change { change: Change, reply: Reply },
+    Doubt {
+        suspicion: Arc<Suspicion>,
+        why: String,
+    },
+    Order {
+        node: String,
+        order: Order,
+        reply: Reply,
+    },
+    Weigh {
+        node: String,
+        weight: u32,
+        by: String,
+        reply: Reply,
+    },
+    SetPaused {
+        cluster: Option<String>,
+        paused: bool,
+        by: String,
+        reply: Reply<Vec<String>>,
+    },
+    Reconfigure {
+        config: Box<Postgres>,
+        reply: Reply,
+    },
+    Change {
+        change: Change,
+        reply: Reply,
+    },
     /// What the task of a cluster's primary has decided; answered when it is published.
-    Notice { cluster: String, notice: Notice, done: oneshot::Sender<()> },
+    Notice {
+        cluster: String,
+        notice: Notice,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Talks to the monitor from any thread. The monitor stops when the last one is dropped.

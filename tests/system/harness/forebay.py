@@ -51,7 +51,9 @@ def configuration(nodes, redis=(), **postgres):
     """
     base = {}
     if nodes:
-        cluster = {"name": "main", "nodes": list(nodes), "monitor_user": "monitor", "monitor_password": "monitor"}
+        # Only who changes the primary needs rights.
+        login = "steward" if postgres.get("failover", {}).get("mode") == "promote" else "monitor"
+        cluster = {"name": "main", "nodes": list(nodes), "monitor_user": login, "monitor_password": login}
         base = {
             "cluster": [cluster],
             "user": [{"name": "app", "password": "app"}, {"name": "other", "password": "other"}],

@@ -57,6 +57,10 @@ create role monitor login password 'monitor';
 create role other login password 'other';
 create role replicator login replication;
 create role u_limited login password 'u_limited' connection limit 2;
+create role steward login replication password 'steward';
+grant pg_monitor, pg_signal_backend, pg_checkpoint to steward;
+grant alter system on parameter primary_conninfo, primary_slot_name, default_transaction_read_only to steward;
+grant execute on function pg_promote(boolean, integer), pg_reload_conf(), pg_wal_replay_resume() to steward;
 create database bench owner app;
 create database other owner app;
 """
