@@ -54,7 +54,7 @@ pub(in crate::topology) enum Notice {
     /// As before.
     Open,
     /// Another primary.
-    Install { record: Record },
+    Install { primary: At, timeline: u32, epoch: u64 },
 }
 
 /// Told of each notice, with the cluster's name.
@@ -107,7 +107,9 @@ impl Conductor {
     }
 
     fn is_needed(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.job.is_some() || !record.astray.is_empty())
+        self.record.as_ref().is_some_and(|record| {
+            record.job.is_some() || !record.astray.is_empty() || !record.unasked.is_empty()
+        })
     }
 
     /// Takes an order; a job that could begin is answered later.
@@ -127,6 +129,7 @@ impl Conductor {
     fn accepted(&mut self, mut record: Record) {
         if let Some(known) = &self.record {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
+            record.unasked.clone_from(&known.unasked);
             if *known == record {
                 return;
             }
@@ -317,7 +320,8 @@ impl Conductor {
             self.report(new, ended(job.kind, false), &self.name(&new.primary), &why);
             Err(why)
         } else {
-            self.notify(Notice::Install { record: new.clone() }).await;
+            let (primary, timeline, epoch) = (new.primary.clone(), new.timeline, new.epoch);
+            self.notify(Notice::Install { primary, timeline, epoch }).await;
             let (from, to) = (self.name(&old.primary), self.name(&new.primary));
             let lost = match (job.kind, job.known, new.fork) {
                 (Kind::Switchover, ..) => "nothing is lost".to_owned(),

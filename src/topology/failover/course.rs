@@ -505,12 +505,17 @@ impl View<'_> {
         if self.record.read_only.contains(candidate) && facts.read_only {
             return Move::Act(vec![(candidate.clone(), Act::Unfence)]);
         }
+        let is_known = |at: &At| {
+            at == candidate || *at == self.record.primary || self.record.astray.iter().any(|astray| astray.at == *at)
+        };
+        let unasked: Vec<At> = self.look.iter().map(|seen| seen.at.clone()).filter(|at| !is_known(at)).collect();
         self.write(|record| {
             record.epoch += 1;
             record.primary = candidate.clone();
             record.timeline = timeline;
             record.fork = Some(from);
             record.astray.retain(|astray| astray.at != *candidate);
+            record.unasked = unasked;
             record.read_only.retain(|at| at != candidate);
             record.job = None;
         })
@@ -536,9 +541,13 @@ impl View<'_> {
         if self.record.read_only.contains(primary) && self.facts(primary).is_some_and(|facts| !facts.read_only) {
             return self.write(|record| record.read_only.retain(|at| *at != record.primary));
         }
+        if let Some(asked) = self.ask_unasked() {
+            return asked;
+        }
         let mut acts: Vec<(At, Act)> = self.unfence().into_iter().collect();
         let mut done = Vec::new();
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> =
+            self.record.unasked.iter().map(|at| format!("{} to answer", self.name(at))).collect();
         for astray in &self.record.astray {
             let Some(facts) = self.facts(&astray.at) else {
                 missing.push(format!("{} to answer", self.name(&astray.at)));
@@ -574,6 +583,25 @@ impl View<'_> {
             return self.write(|record| record.astray.retain(|astray| !done.contains(&astray.at)));
         }
         if missing.is_empty() { Move::Rest } else { Move::Wait(missing.join(", ")) }
+    }
+
+    /// Nodes that can be asked now and could not when the primary was changed.
+    fn ask_unasked(&self) -> Option<Move> {
+        let (at, facts) = self.record.unasked.iter().find_map(|at| Some((at, self.facts(at)?)))?;
+        let primary = &self.record.primary;
+        let conninfo = facts.conninfo.clone().filter(|conninfo| !conninfo.is_empty() && facts.in_recovery);
+        let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
+        let astray = conninfo.filter(|text| !leads_home(text)).map(|conninfo| {
+            let (slot, standby) = (facts.slot.clone(), facts.standby.clone());
+            // Whom it followed is not known; not the primary of now.
+            let upstream = At { host: String::new(), port: 0 };
+            Astray { at: at.clone(), conninfo, slot, standby, upstream }
+        });
+        Some(self.write(|record| {
+            record.unasked.retain(|other| other != at);
+            record.astray.retain(|other| other.at != *at);
+            record.astray.extend(astray);
+        }))
     }
 
     /// What leads a replica to the recorded primary.

@@ -49,6 +49,8 @@ pub struct Record {
     /// Replicas whose upstream we have changed or will have to change: each is led to the primary as soon as no job
     /// needs it where it is.
     pub astray: Vec<Astray>,
+    /// Nodes that could not be asked when the primary was changed: should they follow the one before, they are astray.
+    pub unasked: Vec<At>,
     /// Nodes that we have made read-only: one takes writes again when it is the primary.
     pub read_only: Vec<At>,
 }
@@ -147,6 +149,7 @@ impl Record {
             fork: None,
             job: None,
             astray: Vec::new(),
+            unasked: Vec::new(),
             read_only: Vec::new(),
         }
     }

@@ -102,10 +102,10 @@ impl Monitor {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)
             }
-            Notice::Install { record } => {
+            Notice::Install { primary, timeline, epoch } => {
                 watched.detector = Default::default();
-                let Some(node) = place_of(watched, &record.primary) else { return };
-                let actions = watched.plan.install(now_ns, node, record.timeline, record.epoch);
+                let Some(node) = place_of(watched, &primary) else { return };
+                let actions = watched.plan.install(now_ns, node, timeline, epoch);
                 if let Some(changes) = self.changes.get_mut(cluster) {
                     changes.told = watched.plan.accepted_as();
                 }
