@@ -1,5 +1,8 @@
 """Forebay changes the primary itself: because it is lost, or because an admin wants it."""
 
+import re
+
+import psycopg
 import pytest
 
 from harness import wait_until
@@ -81,3 +84,142 @@ def test_a_switchover_fails_nothing(loaded, to):
     assert missing(load, new) == set(), "an acknowledged write is lost"
     assert load.wrong == []
     assert forebay.node("pg1")["state"] == "fenced", "it needs a rewind"
+
+
+def steady(cluster):
+    """Replicas that have everything."""
+    cluster.caught_up()
+    return cluster.nodes
+
+
+def writes(forebay, value=1):
+    """One write through Forebay."""
+    with psycopg.connect(forebay.dsn(), autocommit=True, connect_timeout=30) as connection:
+        return connection.execute("insert into w (id) values (%s) returning id", [value]).fetchone()[0]
+
+
+@pytest.fixture
+def quiet(cluster, start_forebay):
+    """A cluster with a table, and a way to start Forebay in front of it."""
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    cluster.caught_up()
+
+    def start(**failover):
+        return start_forebay(servers=cluster, failover={"mode": "promote", "hold": "20s", **failover})
+    return cluster, start
+
+
+def test_a_switchover_that_cannot_end_is_undone(quiet):
+    cluster, start = quiet
+    forebay = start()
+    assert writes(forebay, 1) == 1
+    for node in cluster.nodes[1:]:
+        node.configure(recovery_min_apply_delay="1h")
+    with pytest.raises(psycopg.Error, match="no replica can be promoted"):
+        forebay.admin("SWITCHOVER main")
+    assert writes(forebay, 2) == 2
+    assert cluster.nodes[0].value("show default_transaction_read_only") == "off"
+    assert len(events(forebay, "switchover_undone")) == 1
+    assert events(forebay, "primary_changed") == []
+
+
+def test_a_switchover_waits_for_open_transactions_and_no_longer_than_said(quiet):
+    cluster, start = quiet
+    forebay = start()
+    with psycopg.connect(forebay.dsn()) as connection:
+        connection.execute("insert into w (id) values (1)")
+        with pytest.raises(psycopg.Error, match="still in use after 300ms"):
+            forebay.admin("SWITCHOVER main DRAIN '300ms'")
+        connection.execute("insert into w (id) values (2)")
+        connection.commit()
+    assert writes(forebay, 3) == 3
+    assert cluster.nodes[0].value("select count(*) from w") == 3
+
+
+def test_a_dry_run_changes_nothing(quiet):
+    cluster, start = quiet
+    forebay = start()
+    forebay.admin("SWITCHOVER main TO pg3 DRY RUN")
+    assert forebay.node("pg1")["role"] == "primary"
+    for sql, why in [
+        ("SWITCHOVER main TO pg1", "pg1 is the primary already"),
+        ("SWITCHOVER main TO pg9", 'no node "pg9"'),
+        ("FAILOVER main", "SWITCHOVER main changes the primary without loss"),
+        ("PROMOTE pg2", "SWITCHOVER main changes the primary without loss"),
+        ("FAILOVER other", 'no PostgreSQL cluster "other"'),
+    ]:
+        with pytest.raises(psycopg.Error, match=why):
+            forebay.admin(sql)
+    assert events(forebay, "switchover_begun") == []
+
+
+def cut_off(cluster, nodes):
+    """These replicas receive nothing more, and do not know why."""
+    for node in nodes:
+        node.configure(primary_conninfo="host=127.0.0.1 port=1")
+    wait_until(lambda: all(not node.sql("select from pg_stat_wal_receiver") for node in nodes), 10, "the receivers to end")
+
+
+def test_a_bound_that_would_be_broken_is_kept(quiet):
+    cluster, start = quiet
+    forebay = start(max_lost_bytes="64KiB")
+    cut_off(cluster, cluster.nodes[1:])
+    with psycopg.connect(forebay.dsn(), autocommit=True) as connection:
+        connection.execute("insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n")
+    behind = cluster.nodes[0].position()
+    wait_until(lambda: forebay.node("pg1")["position"] >= behind, 10, "the position to be seen")
+    cluster.nodes[0].kill()
+    [first, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
+    assert "max_lost_bytes is 65536" in first
+    assert all(node.is_replica() for node in cluster.nodes[1:])
+    wait_until(lambda: all("port=1" in node.value("show primary_conninfo") for node in cluster.nodes[1:]), 10,
+               "what was changed to be changed back")
+    forebay.admin("FAILOVER main TO pg3 ALLOW DATA LOSS")
+    assert writes(forebay, 5000) == 5000
+    assert not cluster.nodes[2].is_replica() and cluster.nodes[1].is_replica()
+    [done] = events(forebay, "failover_done")
+    lost = int(re.search(r"(\d+) bytes that pg1", done)[1])
+    assert lost > 1_000_000, done
+
+
+def test_strict_promotes_only_with_proof(quiet):
+    cluster, start = quiet
+    first, second, third = cluster.nodes
+    first.configure(synchronous_standby_names="ANY 1 (pg2, pg3)")
+    forebay = start(durability="strict")
+    assert writes(forebay, 1) == 1
+    third.kill()
+    first.kill()
+    [why, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
+    assert "2 of the 2 standbys of synchronous_standby_names have to be heard to be sure of every commit, 1 are" in why
+    third.start()
+    name = new_primary(forebay, "pg1")
+    new = next(node for node in cluster.nodes if node.name == name)
+    assert new.value("select count(*) from w") == 1
+    # The new primary waits for nobody unless it is told to: the setting is each node's own.
+    assert writes(forebay, 2) == 2
+
+
+def test_a_restart_does_not_forget_who_is_the_primary(quiet):
+    cluster, start = quiet
+    forebay = start()
+    assert writes(forebay, 1) == 1
+    cluster.nodes[0].kill()
+    name = new_primary(forebay, "pg1")
+    assert writes(forebay, 2) == 2
+    wait_until(lambda: all(row["state"] == "up" for row in forebay.admin("SHOW NODES") if row["node"] != "pg1"), 20,
+               "both others to be up")
+    new = next(node for node in cluster.nodes if node.name == name)
+    forebay.kill()
+    # Alone, the former primary looks like a cluster of its own.
+    for node in cluster.nodes[1:]:
+        node.kill()
+    cluster.nodes[0].start()
+    forebay.start(wait="port")
+    wait_until(lambda: forebay.node("pg1")["state"] == "fenced", 20, "the former primary to be fenced")
+    assert forebay.node("pg1")["role"] == "primary"
+    new.start()
+    wait_until(lambda: forebay.node(name)["role"] == "primary" and forebay.node(name)["state"] == "up", 20,
+               "the recorded primary to be found")
+    assert writes(forebay, 3) == 3
+    assert new.value("select count(*) from w") == 3

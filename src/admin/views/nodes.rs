@@ -6,7 +6,7 @@ use super::redis;
 use crate::admin::facts::{Facts, Placed};
 use crate::admin::table::{Row, row};
 use crate::admin::time;
-use crate::config::model::{Durability, FailoverMode, ListenAddr};
+use crate::config::model::{Durability, Failover, FailoverMode, ListenAddr};
 use crate::ops::instance::Stop;
 use crate::topology::{ClusterView, Event, Role, State};
 
@@ -76,8 +76,11 @@ pub(super) fn ha(facts: &Facts) -> Vec<Row> {
             cluster.epoch,
             primary.map(|p| p.name.clone()),
             primary.and_then(|p| p.timeline),
-            phase(cluster.primary.is_some(), cluster.epoch, cluster.paused.as_deref()),
-            with_pause(cluster.paused.as_deref(), &cluster.name, guarantee(cluster, failover.mode)),
+            match &cluster.closed {
+                Some(_) => "changing",
+                None => phase(cluster.primary.is_some(), cluster.epoch, cluster.paused.as_deref()),
+            },
+            with_pause(cluster.paused.as_deref(), &cluster.name, guarantee(cluster, failover)),
         ]
     };
     facts.snapshot.clusters.iter().map(row).chain(redis::ha(facts)).collect()
@@ -105,14 +108,22 @@ pub(super) fn with_pause(paused: Option<&str>, service: &str, guarantee: String)
 }
 
 /// What holds now, in words: nothing is promised that the configuration does not make sure of.
-fn guarantee(cluster: &ClusterView, mode: FailoverMode) -> String {
+fn guarantee(cluster: &ClusterView, failover: &Failover) -> String {
     let replicas = cluster.nodes.iter().filter(|n| n.role == Role::Replica && n.state == State::Up).count();
-    let writes = match (cluster.primary, mode, replicas) {
+    let lost = match failover.durability {
+        Durability::Strict => "nothing that synchronous_standby_names made the primary wait for is lost".to_owned(),
+        Durability::Bounded => format!("at most {} bytes of what the primary was seen to write are lost", failover.max_lost_bytes),
+        Durability::BestEffort => "what the best replica does not have is lost".to_owned(),
+    };
+    let promotes = format!("the loss of the primary is survived: Forebay promotes a replica, and {lost}");
+    let writes = match (cluster.primary, failover.mode, replicas) {
+        (None, ..) if cluster.closed.is_some() => "the primary is being changed: writes wait",
         (None, _, _) => "there is no primary: writes wait, for failover.hold at the longest",
         (Some(_), FailoverMode::Off, _) => {
             "the roles of the start are kept: after the loss of the primary writes wait until it is back"
         }
         (Some(_), _, 0) => "no replica is up: the loss of the primary loses the service",
+        (Some(_), FailoverMode::Promote, _) => &promotes,
         (Some(_), _, _) => {
             "the loss of the primary is survived when another node is promoted, which Forebay does not do itself: \
              writes wait until then, and what a promotion loses is decided by whoever promotes"

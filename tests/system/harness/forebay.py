@@ -94,14 +94,9 @@ class Forebay(Endpoint):
         self._process = None
         self.write(config)
         rundir.LIVE.append(self)
-        arguments = arguments or ["run", "-c", self.config_file]
-        with open(self.log_file, "ab") as log:
-            self._process = subprocess.Popen(
-                process.command_as(None, [*wrapper, binary(), *arguments], "KILL"), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env={**os.environ, "RUST_BACKTRACE": "1", **(env or {})},
-            )
-        self._wait(wait)
+        self._command = [*wrapper, binary(), *(arguments or ["run", "-c", self.config_file])]
+        self._env = {**os.environ, "RUST_BACKTRACE": "1", **(env or {})}
+        self.start(wait)
 
     def write(self, config):
         """Writes the configuration file; takes effect with `reload`."""
@@ -166,6 +161,15 @@ class Forebay(Endpoint):
     def pid(self):
         """Process id."""
         return self._process.pid
+
+    def start(self, wait="nodes"):
+        """Starts the program, again if it has ended; see the class for `wait`."""
+        with open(self.log_file, "ab") as log:
+            self._process = subprocess.Popen(
+                process.command_as(None, self._command, "KILL"), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, cwd=self.folder, start_new_session=True, env=self._env)
+        self._ended_by_test = False
+        self._wait(wait)
 
     def is_running(self):
         """The process has not ended."""
