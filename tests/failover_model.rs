@@ -73,7 +73,10 @@ enum Event {
     /// An admin's order.
     Switchover,
     /// Forebay's next move; what it orders reaches only nodes of this set of bits. `late`: time-outs are over.
-    Move { late: bool, reaches: u8 },
+    Move {
+        late: bool,
+        reaches: u8,
+    },
 }
 
 struct Model {
@@ -137,7 +140,8 @@ impl World {
         let silent = if late { Duration::from_secs(60) } else { Duration::ZERO };
         (0..NODES)
             .map(|node| {
-                let receiver = self.upstream(node).map(|_| Receiver { is_streaming: true, heard: Some(Duration::ZERO) });
+                let receiver =
+                    self.upstream(node).map(|_| Receiver { is_streaming: true, heard: Some(Duration::ZERO) });
                 let own = &mut self.nodes[node];
                 let facts = (own.up && own.seen).then(|| Facts {
                     in_recovery: own.in_recovery,

@@ -137,7 +137,9 @@ impl Trouble {
         match self {
             Trouble::ServerClosed => "the server closed the connection".into(),
             Trouble::ServerEnded { message, .. } => message.clone(),
-            Trouble::ServerIo(Line::CUT) => "its node was taken out of service".into(),
+            Trouble::ServerIo(Line::CUT) => {
+                "an administrator has taken its node out of service, or another primary has taken its place".into()
+            }
             Trouble::ServerIo(kind) => format!("the connection to the server failed ({kind})"),
             Trouble::ServerNonsense => "the server sent an invalid message".into(),
             other => other.message().into_owned(),

@@ -298,6 +298,9 @@ impl Plan {
                 match (barred, hold) {
                     (Some(why), _) => (State::Fenced, why),
                     (None, Some(Hold::Drain { by })) => (State::Draining, format!("drained by {by}")),
+                    (None, _) if is_accepted && let Some(closed) = &self.closed => {
+                        (State::Draining, closed.why.clone())
+                    }
                     (None, _) if role == Role::Primary && !is_accepted => {
                         (State::Up, "not accepted yet: other nodes have not been asked".to_owned())
                     }

@@ -1,11 +1,14 @@
 """Forebay changes the primary itself: because it is lost, or because an admin wants it."""
 
+import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from harness import wait_until
+from harness.relay import Relay
 from test_failover_follow import Load
 
 
@@ -223,3 +226,80 @@ def test_a_restart_does_not_forget_who_is_the_primary(quiet):
                "the recorded primary to be found")
     assert writes(forebay, 3) == 3
     assert new.value("select count(*) from w") == 3
+
+
+def recorded(forebay):
+    """What Forebay has on disk about the primary."""
+    file = forebay.folder / "state" / "failover" / "main.json"
+    return json.loads(file.read_text())["record"] if file.exists() else {"job": None}
+
+
+def step_of(record):
+    """The step of the job that is under way, with what belongs to it."""
+    step = record["job"] and record["job"]["step"]
+    return (step, {}) if isinstance(step, str) or not step else next(iter(step.items()))
+
+
+@pytest.fixture
+def slowed(cluster, start_forebay):
+    """A cluster behind relays that take their time, so that every step of a change can be met."""
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    cluster.caught_up()
+    relays = [Relay(node.port, delay=0.04) for node in cluster.nodes]
+    nodes = [relay.address for relay in relays]
+    yield cluster, start_forebay(nodes=nodes, failover={"mode": "promote", "hold": "20s"})
+    for relay in relays:
+        relay.destroy()
+
+
+def dies_at(forebay, step):
+    """Waits for the step and kills Forebay in it; what it had on disk then."""
+    wait_until(lambda: step_of(recorded(forebay))[0] == step, 30, f"the step {step}", 0.001)
+    forebay.kill()
+    return recorded(forebay)
+
+
+def converges(cluster, forebay, died):
+    """One node takes writes, on one new timeline at the most, and everybody follows it."""
+    name = wait_until(lambda: next((row["node"] for row in forebay.admin("SHOW NODES")
+                                    if row["role"] == "primary" and row["state"] == "up"), None), 40, "a primary")
+    assert writes(forebay, 1000) == 1000
+    wait_until(lambda: recorded(forebay)["job"] is None and not recorded(forebay)["astray"], 30, "nothing to be left to do")
+    primary = next(node for node in cluster.nodes if node.name == name)
+    assert primary.value("show default_transaction_read_only") == "off"
+    step, more = step_of(died)
+    if step == "promoting":
+        assert more["candidate"]["port"] == recorded(forebay)["primary"]["port"], "another one than was decided"
+    others = [node for node in cluster.nodes[1:] if node is not primary and node.is_running()]
+    for node in others:
+        assert node.is_replica(), f"{node.name} was promoted too"
+        wait_until(lambda: node.value("select count(*) from w where id = 1000") == 1, 20, f"{node.name} to follow")
+    files = [path.name for path in (primary.data / "pg_wal").glob("*.history")]
+    assert files in ([], ["00000002.history"]), f"more than one promotion: {files}"
+    return primary
+
+
+@pytest.mark.parametrize("step", ["witnessing", "freezing", "catching_up", "promoting"])
+def test_a_failover_goes_on_after_forebay_was_killed(slowed, step):
+    cluster, forebay = slowed
+    assert writes(forebay, 1) == 1
+    cluster.nodes[0].kill()
+    died = dies_at(forebay, step)
+    forebay.start(wait="port")
+    primary = converges(cluster, forebay, died)
+    assert primary is not cluster.nodes[0]
+    assert primary.value("select count(*) from w") == 2
+
+
+@pytest.mark.parametrize("step", ["fencing", "catching_up", "promoting"])
+def test_a_switchover_ends_after_forebay_was_killed(slowed, step):
+    cluster, forebay = slowed
+    assert writes(forebay, 1) == 1
+    with ThreadPoolExecutor(1) as pool:
+        ordered = pool.submit(forebay.admin, "SWITCHOVER main")
+        died = dies_at(forebay, step)
+        with pytest.raises(psycopg.Error):
+            ordered.result(20)
+    forebay.start(wait="port")
+    primary = converges(cluster, forebay, died)
+    assert primary.value("select count(*) from w") == 2

@@ -112,7 +112,9 @@ fn guarantee(cluster: &ClusterView, failover: &Failover) -> String {
     let replicas = cluster.nodes.iter().filter(|n| n.role == Role::Replica && n.state == State::Up).count();
     let lost = match failover.durability {
         Durability::Strict => "nothing that synchronous_standby_names made the primary wait for is lost".to_owned(),
-        Durability::Bounded => format!("at most {} bytes of what the primary was seen to write are lost", failover.max_lost_bytes),
+        Durability::Bounded => {
+            format!("at most {} bytes of what the primary was seen to write are lost", failover.max_lost_bytes)
+        }
         Durability::BestEffort => "what the best replica does not have is lost".to_owned(),
     };
     let promotes = format!("the loss of the primary is survived: Forebay promotes a replica, and {lost}");

@@ -12,6 +12,7 @@ use tokio_postgres::types::PgLsn;
 use super::conninfo;
 use super::course::{Act, Facts, Receiver};
 use super::record::At;
+use crate::topology::lag::last_record_end;
 use crate::topology::link::{Link, words};
 use crate::topology::lsn::Lsn;
 use crate::topology::probe::{Target, replica_timeline, timeline_of_wal_file};
@@ -203,6 +204,7 @@ const LOOK: &str = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
      (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'cluster_name') AS cluster_name, \
      (SELECT setting <> '0' FROM pg_catalog.pg_settings WHERE name = 'recovery_min_apply_delay') AS delayed, \
      (SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only') AS read_only, \
+     pg_catalog.current_setting('wal_block_size')::pg_catalog.int4 AS wal_block_size, \
      receiver.pid AS receiver, receiver.status, receiver.received_tli AS received_timeline, \
      extract(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::pg_catalog.float8 AS heard, \
      (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
@@ -224,6 +226,7 @@ fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
     let cluster_name: Option<String> = row.try_get("cluster_name")?;
     let named = conninfo.as_deref().and_then(|text| conninfo::value(text, "application_name"));
     let standby = named.or(cluster_name.filter(|name| !name.is_empty())).unwrap_or_else(|| "walreceiver".to_owned());
+    let block: i32 = row.try_get("wal_block_size")?;
     let heard: Option<f64> = row.try_get("heard")?;
     let (receive, replay) = (position("receive")?, position("replay")?);
     let receiver = row.try_get::<_, Option<i32>>("receiver")?.map(|_| -> Result<_, tokio_postgres::Error> {
@@ -239,7 +242,7 @@ fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
         // The position of the receiver falls back to the beginning of a segment when it starts again.
         received: receive.max(replay).filter(|_| in_recovery),
         replayed: replay.filter(|_| in_recovery),
-        flushed: position("flush")?,
+        flushed: position("flush")?.map(|lsn| last_record_end(lsn, u64::from(block.unsigned_abs()))),
         conninfo,
         slot: row.try_get::<_, Option<String>>("slot")?.unwrap_or_default(),
         standby,

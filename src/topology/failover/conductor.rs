@@ -107,9 +107,9 @@ impl Conductor {
     }
 
     fn is_needed(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| {
-            record.job.is_some() || !record.astray.is_empty() || !record.unasked.is_empty()
-        })
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.job.is_some() || !record.astray.is_empty() || !record.unasked.is_empty())
     }
 
     /// Takes an order; a job that could begin is answered later.
@@ -188,8 +188,7 @@ impl Conductor {
 
     /// Carries out the job at hand and puts right what is left, until there is nothing to do.
     async fn conduct(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>, begun: Option<Running>) {
-        let (reports, mut told) = mpsc::unbounded_channel();
-        let mut agents = self.hire(&reports);
+        let (mut agents, mut told) = self.hire();
         let mut running = begun.unwrap_or_else(|| Running { begun: Instant::now(), reply: None });
         let mut in_step = Instant::now();
         let mut last_refusal = String::new();
@@ -242,7 +241,7 @@ impl Conductor {
                         }
                         if is_other {
                             // What was seen before says nothing about what has begun now.
-                            agents = self.hire(&reports);
+                            (agents, told) = self.hire();
                         }
                     }
                     None => return,
@@ -257,7 +256,9 @@ impl Conductor {
         }
     }
 
-    fn hire(&self, reports: &mpsc::UnboundedSender<Report>) -> HashMap<At, Known> {
+    /// Agents, and where they report: what earlier ones still say is heard by nobody.
+    fn hire(&self) -> (HashMap<At, Known>, mpsc::UnboundedReceiver<Report>) {
+        let (reports, told) = mpsc::unbounded_channel();
         let hired = self.parties.iter().map(|party| {
             let agent = Agent::start(party.at.clone(), party.target.clone(), party.timeline, reports.clone());
             agent.look();
@@ -265,7 +266,7 @@ impl Conductor {
             let known = Known { agent, told: 0, done: 0, is_asked: true, facts: None, answered, quiet: 0 };
             (party.at.clone(), known)
         });
-        hired.collect()
+        (hired.collect(), told)
     }
 
     fn look(&self, agents: &HashMap<At, Known>) -> Vec<Seen> {

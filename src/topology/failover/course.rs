@@ -20,6 +20,8 @@ const QUIET: u32 = 2;
 const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
 /// A replica that can be asked at all has answered within this.
 const ASKED: Duration = Duration::from_secs(2);
+/// What a candidate has received is nearly always replayed within this.
+const REPLAYED: Duration = Duration::from_millis(500);
 /// How long the sessions of a primary that steps down may take to end.
 const FENCED: Duration = Duration::from_secs(3);
 
@@ -467,7 +469,10 @@ impl View<'_> {
         if facts.is_paused {
             return Move::Act(vec![(candidate.clone(), Act::Resume)]);
         }
-        if facts.replayed.is_some_and(|replayed| replayed >= target) {
+        // What was received may end within a record, which is never replayed. A promotion replays whatever else there is
+        // before it ends; only a planned one has to be sure of it before.
+        let is_near = !is_planned && self.in_step >= REPLAYED;
+        if is_near || facts.replayed.is_some_and(|replayed| replayed >= target) {
             return self.step(Step::Promoting { candidate: candidate.clone(), from: target });
         }
         if is_planned && self.in_step > CANDIDATE_SILENT {

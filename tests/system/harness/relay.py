@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 from harness import ports, rundir
 
@@ -10,7 +11,7 @@ from harness import ports, rundir
 class Relay:
     """Listens on a free port and relays to 127.0.0.1:`target`.
 
-    `accepted` counts connections. `mode` may be changed at any time, for connections that exist as well:
+    `accepted` counts connections, and every answer takes `delay` seconds longer. `mode` may be changed at any time, for connections that exist as well:
 
     - `pass` relays;
     - `silent` takes bytes from both sides and relays none;
@@ -18,8 +19,8 @@ class Relay:
     - `garbage` sends `junk` instead of what the server answers.
     """
 
-    def __init__(self, target, mode="pass", junk=b"\xff\xfe\xfd not a frame \x00\x01\x02" * 4):
-        self.target, self.mode, self.junk = target, mode, junk
+    def __init__(self, target, mode="pass", junk=b"\xff\xfe\xfd not a frame \x00\x01\x02" * 4, delay=0.0):
+        self.target, self.mode, self.junk, self.delay = target, mode, junk, delay
         self.accepted = 0
         self.port = ports.free_port()
         self._pairs = []
@@ -55,6 +56,8 @@ class Relay:
     def _pump(self, source, sink, is_answer):
         try:
             while data := source.recv(65536):
+                if is_answer and self.delay:
+                    time.sleep(self.delay)
                 if self.mode == "garbage" and is_answer:
                     sink.sendall(self.junk)
                 elif self.mode != "silent":
