@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 from harness import ports, rundir
 
@@ -14,6 +15,7 @@ class Relay:
 
     - `pass` relays;
     - `silent` takes bytes from both sides and relays none;
+    - `away` relays nothing and loses nothing, as a network that is cut for a while: what was sent arrives afterwards;
     - `refuse` closes each new connection at once;
     - `garbage` sends `junk` instead of what the server answers.
     """
@@ -57,7 +59,10 @@ class Relay:
             while data := source.recv(65536):
                 if self.mode == "garbage" and is_answer:
                     sink.sendall(self.junk)
-                elif self.mode != "silent":
+                    continue
+                while self.mode == "away":
+                    time.sleep(0.01)
+                if self.mode != "silent":
                     sink.sendall(data)
         except OSError:
             pass
