@@ -24,21 +24,25 @@ def events(forebay, event):
     return [row for row in forebay.admin("SHOW EVENTS") if row["event"] == event]
 
 
-def wait_cut_off(forebay, node):
-    """Until Forebay has noticed, and clients wait."""
-    forebay.wait_node(node, timeout=30, state="down")
+def cut_off(forebay, name):
+    """Waits until Forebay has noticed; the answer is a client that has come since, and waits for a primary."""
+    forebay.wait_node("redis1", timeout=30, state="down")
+    wire = forebay.redis().wire(timeout=60)
+    wire.order("INCR", name + ":late")
 
     def somebody_waits():
         return sum(int(row["waiting"]) for row in forebay.admin("SHOW QUEUE") if row["service"] == "cache") > 0
-    wait_until(somebody_waits, 30, "clients to wait for a primary")
+    wait_until(somebody_waits, 30, "a client to wait for a primary")
+    return wire
 
 
 def test_a_network_that_comes_back_loses_and_repeats_nothing(reached_by_relay, name):
     group, forebay, relays = reached_by_relay
     with Ledger(forebay.redis(), name) as ledger:
         relays[0].mode = "away"
-        wait_cut_off(forebay, "redis1")
+        late = cut_off(forebay, name)
         relays[0].mode = "pass"
+        assert late.read() == 1
         ledger.wait_acknowledged(100)
     assert group.primary is group.nodes[0] and not events(forebay, "primary_changed")
     verdict = ledger.judge(group.primary)
@@ -51,10 +55,11 @@ def test_a_primary_behind_a_cut_network_is_replaced_and_not_believed_when_it_is_
     old, new = group.nodes
     with Ledger(forebay.redis(), name) as ledger:
         relays[0].mode = "away"
-        wait_cut_off(forebay, "redis1")
+        late = cut_off(forebay, name)
         group.caught_up()
         # It goes on taking writes from whoever reaches it.
         new.promote()
+        assert late.read() == 1
         ledger.wait_acknowledged(100)
         relays[0].mode = "pass"
         forebay.wait_node("redis1", timeout=30, role="primary", state="fenced")
@@ -76,22 +81,17 @@ def is_in_tilt(sentinel):
 
 
 def tilt(sentinels, ledger):
-    """Freezes Sentinels until they lose their sense of time: longer than two seconds."""
-    for sentinel in sentinels:
-        sentinel.pause()
-    # Writes go on all the while, and take longer than that.
-    while True:
-        ledger.wait_acknowledged(200)
-        if all(_tilts(sentinel) for sentinel in sentinels):
+    """Freezes Sentinels until they lose their sense of time, which takes more than two seconds."""
+    for writes in range(1000, 10_000, 1000):
+        for sentinel in sentinels:
+            sentinel.pause()
+        # They go on all the while, and so many take that long.
+        ledger.wait_acknowledged(writes)
+        for sentinel in sentinels:
+            sentinel.resume()
+        if all(is_in_tilt(sentinel) for sentinel in sentinels):
             return
-
-
-def _tilts(sentinel):
-    sentinel.resume()
-    if wait_until(lambda: sentinel.run("PING"), 10, "an answer") and is_in_tilt(sentinel):
-        return True
-    sentinel.pause()
-    return False
+    raise AssertionError("no Sentinel noticed that it had been frozen")
 
 
 def test_sentinels_in_tilt_stop_nothing(redis_group, start_forebay, name):
