@@ -264,6 +264,7 @@ def test_the_leading_sentinel_is_killed_in_the_middle_of_a_failover(new_redis, s
     told("kill -9 of the primary and of the leading Sentinel", ledger, verdict)
     verdict.assert_sound()
     assert_lost_only_at_the_end(verdict, died)
+    assert_loss_is_told(forebay, new, verdict)
     assert len(leader.log()) > 0 and not leader.is_running()
 
 
