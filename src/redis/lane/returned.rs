@@ -46,7 +46,7 @@ impl Returned {
         let mut at = sending.answered;
         for entry in fifo {
             let end = at + entry.bytes;
-            if let EntryKind::Block = entry.kind {
+            if let EntryKind::Block { .. } = entry.kind {
                 items.push_back(Item {
                     client: entry.client,
                     kind: entry.kind,
@@ -130,12 +130,12 @@ impl Returned {
             return;
         }
         let Some(item) = self.items.pop_front() else { return };
-        if item.is_refused && item.is_asked_again() {
+        if item.is_asked_again() {
             item.client.settle(1);
         } else if item.is_refused || reply.len() >= LONGEST_KEPT && item.may_run_twice {
             item.run_again();
         } else if item.client.backlog.borrow().is_empty() {
-            if !matches!(item.kind, EntryKind::Silent) {
+            if !item.kind.is_silent() {
                 item.client.deliver(&reply);
             }
             item.client.settle(1);
@@ -159,6 +159,7 @@ impl Returned {
             } else if !item.is_written || item.may_run_twice || item.is_refused {
                 item.run_again();
             } else {
+                item.client.service.stats.unknown.update(|n| n + 1);
                 let mut reply = Vec::new();
                 Trouble::Unknown(why.to_owned()).write(&mut reply);
                 item.answer(reply);
@@ -171,7 +172,7 @@ impl Returned {
         let mut reply = Vec::new();
         trouble.write(&mut reply);
         for item in self.items {
-            if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting) {
+            if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting { .. }) {
                 item.client.login_result.set(Some(false));
             }
             item.answer(reply.clone());
@@ -182,14 +183,15 @@ impl Returned {
 impl Item {
     /// The client's task asks again when it sees that there was no answer.
     fn is_asked_again(&self) -> bool {
-        matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting)
+        matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting { .. })
     }
 
     fn run_again(self) {
         let todo = match self.kind {
-            EntryKind::Block => Todo::Block(self.request),
+            EntryKind::Block { is_silent: false } => Todo::Block(self.request),
+            EntryKind::Block { is_silent: true } => Todo::QuietBlock(self.request),
             EntryKind::Silent => Todo::Quiet(self.request),
-            EntryKind::Plain | EntryKind::Login { .. } | EntryKind::Greeting => Todo::Run(self.request),
+            EntryKind::Plain | EntryKind::Login { .. } | EntryKind::Greeting { .. } => Todo::Run(self.request),
         };
         self.client.backlog.borrow_mut().push_back(todo);
         self.client.settle(1);
@@ -198,7 +200,7 @@ impl Item {
     }
 
     fn answer(self, reply: Vec<u8>) {
-        if !matches!(self.kind, EntryKind::Silent) {
+        if !self.kind.is_silent() {
             self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
         }
         self.client.settle(1);

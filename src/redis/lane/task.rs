@@ -132,6 +132,8 @@ impl Task {
 
     fn turn(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
         match self.lane.state.get() {
+            // Replies that have come are not read. They would tell of writes that the old node has carried out, perhaps
+            // after its replica was promoted: that the new primary has them nobody knows.
             State::Replaced => return Poll::Ready(Ended::Replaced),
             State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
             _ => {}
@@ -371,36 +373,32 @@ impl Lane {
         let scanned = scan.scan(bytes)?;
         let part = bytes.get(..scanned.used).unwrap_or_default();
         let client = Rc::clone(&entry.client);
-        let mut goes_on = true;
-        match &entry.kind {
-            EntryKind::Block if entry.left > 1 => {}
-            EntryKind::Plain | EntryKind::Block => goes_on = client.deliver(part),
-            EntryKind::Silent => {}
-            EntryKind::Greeting => {
+        let is_told = match &entry.kind {
+            EntryKind::Plain => true,
+            EntryKind::Silent => false,
+            EntryKind::Block { .. } => entry.left == 1,
+            EntryKind::Greeting { .. } => {
                 if scanned.is_done {
                     client.login_result.set(Some(!is_error));
                 }
-                if is_error {
-                    goes_on = client.deliver(part);
-                }
+                is_error
             }
-            EntryKind::Login { login, tell } => {
+            EntryKind::Login { login, tell, .. } => {
                 if scanned.is_done {
                     client.login_result.set(Some(!is_error));
                 }
                 if scanned.is_done && !is_error {
                     *client.login.borrow_mut() = Some(Rc::clone(login));
                 }
-                if *tell || is_error {
-                    goes_on = client.deliver(part);
-                }
+                *tell || is_error
             }
-        }
+        };
+        let goes_on = !is_told || entry.kind.is_silent() || client.deliver(part);
         if !scanned.is_done {
             return Ok(scanned.used);
         }
         entry.left -= 1;
-        let counts = !matches!(entry.kind, EntryKind::Block) || entry.left == 0;
+        let counts = !matches!(entry.kind, EntryKind::Block { .. }) || entry.left == 0;
         if entry.left == 0 {
             let bytes = entry.bytes;
             fifo.pop_front();
