@@ -276,8 +276,9 @@ impl Session {
         if let Some(wait) = self.work_off_backlog() {
             return Some(wait);
         }
+        let asks = |session: &Self| session.is_asking().then_some(Wait::Answers);
         if self.client.is_ending.get() || self.input.is_empty() {
-            return None;
+            return asks(self);
         }
         let input = std::mem::take(&mut self.input);
         let (used, wait) = self.work(input.get(self.at..).unwrap_or_default());
@@ -290,7 +291,7 @@ impl Session {
             self.input.drain(..self.at);
             self.at = 0;
         }
-        wait
+        wait.or_else(|| asks(self))
     }
 
     /// Requests that came back from a lane, before any other.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::task::HEAVY_FOR;
 use super::{Entry, EntryKind, Sending};
 use crate::redis::client::{Client, Todo};
 use crate::redis::errors::Trouble;
@@ -20,6 +21,8 @@ pub(super) struct Returned {
     reply: Vec<u8>,
     /// A reply of the first item's has begun.
     has_begun: bool,
+    /// Items whose replies have come, although they do not count.
+    seen: usize,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,30 @@ impl Returned {
         Ok(at)
     }
 
+    /// Takes replies of a node that has been replaced. Only what it refuses counts, since that was not carried out. Of
+    /// what it has carried out nobody knows whether the new primary has it: its replica may have been promoted before.
+    /// Returns the bytes used.
+    pub(super) fn note_refusals(&mut self, scan: &mut ReplyScan, bytes: &[u8]) -> Result<usize, BadReply> {
+        let mut at = 0;
+        while let Some(item) = self.items.get_mut(self.seen).filter(|item| item.is_written && at < bytes.len()) {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if rest.first() == Some(&b'-') && scan.is_idle() {
+                let Some(end) = memchr::memchr(b'\n', rest) else { break };
+                item.is_refused |= super::task::is_refusal(rest.get(1..end).unwrap_or_default());
+            }
+            let scanned = scan.scan(rest)?;
+            at += scanned.used;
+            if !scanned.is_done {
+                break;
+            }
+            item.left -= 1;
+            if item.left == 0 {
+                self.seen += 1;
+            }
+        }
+        Ok(at)
+    }
+
     fn take(&mut self, reply: Vec<u8>) {
         let Some(item) = self.items.front_mut() else { return };
         item.left -= 1;
@@ -157,6 +184,11 @@ impl Returned {
             } else if item.is_asked_again() {
                 item.client.settle(1);
             } else if !item.is_written || item.may_run_twice || item.is_refused {
+                if n == 0 && item.is_written && item.may_run_twice {
+                    // The server may have closed because of this very one, as for a reply beyond its
+                    // client-output-buffer-limit: next time only its own client is hit.
+                    item.client.heavy.set(HEAVY_FOR);
+                }
                 item.run_again();
             } else {
                 item.client.service.stats.unknown.update(|n| n + 1);
