@@ -65,12 +65,11 @@ impl fmt::Display for Trouble {
                 "LOADING service {service} has no primary and {length} clients wait already (queue_length); try again"
             ),
             Trouble::Unknown(why) => write!(f, "UNKNOWN it is not known whether the command was carried out: {why}"),
-            Trouble::NotSent(why) => {
-                write!(
-                    f,
-                    "LOADING the command was not carried out, its connection was lost before all of it was sent: {why}; try again"
-                )
-            }
+            Trouble::NotSent(why) => write!(
+                f,
+                "LOADING the command was not carried out, its connection was lost before all of it was sent: {why}; \
+                 try again"
+            ),
             Trouble::Server(line) => write!(f, "{}", String::from_utf8_lossy(line)),
             Trouble::Arity(name) => write!(f, "ERR wrong number of arguments for '{name}' command"),
             Trouble::UnknownCommand(name, arguments) => {

@@ -509,7 +509,8 @@ impl Session {
             return false;
         }
         let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return false };
-        // A node that has been replaced gets no more; what it has said already still holds.
+        // A node that has been replaced gets no more. What it has said already is told: its refusals hold, and an element
+        // that it has given away is better given twice than lost.
         let is_replaced = self.service.is_replaced(own.node());
         let served = self.serve_own(&mut own, cx, !is_replaced).and_then(|has_come| match is_replaced {
             true => Err("the primary was replaced".to_owned()),
