@@ -53,6 +53,8 @@ pub struct Client {
     pub backlog: RefCell<VecDeque<Todo>>,
     /// Whether its AUTH has succeeded; `None` while that is not known.
     pub login_result: Cell<Option<bool>>,
+    /// The server's number of the connection on which its command blocks, or will when it has arrived.
+    pub blocked_on: Cell<Option<u64>>,
     /// CLIENT UNBLOCK: whether with an error.
     pub unblock: Cell<Option<bool>>,
     /// It has read much lately: its reads keep out of the others' way.
@@ -111,10 +113,14 @@ impl Output {
 pub enum Todo {
     /// A request that has not been carried out, or may be carried out twice.
     Run(Vec<u8>),
-    /// The same, of a client that wanted no reply to it.
+    /// A request that blocks, and since when it has, ns.
+    Wait(Vec<u8>, u64),
+    /// A request of a client that wanted no reply to it.
     Quiet(Vec<u8>),
     /// MULTI, commands, and EXEC.
     Block(Vec<u8>),
+    /// The same, of a client that wanted no reply to it.
+    QuietBlock(Vec<u8>),
     /// The answer to a request.
     Say(Vec<u8>),
     /// A transaction begins of which nothing can be carried out.
@@ -154,6 +160,7 @@ impl Client {
             active: Cell::new(now),
             backlog: RefCell::default(),
             login_result: Cell::new(None),
+            blocked_on: Cell::new(None),
             unblock: Cell::new(None),
             heavy: Cell::new(0),
             is_gone: Cell::new(false),

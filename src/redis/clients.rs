@@ -66,6 +66,9 @@ impl Session {
                 }
                 self.client.login_result.set(None);
                 self.lane = None;
+                self.own_follows();
+                // CLIENT REPLY SKIP was about this one.
+                self.wants_reply();
                 return None;
             }
         };

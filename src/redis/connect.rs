@@ -36,7 +36,7 @@ pub struct Wanted {
 pub struct Opened {
     /// The connection.
     pub stream: Stream,
-    /// What the server answered to HELLO; `None` if it does not know that.
+    /// What the server answered to HELLO; an error if it does not know that.
     pub hello: Option<Vec<u8>>,
 }
 
@@ -89,7 +89,10 @@ async fn open(wanted: &Wanted) -> Result<Opened, Failure> {
         match (step, error) {
             (_, Some(line)) if is_not_ready(&line) => return Err(Failure::NotReady(line)),
             (Step::Hello, Some(line))
-                if line.starts_with(b"ERR unknown command") && wanted.version == Version::Resp2 => {}
+                if line.starts_with(b"ERR unknown command") && wanted.version == Version::Resp2 =>
+            {
+                hello = Some(reply);
+            }
             // A user who may do little may still have a connection; the node's role is also watched elsewhere.
             (Step::Role, Some(line)) if line.starts_with(b"NOPERM") => {}
             (_, Some(line)) => return Err(Failure::Refused(line)),
@@ -115,14 +118,7 @@ fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
     if wanted.is_for_logins {
         return steps;
     }
-    if let Some(password) = &wanted.login.password {
-        let mut words = vec![b"AUTH".to_vec()];
-        if *wanted.login.user != *DEFAULT_USER {
-            words.push(wanted.login.user.to_vec());
-        }
-        words.push(password.to_vec());
-        steps.push((Step::Auth, words));
-    }
+    steps.extend(auth(&wanted.login).map(|words| (Step::Auth, words)));
     let version = wanted.version.number().to_string().into_bytes();
     steps.push((Step::Hello, vec![b"HELLO".to_vec(), version, b"SETNAME".to_vec(), NAME.to_vec()]));
     if wanted.db != 0 {
@@ -130,6 +126,17 @@ fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
     }
     steps.push((Step::Role, vec![b"ROLE".to_vec()]));
     steps
+}
+
+/// How a user logs in; `None`: nothing has to be said.
+pub(super) fn auth(login: &Login) -> Option<Vec<Vec<u8>>> {
+    let password = login.password.as_deref()?;
+    let mut words = vec![b"AUTH".to_vec()];
+    if *login.user != *DEFAULT_USER {
+        words.push(login.user.to_vec());
+    }
+    words.push(password.to_vec());
+    Some(words)
 }
 
 fn check_role(reply: &[u8], is_primary: bool) -> Result<(), Failure> {

@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::blocking::shortened;
 use super::client::{Client, MOST_OUTPUT, Todo};
 use super::core::Core;
 use super::errors::Trouble;
 use super::lane::{EntryKind, Lane};
-use super::own::{OwnState, Subscriptions};
+use super::own::OwnState;
 use super::request::Taken;
 use super::service::Service;
 use super::stream::Stream;
+use super::subscriptions::Subscriptions;
 use super::transaction::Transaction;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
@@ -83,6 +85,8 @@ pub struct Session {
     pub(super) has_lost_watch: bool,
     /// A request that goes on as it comes.
     pub(super) stream: Option<Stream>,
+    /// Connections of its own that were lost in a row, without any reply.
+    pub(super) losses: u32,
     /// Requests that may be on their way, and whether so many were.
     window: u32,
     has_filled_window: bool,
@@ -125,6 +129,7 @@ impl Session {
             asked: Default::default(),
             has_lost_watch: false,
             stream: None,
+            losses: 0,
             window: FIRST_IN_FLIGHT,
             has_filled_window: false,
             has_waited: false,
@@ -274,8 +279,9 @@ impl Session {
         if let Some(wait) = self.work_off_backlog() {
             return Some(wait);
         }
+        let asks = |session: &Self| session.is_asking().then_some(Wait::Answers);
         if self.client.is_ending.get() || self.input.is_empty() {
-            return None;
+            return asks(self);
         }
         let input = std::mem::take(&mut self.input);
         let (used, wait) = self.work(input.get(self.at..).unwrap_or_default());
@@ -288,7 +294,7 @@ impl Session {
             self.input.drain(..self.at);
             self.at = 0;
         }
-        wait
+        wait.or_else(|| asks(self))
     }
 
     /// Requests that came back from a lane, before any other.
@@ -309,13 +315,10 @@ impl Session {
                     Taken::Done
                 }
                 Todo::Run(request) => self.take_again(request),
-                Todo::Quiet(request) => {
-                    let mode = std::mem::replace(&mut self.reply, ReplyMode::Off);
-                    let taken = self.take_again(request);
-                    self.reply = mode;
-                    taken
-                }
+                Todo::Wait(request, since) => self.take_again(&shortened(request, now_ns().saturating_sub(*since))),
+                Todo::Quiet(request) => self.quietly(|session| session.take_again(request)),
                 Todo::Block(request) => self.send_block(request),
+                Todo::QuietBlock(request) => self.quietly(|session| session.send_block(request)),
             };
             match taken {
                 Taken::Done if matches!(todo, Todo::Say(_) | Todo::Spoil) => {}
@@ -326,6 +329,14 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Does what the client wants no reply to.
+    fn quietly(&mut self, work: impl FnOnce(&mut Self) -> Taken) -> Taken {
+        let mode = std::mem::replace(&mut self.reply, ReplyMode::Off);
+        let taken = work(self);
+        self.reply = mode;
+        taken
     }
 
     pub(super) fn take_again(&mut self, request: &[u8]) -> Taken {
@@ -524,8 +535,8 @@ impl Session {
             Ok(lane) => lane,
             Err(taken) => return taken,
         };
-        let kind = if self.reply == ReplyMode::On { EntryKind::Block } else { EntryKind::Silent };
-        lane.push_special(&self.client, block, replies, kind);
+        let is_silent = !self.wants_reply();
+        lane.push_special(&self.client, block, replies, EntryKind::Block { is_silent });
         self.note_write();
         Taken::Done
     }

@@ -90,19 +90,8 @@ impl Session {
         let only_listens = is_listening
             || !self.subscriptions.is_empty()
                 && verb.is_some_and(|verb| verb == Verb::Ping || SUBSCRIBING.contains(&verb));
-        if let OwnState::Open(own) = &self.own
-            && !only_listens
-        {
-            match self.service.primary() {
-                Ok(node) if node == own.node() => {}
-                Ok(_) if own.expects.is_empty() => {
-                    self.lose_own("the primary was replaced");
-                    return Taken::Wait(Wait::Output);
-                }
-                Ok(_) => {}
-                Err(why) if own.expects.is_empty() => return self.wait_for_primary(why),
-                Err(_) => {}
-            }
+        if !only_listens && let Err(taken) = self.before_own() {
+            return taken;
         }
         if is_in_multi
             && let OwnState::Open(own) = &mut self.own
@@ -282,13 +271,14 @@ impl Session {
             Ok(lane) => lane,
             Err(taken) => return Proof::Wait(taken),
         };
+        let is_silent = self.reply != ReplyMode::On;
         let mut request = Vec::new();
         if user == DEFAULT_USER && words(frame).count() == 2 {
             encode(&mut request, &[b"AUTH".as_slice(), password]);
         } else {
             encode(&mut request, &[b"AUTH".as_slice(), user, password]);
         }
-        lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell });
+        lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell, is_silent });
         self.lane = None;
         self.asked = super::clients::Asked::Login(frame.to_vec(), tell);
         Proof::Asked

@@ -39,7 +39,7 @@ def cut_off(forebay, name):
 def test_a_network_that_comes_back_loses_and_repeats_nothing(reached_by_relay, name):
     group, forebay, relays = reached_by_relay
     with Ledger(forebay.redis(), name) as ledger:
-        relays[0].mode = "away"
+        relays[0].mode = "keep"
         late = cut_off(forebay, name)
         relays[0].mode = "pass"
         assert late.read() == 1
@@ -54,7 +54,7 @@ def test_a_primary_behind_a_cut_network_is_replaced_and_not_believed_when_it_is_
     group, forebay, relays = reached_by_relay
     old, new = group.nodes
     with Ledger(forebay.redis(), name) as ledger:
-        relays[0].mode = "away"
+        relays[0].mode = "keep"
         late = cut_off(forebay, name)
         group.caught_up()
         # It goes on taking writes from whoever reaches it.
