@@ -40,6 +40,9 @@ pub struct Client {
     pub name: RefCell<Vec<u8>>,
     /// `CLIENT SETINFO LIB-NAME` and `LIB-VER`.
     pub library: RefCell<(Vec<u8>, Vec<u8>)>,
+    /// Its last command that was more than a plain read or write, and where in its bytes that ended: if more has come
+    /// since, it was not the last one.
+    pub said: RefCell<(String, u64)>,
     /// Kind of its connection, for `CLIENT LIST`.
     pub mode: Cell<Mode>,
     /// Requests on a lane that are not answered yet.
@@ -154,6 +157,7 @@ impl Client {
             login: RefCell::new(login),
             name: RefCell::default(),
             library: RefCell::default(),
+            said: RefCell::default(),
             mode: Cell::default(),
             in_flight: Cell::new(0),
             bytes: Cell::default(),

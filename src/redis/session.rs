@@ -62,6 +62,8 @@ pub struct Session {
     /// Bytes that were read and not used, from `at`.
     input: Vec<u8>,
     at: usize,
+    /// Where in all of its bytes the request ends that is looked at; 0: it has been looked at before.
+    pub(super) taken_to: u64,
     /// When it began to wait for a primary, ns; until it has been served, every further wait counts from then.
     pub(super) held_since: Option<u64>,
     /// Where its requests went last, and the service's version of that time.
@@ -114,6 +116,7 @@ impl Session {
             scan: RequestScan::default(),
             input: Vec::new(),
             at: 0,
+            taken_to: 0,
             held_since: None,
             lane: None,
             lane_version: 0,
@@ -301,6 +304,7 @@ impl Session {
     fn work_off_backlog(&mut self) -> Option<Wait> {
         loop {
             let todo = self.client.backlog.borrow_mut().pop_front()?;
+            self.taken_to = 0;
             let taken = match &todo {
                 Todo::Say(_) | Todo::Spoil if self.has_answers_to_come() => Taken::Wait(match self.before_answer() {
                     Some(wait) => wait,
@@ -399,6 +403,7 @@ impl Session {
                     if let Some(wait) = self.must_wait() {
                         return (at, Some(wait));
                     }
+                    self.note_end(rest.len().saturating_sub(request.len));
                     match self.take(frame, &request) {
                         Taken::Done => request.len,
                         Taken::Wait(wait) => return (at, Some(wait)),
@@ -410,6 +415,7 @@ impl Session {
                     if let Some(wait) = self.must_wait() {
                         return (at, Some(wait));
                     }
+                    self.note_end(rest.len().saturating_sub(len));
                     match self.take_inline(rest.get(..len).unwrap_or_default()) {
                         Taken::Done => len,
                         Taken::Wait(wait) => return (at, Some(wait)),
@@ -434,6 +440,11 @@ impl Session {
             };
         }
         (at, None)
+    }
+
+    /// A request is looked at behind which so many bytes have come.
+    fn note_end(&mut self, behind: usize) {
+        self.taken_to = self.client.bytes.get().0.saturating_sub(behind as u64);
     }
 
     /// Sends requests to the lane of the last one.

@@ -190,6 +190,19 @@ def test_nobody_uses_the_connection_of_another_user(target):
             assert second.pipeline(("AUTH", "reader", "look"), ("SET", "k", "w"))[-1].code == "NOPERM"
 
 
+def test_a_user_is_blamed_only_for_what_the_client_has_asked(secured):
+    _everywhere(secured, "ACL", "LOG", "RESET")
+    with Forebay(configuration((), redis=[secured.service(users={"alice": "wonder"})])) as forebay:
+        with forebay.redis().wire() as wire:
+            # On a connection that clients share, and on one of the client's own.
+            replies = wire.pipeline(("AUTH", "alice", "wonder"), ("SET", "alice:k", 1), ("WATCH", "alice:k"), ("ROLE",))
+            assert replies[:3] == [b"OK"] * 3 and replies[3].code == "NOPERM"
+            for node in secured.nodes:
+                log = [dict(zip(entry[::2], entry[1::2])) for entry in node.run("ACL", "LOG")]
+                blamed = [(entry[b"object"], entry[b"count"]) for entry in log if entry[b"username"] == b"alice"]
+                assert blamed == ([(b"role", 1)] if node is secured.nodes[0] else [])
+
+
 def _everywhere(group, *arguments):
     for node in group.nodes:
         assert node.run(*arguments) == b"OK"
