@@ -375,6 +375,9 @@ impl HoldWrites for Held {
             Ok(())
         })
     }
+    fn blocked<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Vec<u64>> + Send + 'a>> {
+        Box::pin(async { Vec::new() })
+    }
     fn release(&self, _: &str) {
         let view = Arc::clone(&self.handle.snapshot().services[0]);
         if let Some(primary) = view.primary {
@@ -495,6 +498,9 @@ impl HoldWrites for Hanging {
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
         (self.hang)();
         self.held.hold(of, limit)
+    }
+    fn blocked<'a>(&'a self, of: &'a str) -> Pin<Box<dyn Future<Output = Vec<u64>> + Send + 'a>> {
+        self.held.blocked(of)
     }
     fn release(&self, of: &str) {
         self.held.release(of);

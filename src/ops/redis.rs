@@ -138,6 +138,17 @@ impl HoldWrites for Holds {
         })
     }
 
+    fn blocked<'a>(&'a self, service: &'a str) -> Pin<Box<dyn Future<Output = Vec<u64>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for worker in self.shared.workers() {
+                let service = service.to_owned();
+                all.extend(worker.ask(move |core| core.blocked_on(&service)).await.unwrap_or_default());
+            }
+            all
+        })
+    }
+
     fn release(&self, service: &str) {
         for worker in self.shared.workers() {
             let service = service.to_owned();

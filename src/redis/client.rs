@@ -40,6 +40,9 @@ pub struct Client {
     pub name: RefCell<Vec<u8>>,
     /// `CLIENT SETINFO LIB-NAME` and `LIB-VER`.
     pub library: RefCell<(Vec<u8>, Vec<u8>)>,
+    /// Its last command that was more than a plain read or write, and where in its bytes that ended: if more has come
+    /// since, it was not the last one.
+    pub said: RefCell<(String, u64)>,
     /// Kind of its connection, for `CLIENT LIST`.
     pub mode: Cell<Mode>,
     /// Requests on a lane that are not answered yet.
@@ -53,6 +56,8 @@ pub struct Client {
     pub backlog: RefCell<VecDeque<Todo>>,
     /// Whether its AUTH has succeeded; `None` while that is not known.
     pub login_result: Cell<Option<bool>>,
+    /// The server's number of the connection on which its command blocks, or will when it has arrived.
+    pub blocked_on: Cell<Option<u64>>,
     /// CLIENT UNBLOCK: whether with an error.
     pub unblock: Cell<Option<bool>>,
     /// It has read much lately: its reads keep out of the others' way.
@@ -111,10 +116,14 @@ impl Output {
 pub enum Todo {
     /// A request that has not been carried out, or may be carried out twice.
     Run(Vec<u8>),
-    /// The same, of a client that wanted no reply to it.
+    /// A request that blocks, and since when it has, ns.
+    Wait(Vec<u8>, u64),
+    /// A request of a client that wanted no reply to it.
     Quiet(Vec<u8>),
     /// MULTI, commands, and EXEC.
     Block(Vec<u8>),
+    /// The same, of a client that wanted no reply to it.
+    QuietBlock(Vec<u8>),
     /// The answer to a request.
     Say(Vec<u8>),
     /// A transaction begins of which nothing can be carried out.
@@ -148,12 +157,14 @@ impl Client {
             login: RefCell::new(login),
             name: RefCell::default(),
             library: RefCell::default(),
+            said: RefCell::default(),
             mode: Cell::default(),
             in_flight: Cell::new(0),
             bytes: Cell::default(),
             active: Cell::new(now),
             backlog: RefCell::default(),
             login_result: Cell::new(None),
+            blocked_on: Cell::new(None),
             unblock: Cell::new(None),
             heavy: Cell::new(0),
             is_gone: Cell::new(false),

@@ -12,7 +12,7 @@ use super::own::What;
 use super::request::Taken;
 use super::session::{ReplyMode, Session, Wait};
 use super::verbs::is_switched_on;
-use crate::wire::resp::command::Command;
+use crate::wire::resp::command::{Command, Path, Verb};
 use crate::wire::resp::{build, words};
 use crate::worker::clock::now_ns;
 
@@ -66,6 +66,9 @@ impl Session {
                 }
                 self.client.login_result.set(None);
                 self.lane = None;
+                self.own_follows();
+                // CLIENT REPLY SKIP was about this one.
+                self.wants_reply();
                 return None;
             }
         };
@@ -117,6 +120,17 @@ impl Session {
             _ => return self.send_own(frame, What::Plain),
         }
         self.answer_with(&reply)
+    }
+
+    /// Remembers the command for `CLIENT LIST`, unless it is one of those that have to be fast.
+    pub(super) fn note_command(&self, command: &Command) {
+        if matches!(command.path, Path::Lane | Path::Slow | Path::Session(Verb::Ping)) {
+            return;
+        }
+        let mut said = self.client.said.borrow_mut();
+        said.0.clear();
+        said.0.push_str(&command.name);
+        said.1 = self.taken_to;
     }
 
     fn set_info(&self, what: &[u8], value: &[u8], reply: &mut Vec<u8>) {
@@ -385,12 +399,14 @@ impl Client {
         let login = self.login.borrow();
         let user = login.as_ref().map_or(super::login::DEFAULT_USER, |login| &login.user);
         let library = self.library.borrow();
+        let said = self.said.borrow();
+        let command = if said.1 == self.bytes.get().0 && !said.0.is_empty() { &said.0 } else { "NULL" };
         let mut line = String::new();
         let _ = writeln!(
             line,
             "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db={} sub={} psub={} ssub=0 \
              multi={} watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem=0 \
-             events=r cmd=NULL user={} redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} tot-net-out={}",
+             events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} tot-net-out={}",
             self.id,
             self.peer,
             self.local,

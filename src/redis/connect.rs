@@ -36,7 +36,7 @@ pub struct Wanted {
 pub struct Opened {
     /// The connection.
     pub stream: Stream,
-    /// What the server answered to HELLO; `None` if it does not know that.
+    /// What the server answered to HELLO; an error if it does not know that.
     pub hello: Option<Vec<u8>>,
 }
 
@@ -89,16 +89,38 @@ async fn open(wanted: &Wanted) -> Result<Opened, Failure> {
         match (step, error) {
             (_, Some(line)) if is_not_ready(&line) => return Err(Failure::NotReady(line)),
             (Step::Hello, Some(line))
-                if line.starts_with(b"ERR unknown command") && wanted.version == Version::Resp2 => {}
-            // A user who may do little may still have a connection; the node's role is also watched elsewhere.
-            (Step::Role, Some(line)) if line.starts_with(b"NOPERM") => {}
+                if line.starts_with(b"ERR unknown command") && wanted.version == Version::Resp2 =>
+            {
+                hello = Some(reply);
+            }
             (_, Some(line)) => return Err(Failure::Refused(line)),
             (Step::Hello, None) => hello = Some(reply),
-            (Step::Role, None) => check_role(&reply, wanted.is_primary)?,
             (Step::Auth | Step::Select, None) => {}
         }
     }
+    if !wanted.is_for_logins {
+        // Every user may say HELLO, while ROLE may be refused, and stand in ACL LOG as often as there are connections.
+        match hello.as_deref().and_then(role_in_hello) {
+            Some(role) => check_role(role, wanted.is_primary)?,
+            None => ask_role(&mut stream, wanted.is_primary).await?,
+        }
+    }
     Ok(Opened { stream, hello })
+}
+
+/// Has a server that does not know HELLO, or tells no role in it, say its role.
+async fn ask_role(stream: &mut Stream, is_primary: bool) -> Result<(), Failure> {
+    let mut out = Vec::new();
+    encode(&mut out, &["ROLE"]);
+    stream.write_all(&out).await.map_err(Failure::Socket)?;
+    let reply = read_replies(stream, 1).await.map_err(Failure::Socket)?.pop().unwrap_or_default();
+    match reply.strip_prefix(b"-").map(|line| line.trim_ascii_end().to_vec()) {
+        None => check_role(role_in_reply(&reply), is_primary),
+        Some(line) if is_not_ready(&line) => Err(Failure::NotReady(line)),
+        // A user who may do little may still have a connection; the node's role is also watched elsewhere.
+        Some(line) if line.starts_with(b"NOPERM") => Ok(()),
+        Some(line) => Err(Failure::Refused(line)),
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +128,6 @@ enum Step {
     Auth,
     Hello,
     Select,
-    Role,
 }
 
 /// What is said to a new connection, all in one write.
@@ -115,29 +136,45 @@ fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
     if wanted.is_for_logins {
         return steps;
     }
-    if let Some(password) = &wanted.login.password {
-        let mut words = vec![b"AUTH".to_vec()];
-        if *wanted.login.user != *DEFAULT_USER {
-            words.push(wanted.login.user.to_vec());
-        }
-        words.push(password.to_vec());
-        steps.push((Step::Auth, words));
-    }
+    steps.extend(auth(&wanted.login).map(|words| (Step::Auth, words)));
     let version = wanted.version.number().to_string().into_bytes();
     steps.push((Step::Hello, vec![b"HELLO".to_vec(), version, b"SETNAME".to_vec(), NAME.to_vec()]));
     if wanted.db != 0 {
         steps.push((Step::Select, vec![b"SELECT".to_vec(), wanted.db.to_string().into_bytes()]));
     }
-    steps.push((Step::Role, vec![b"ROLE".to_vec()]));
     steps
 }
 
-fn check_role(reply: &[u8], is_primary: bool) -> Result<(), Failure> {
-    let says = |role: &[u8]| reply.windows(role.len()).take(32).any(|window| window == role);
-    match (says(b"\r\nmaster\r\n"), says(b"\r\nslave\r\n"), is_primary) {
-        (true, _, true) | (_, true, false) => Ok(()),
-        (true, _, false) => Err(Failure::Role("a primary, not a replica".into())),
-        (_, true, true) => Err(Failure::Role("a replica, not the primary".into())),
+/// How a user logs in; `None`: nothing has to be said.
+pub(super) fn auth(login: &Login) -> Option<Vec<Vec<u8>>> {
+    let password = login.password.as_deref()?;
+    let mut words = vec![b"AUTH".to_vec()];
+    if *login.user != *DEFAULT_USER {
+        words.push(login.user.to_vec());
+    }
+    words.push(password.to_vec());
+    Some(words)
+}
+
+/// The role in the reply to HELLO: `master` or `replica`.
+fn role_in_hello(reply: &[u8]) -> Option<&[u8]> {
+    const KEY: &[u8] = b"\r\n$4\r\nrole\r\n";
+    let rest = reply.get(memchr::memmem::find(reply, KEY)? + KEY.len()..)?;
+    [b"$6\r\nmaster\r\n".as_slice(), b"$7\r\nreplica\r\n"]
+        .into_iter()
+        .find_map(|role| rest.starts_with(role).then(|| role.get(4..role.len() - 2)).flatten())
+}
+
+/// The role in the reply to ROLE: `master` or `slave`, or something else.
+fn role_in_reply(reply: &[u8]) -> &[u8] {
+    reply.split(|byte| *byte == b'\n').nth(2).unwrap_or_default().trim_ascii_end()
+}
+
+fn check_role(role: &[u8], is_primary: bool) -> Result<(), Failure> {
+    match (role, is_primary) {
+        (b"master", true) | (b"replica" | b"slave", false) => Ok(()),
+        (b"master", false) => Err(Failure::Role("a primary, not a replica".into())),
+        (b"replica" | b"slave", true) => Err(Failure::Role("a replica, not the primary".into())),
         _ => Err(Failure::Role("neither primary nor replica".into())),
     }
 }
@@ -182,4 +219,21 @@ pub async fn read_replies(stream: &mut Stream, count: usize) -> io::Result<Vec<V
         }
     }
     Ok(replies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_read_from_either_reply() {
+        let hello =
+            b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$7\r\nreplica\r\n";
+        assert_eq!(role_in_hello(hello), Some(b"replica".as_slice()));
+        assert_eq!(role_in_hello(b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"), Some(b"master".as_slice()));
+        assert_eq!(role_in_hello(b"%1\r\n$4\r\nrole\r\n$4\r\nking\r\n"), None);
+        assert_eq!(role_in_hello(b"%1\r\n$4\r\nrole\r\n"), None);
+        assert_eq!(role_in_reply(b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"), b"master");
+        assert_eq!(role_in_reply(b"*0\r\n"), b"");
+    }
 }

@@ -181,6 +181,12 @@ impl Core {
         }
     }
 
+    /// The server's numbers of connections on which clients of a service wait in a blocking command.
+    pub fn blocked_on(&self, service: &str) -> Vec<u64> {
+        let clients = self.clients.borrow();
+        clients.values().filter(|c| c.service.name == service).filter_map(|c| c.blocked_on.get()).collect()
+    }
+
     /// A client's session is over.
     pub fn client_left(&self, client: &Client) {
         self.clients.borrow_mut().remove(&client.id);

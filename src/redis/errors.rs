@@ -22,6 +22,8 @@ pub enum Trouble {
     QueueFull { service: String, length: usize },
     /// A request that changes something was on its way when its connection was lost.
     Unknown(String),
+    /// A request that was too large to be kept had not reached its server whole.
+    NotSent(String),
     /// The server refused the connection itself, in its own words.
     Server(Vec<u8>),
     /// The words do not fit the command.
@@ -63,6 +65,11 @@ impl fmt::Display for Trouble {
                 "LOADING service {service} has no primary and {length} clients wait already (queue_length); try again"
             ),
             Trouble::Unknown(why) => write!(f, "UNKNOWN it is not known whether the command was carried out: {why}"),
+            Trouble::NotSent(why) => write!(
+                f,
+                "LOADING the command was not carried out, its connection was lost before all of it was sent: {why}; \
+                 try again"
+            ),
             Trouble::Server(line) => write!(f, "{}", String::from_utf8_lossy(line)),
             Trouble::Arity(name) => write!(f, "ERR wrong number of arguments for '{name}' command"),
             Trouble::UnknownCommand(name, arguments) => {

@@ -3,8 +3,9 @@
 use super::clients::Asked;
 use super::errors::Trouble;
 use super::lane::Kind;
+use super::own::OwnState;
 use super::request::Taken;
-use super::session::Session;
+use super::session::{ReplyMode, Session};
 use super::verbs::Proof;
 use crate::wire::resp::command::Access;
 use crate::wire::resp::{Version, build, words};
@@ -20,6 +21,10 @@ impl Session {
     /// HELLO
     pub(super) fn hello(&mut self, frame: &[u8]) -> Taken {
         let words: Vec<&[u8]> = words(frame).collect();
+        if self.service.hello(Version::Resp2).is_some_and(|reply| reply.starts_with(b"-")) {
+            let trouble = self.unknown(frame);
+            return self.answer(&trouble);
+        }
         let wish = match read(&words) {
             Ok(wish) => wish,
             Err(error) => return self.answer_with(&error),
@@ -39,13 +44,27 @@ impl Session {
             // The first connection in this protocol brings what a server says to it.
             return self.fetch_hello(frame, version);
         };
-        self.client.version.set(version);
-        self.lane = None;
-        if let Some(name) = wish.name {
-            *self.client.name.borrow_mut() = name.to_vec();
-        }
         let reply = with_id(&reply, self.client.id);
-        self.answer_with(&reply)
+        let taken = self.answer_with(&reply);
+        if matches!(taken, Taken::Done) {
+            self.client.version.set(version);
+            self.lane = None;
+            if let Some(name) = wish.name {
+                *self.client.name.borrow_mut() = name.to_vec();
+            }
+            self.own_follows();
+        }
+        taken
+    }
+
+    /// The connection that the client has becomes what the client is: what is watched there stays so.
+    pub(super) fn own_follows(&mut self) {
+        let (version, login) = (self.client.version.get(), self.client.login.borrow().clone());
+        match (&mut self.own, login) {
+            (OwnState::Open(own), Some(login)) => own.follow(login, version),
+            (own, _) => *own = OwnState::None,
+        }
+        self.count_pending();
     }
 
     fn fetch_hello(&mut self, frame: &[u8], version: Version) -> Taken {
@@ -54,9 +73,10 @@ impl Session {
         self.client.version.set(before);
         match lane {
             Ok(lane) => {
+                let is_silent = self.reply != ReplyMode::On;
                 let mut ping = Vec::new();
                 crate::wire::resp::encode(&mut ping, &["PING"]);
-                lane.push_special(&self.client, &ping, 1, super::lane::EntryKind::Greeting);
+                lane.push_special(&self.client, &ping, 1, super::lane::EntryKind::Greeting { is_silent });
                 self.asked = Asked::Hello(frame.to_vec());
                 self.lane = None;
                 Taken::Done
@@ -108,13 +128,17 @@ pub(super) fn is_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
+/// A server's answer to HELLO, split before the number of the connection, which begins with its `:`.
+pub(super) fn around_id(reply: &[u8]) -> Option<(&[u8], &[u8])> {
+    const ID: &[u8] = b"$2\r\nid\r\n:";
+    reply.split_at_checked(memchr::memmem::find(reply, ID)? + ID.len() - 1)
+}
+
 /// A server's answer to HELLO, with this client's number instead of that connection's.
 fn with_id(reply: &[u8], id: u64) -> Vec<u8> {
-    const ID: &[u8] = b"$2\r\nid\r\n:";
     let mut out = Vec::with_capacity(reply.len() + 8);
-    match memchr::memmem::find(reply, ID) {
-        Some(place) => {
-            let (before, after) = reply.split_at(place + ID.len() - 1);
+    match around_id(reply) {
+        Some((before, after)) => {
             out.extend_from_slice(before);
             build::integer(&mut out, i64::try_from(id).unwrap_or(i64::MAX));
             let end = memchr::memchr(b'\n', after).map_or(after.len(), |end| end + 1);

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod accept;
+mod blocking;
 mod client;
 mod clients;
 mod connect;
@@ -28,6 +29,7 @@ mod service;
 mod session;
 pub mod shared;
 mod stream;
+mod subscriptions;
 mod transaction;
 mod verbs;
 

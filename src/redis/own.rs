@@ -5,14 +5,17 @@
 //! transaction, no subscription. If anything might be left that cannot be seen, it is closed.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::connect::{Failure, NAME, Opened, Wanted, connect};
+use super::connect::{Failure, NAME, Opened, Wanted, auth, connect};
 use super::errors::Trouble;
+use super::login::Login;
 use super::request::Taken;
 use super::session::{Session, Wait};
+use super::subscriptions::Subscriptions;
 use crate::net::Stream;
 use crate::wire::resp::{ReplyScan, Version, encode};
 use crate::worker::clock::now_ns;
@@ -21,6 +24,8 @@ use crate::worker::clock::now_ns;
 const MOST_WAITING: usize = 1024 * 1024;
 /// A request is kept for a second run up to this, bytes.
 const LONGEST_AGAIN: usize = 64 * 1024;
+/// Before a client is connected again whose connections are lost one after the other.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether a client has a connection of its own.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub(super) type Slot = RefCell<Option<Result<Own, Failure>>>;
 pub struct Own {
     node: u64,
     wanted: Wanted,
+    /// Its number at the server, if that has told it.
+    id: Option<u64>,
     /// What the server calls it.
     name: Box<[u8]>,
     stream: Stream,
@@ -84,6 +91,8 @@ pub(super) struct Expect {
     pub(super) request: Option<Vec<u8>>,
     /// Where the request ends, counted as [`Own::put`].
     pub(super) end: u64,
+    /// When it was put, ns; only of what blocks.
+    pub(super) since: u64,
     /// The client wants no reply.
     pub(super) is_silent: bool,
     /// Of EXEC and DISCARD: what the transaction holds that changes the session.
@@ -133,6 +142,8 @@ pub(super) enum What {
     Select(u32),
     /// CLIENT INFO, to find out which database a transaction has left: the client does not see it.
     Database,
+    /// Makes the connection what its client has become; of no use if that fails. The client does not see it.
+    Follow,
     Monitor,
     /// Leaves something on the connection, or takes it off.
     Special(bool),
@@ -148,47 +159,12 @@ pub(super) enum Fate {
     Whole,
 }
 
-/// Channels, patterns and sharded channels that a client listens to.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Subscriptions {
-    pub(super) channels: BTreeSet<Vec<u8>>,
-    pub(super) patterns: BTreeSet<Vec<u8>>,
-    pub(super) shards: BTreeSet<Vec<u8>>,
-}
-
-impl Subscriptions {
-    pub(super) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
-    }
-}
-
-impl Subscriptions {
-    /// A subscribing or unsubscribing command was carried out.
-    pub(super) fn follow(&mut self, request: &[u8]) {
-        let mut words = crate::wire::resp::words(request);
-        let verb = words.next().unwrap_or_default().to_ascii_uppercase();
-        let adds = !verb.windows(5).any(|part| part == b"UNSUB");
-        let set = match verb.first() {
-            Some(b'P') => &mut self.patterns,
-            Some(b'S') if verb.starts_with(b"SSUB") || verb.starts_with(b"SUNSUB") => &mut self.shards,
-            _ => &mut self.channels,
-        };
-        let names: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
-        if adds {
-            set.extend(names);
-        } else if names.is_empty() {
-            set.clear();
-        } else {
-            set.retain(|known| !names.contains(known));
-        }
-    }
-}
-
 impl Own {
     pub(super) fn new(node: u64, wanted: Wanted, opened: Opened) -> Self {
         Own {
             node,
             wanted,
+            id: opened.hello.as_deref().and_then(id_of),
             name: Box::from(NAME),
             stream: opened.stream,
             output: Vec::new(),
@@ -235,6 +211,33 @@ impl Own {
     /// The connection has another database now.
     pub(super) fn set_db(&mut self, db: u32) {
         self.wanted.db = db;
+    }
+
+    /// The connection becomes this user's, and speaks this protocol.
+    pub(super) fn follow(&mut self, login: Rc<Login>, version: Version) {
+        let mut request = Vec::new();
+        if self.wanted.login.id != login.id
+            && let Some(words) = auth(&login)
+        {
+            encode(&mut request, &words);
+            self.send(&request, What::Follow);
+        }
+        if self.wanted.version != version {
+            request.clear();
+            encode(&mut request, &["HELLO", &version.number().to_string()]);
+            self.send(&request, What::Follow);
+        }
+        (self.wanted.login, self.wanted.version) = (login, version);
+    }
+
+    /// What was sent last waits on the server.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.expects.back().is_some_and(|last| matches!(last.what, What::Block { .. } | What::Replicated))
+    }
+
+    /// A command waits on the server for an element, or is on its way to do so.
+    fn blocks(&self) -> bool {
+        self.expects.back().is_some_and(|last| matches!(last.what, What::Block { .. }))
     }
 
     /// True if it can serve whoever wants that.
@@ -286,8 +289,9 @@ impl Own {
         if self.state.is_monitor {
             return;
         }
+        let since = if matches!(what, What::Block { .. }) { now_ns() } else { 0 };
         let mut expect =
-            Expect { what, request, end: self.put, left: None, is_silent: false, queued: Queued::default() };
+            Expect { what, request, end: self.put, since, left: None, is_silent: false, queued: Queued::default() };
         if matches!(what, What::Exec | What::Discard | What::Database) {
             expect.queued = std::mem::take(&mut self.queued);
         }
@@ -369,7 +373,8 @@ impl Session {
                 Err(why) => return Err(self.wait_for_primary(why)),
             };
             self.end_waiting();
-            match self.service.take_spare(node, &wanted) {
+            let spare = if self.losses > 1 { None } else { self.service.take_spare(node, &wanted) };
+            match spare {
                 Some(own) => self.own = OwnState::Open(Box::new(own)),
                 None => {
                     self.dial_own(node, wanted);
@@ -388,7 +393,11 @@ impl Session {
         let slot: Rc<Slot> = Rc::default();
         self.own = OwnState::Opening(Rc::clone(&slot));
         let (core, service, client) = (Rc::clone(&self.core), Rc::clone(&self.service), Rc::clone(&self.client));
+        let pauses = self.losses > 1;
         tokio::task::spawn_local(async move {
+            if pauses {
+                core.wheel.sleep(PAUSE).await;
+            }
             let opened = connect(&core, &wanted).await;
             if let Err(failure) = &opened
                 && !matches!(failure, Failure::Refused(_))
@@ -404,6 +413,28 @@ impl Session {
             *slot.borrow_mut() = Some(opened.map(|opened| Own::new(node, wanted, opened)));
             client.wake();
         });
+    }
+
+    /// What the next request on the client's connection has to wait for, besides what is on its way. While writes are
+    /// held, and until it is clear that the node still is the primary, nothing more goes there.
+    ///
+    /// # Errors
+    /// What became of the request.
+    pub(super) fn before_own(&mut self) -> Result<(), Taken> {
+        let OwnState::Open(own) = &self.own else { return Ok(()) };
+        if own.is_waiting() {
+            // It would only wait there, too, as one more that is on its way to a primary that may be about to change.
+            return Err(Taken::Wait(Wait::Own));
+        }
+        match self.service.primary() {
+            Ok(node) if node == own.node() => Ok(()),
+            _ if !own.expects.is_empty() => Err(Taken::Wait(Wait::Own)),
+            Ok(_) => {
+                self.lose_own("the primary was replaced");
+                Err(Taken::Wait(Wait::Output))
+            }
+            Err(why) => Err(self.wait_for_primary(why)),
+        }
     }
 
     /// A request that needs a connection of its own.
@@ -457,12 +488,6 @@ impl Session {
         matches!(&self.own, OwnState::Open(own) if own.is_full())
     }
 
-    /// Replies are RESP2 and messages may stand between them.
-    pub(super) fn listens(&self, own: &Own) -> bool {
-        !self.subscriptions.is_empty()
-            || own.expects.front().is_some_and(|e| matches!(e.what, What::Subscribe | What::Resubscribe))
-    }
-
     /// The service must know how many requests are on their way to the primary, wherever.
     pub(super) fn count_pending(&mut self) {
         let now = match &self.own {
@@ -483,6 +508,11 @@ impl Session {
             let count = |all: usize| if is_in_transaction { all + 1 } else { all.saturating_sub(1) };
             self.service.in_transaction.update(count);
         }
+        let blocked_on = match &self.own {
+            OwnState::Open(own) => own.id.filter(|_| own.blocks()),
+            _ => None,
+        };
+        self.client.blocked_on.set(blocked_on);
     }
 
     /// Keys are watched or a transaction is open on the client's own connection, or will be when what is on its way is
@@ -500,7 +530,8 @@ impl Session {
             return false;
         }
         let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return false };
-        // A node that has been replaced gets no more; what it has said already still holds.
+        // A node that has been replaced gets no more. What it has said already is told: its refusals hold, and an element
+        // that it has given away is better given twice than lost.
         let is_replaced = self.service.is_replaced(own.node());
         let served = self.serve_own(&mut own, cx, !is_replaced).and_then(|has_come| match is_replaced {
             true => Err("the primary was replaced".to_owned()),
@@ -581,13 +612,10 @@ impl Session {
         self.client.mode.update(|mode| super::client::Mode { queued: mode.queued, ..Default::default() });
         self.count_pending();
     }
+}
 
-    /// True if replies may be mixed with messages although the protocol has no sign for them.
-    pub(super) fn is_in_subscribe_mode(&self) -> bool {
-        self.client.version.get() == Version::Resp2
-            && match &self.own {
-                OwnState::Open(own) => self.listens(own),
-                _ => !self.subscriptions.is_empty(),
-            }
-    }
+/// The connection's number in a server's answer to HELLO.
+fn id_of(hello: &[u8]) -> Option<u64> {
+    let (_, number) = super::hello::around_id(hello)?;
+    std::str::from_utf8(number.get(1..)?.split(|byte| *byte == b'\r').next()?).ok()?.parse().ok()
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use super::blocking::ends_by_itself;
 use super::client::{Mode, Todo};
-use super::connect::Failure;
 use super::errors::Trouble;
 use super::lane::is_refusal;
 use super::login::DEFAULT_USER;
 use super::own::{Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
-use crate::wire::resp::{Version, build, encode, words};
+use crate::wire::resp::{Version, build, words};
 
+/// Connections lost in a row, without any reply, with which a client is let try the same read.
+const MOST_LOSSES: u32 = 5;
 /// A message beyond this goes on without being looked at as a whole, bytes.
 const LONGEST_WHOLE: usize = 256 * 1024;
 
@@ -80,7 +82,8 @@ impl Session {
         }
         let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
         let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
-        if own.expects.is_empty() {
+        let fails_to_follow = first == b'-' && own.expects.front().is_some_and(|expect| expect.what == What::Follow);
+        if own.expects.is_empty() || fails_to_follow {
             return Err(String::from_utf8_lossy(line).into_owned());
         }
         Ok(Some(self.settle_own(own, line)))
@@ -98,7 +101,7 @@ impl Session {
             return Fate::Drop;
         }
         match expect.what {
-            What::Swallow | What::Resubscribe => return Fate::Drop,
+            What::Swallow | What::Resubscribe | What::Follow => return Fate::Drop,
             What::Plain | What::Read | What::Subscribe => {}
             What::Block { .. } => self.note_blocked(false),
             What::Replicated => {
@@ -152,6 +155,7 @@ impl Session {
             }
             What::Special(_) => {}
         }
+        self.losses = 0;
         self.note_watching(own.state.is_watching);
         if expect.is_silent { Fate::Drop } else { Fate::Deliver }
     }
@@ -163,9 +167,8 @@ impl Session {
         if own.state.is_in_multi || own.state.is_watching {
             return false;
         }
-        let Some(request) = expect.request.clone() else { return false };
+        let Some(todo) = again(expect) else { return false };
         self.note_blocked(false);
-        let todo = if expect.is_silent { Todo::Quiet(request) } else { Todo::Run(request) };
         self.client.backlog.borrow_mut().push_back(todo);
         own.state.is_tainted = true;
         true
@@ -284,7 +287,10 @@ impl Session {
     /// or the client is told at the next occasion.
     pub(super) fn lose_own(&mut self, why: &str) {
         let OwnState::Open(mut own) = std::mem::replace(&mut self.own, OwnState::None) else { return };
-        self.service.doubt(&self.core, own.node(), why);
+        // One lost connection says little about a node that serves everybody else: the control thread looks, and
+        // if the node is gone, the next attempt to connect says so at once.
+        self.core.shared.control.suspect(&self.service.name, own.node(), why);
+        self.losses += 1;
         self.note_blocked(false);
         if own.fate.is_some() && own.scan.has_begun() || own.state.is_monitor || own.state.is_special {
             // Half a reply is with the client, or it relies on what this connection alone could tell it.
@@ -296,7 +302,7 @@ impl Session {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {
-                What::Swallow | What::Resubscribe | What::Database => {}
+                What::Swallow | What::Resubscribe | What::Database | What::Follow => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -323,8 +329,10 @@ impl Session {
                     build::null_array(&mut reply, self.client.version.get());
                 }
                 _ if is_in_multi => reply.extend_from_slice(build::QUEUED),
+                // The server closes at this very request, as for a reply beyond its client-output-buffer-limit.
+                What::Read if is_written && self.losses > MOST_LOSSES => self.unknown_outcome(why, &mut reply),
                 What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
-                    self.client.backlog.borrow_mut().extend(expect.request.map(Todo::Run));
+                    self.client.backlog.borrow_mut().extend(again(&expect));
                 }
                 What::Replicated => build::integer(&mut reply, 0),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
@@ -332,9 +340,10 @@ impl Session {
                     true => build::null_array(&mut reply, self.client.version.get()),
                     false => self.unknown_outcome(why, &mut reply),
                 },
-                What::Plain | What::Unknown | What::Block { .. } if !is_written && expect.request.is_some() => {
-                    self.client.backlog.borrow_mut().extend(expect.request.map(Todo::Run));
-                }
+                What::Plain | What::Unknown | What::Block { .. } if !is_written => match again(&expect) {
+                    Some(todo) => self.client.backlog.borrow_mut().push_back(todo),
+                    None => Trouble::NotSent(why.to_owned()).write(&mut reply),
+                },
                 _ => self.unknown_outcome(why, &mut reply),
             }
             if !reply.is_empty() && !expect.is_silent {
@@ -391,48 +400,16 @@ impl Session {
         }
         self.client.unblock.set(None);
     }
+}
 
-    /// Takes up the subscriptions of a lost connection. True when there is nothing to take up.
-    pub(super) fn resubscribe(&mut self) -> bool {
-        if self.subscriptions.is_empty() || matches!(self.own, OwnState::Open(_)) {
-            return true;
-        }
-        let lists = [
-            ("SUBSCRIBE", &self.subscriptions.channels),
-            ("PSUBSCRIBE", &self.subscriptions.patterns),
-            ("SSUBSCRIBE", &self.subscriptions.shards),
-        ];
-        let mut requests = Vec::new();
-        for (verb, names) in lists {
-            for name in names {
-                let mut request = Vec::new();
-                encode(&mut request, &[verb.as_bytes(), name.as_slice()]);
-                requests.push(request);
-            }
-        }
-        if let OwnState::Opening(slot) = &self.own
-            && let Some(Err(Failure::Refused(_))) = &*slot.borrow()
-        {
-            // It would wait for messages for ever.
-            self.client.cut();
-            return false;
-        }
-        if self.service.own_wanted(&self.client).is_err() {
-            // However long that takes: the client has asked for nothing that could be refused.
-            self.service.wait_quietly(&self.client);
-            return false;
-        }
-        match self.open_own() {
-            Ok(own) => {
-                for request in requests {
-                    own.put(&request);
-                    own.expect(What::Resubscribe, Some(request));
-                }
-                true
-            }
-            Err(_) => false,
-        }
-    }
+/// The request once more, if it was kept.
+fn again(expect: &Expect) -> Option<Todo> {
+    let request = expect.request.clone()?;
+    Some(match expect.what {
+        _ if expect.is_silent => Todo::Quiet(request),
+        What::Block { .. } => Todo::Wait(request, expect.since),
+        _ => Todo::Run(request),
+    })
 }
 
 /// The kind of a message, and its channel.
@@ -458,41 +435,15 @@ fn confirmations(request: Option<&[u8]>, subscribed: usize) -> usize {
     }
 }
 
-/// A blocking command that would have come back without anything some time.
-fn ends_by_itself(request: Option<&[u8]>) -> bool {
-    let Some(request) = request else { return false };
-    let words: Vec<&[u8]> = words(request).collect();
-    let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
-    let timeout = match name.as_slice() {
-        b"BLMPOP" | b"BZMPOP" => words.get(1),
-        b"XREADGROUP" => {
-            let block = words.iter().position(|word| word.eq_ignore_ascii_case(b"BLOCK"));
-            block.and_then(|place| words.get(place + 1))
-        }
-        _ => words.last(),
-    };
-    timeout.and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok()).is_some_and(|seconds| seconds > 0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::resp::encode;
 
     fn request(line: &str) -> Vec<u8> {
         let mut out = Vec::new();
         encode(&mut out, &line.split(' ').collect::<Vec<_>>());
         out
-    }
-
-    #[test]
-    fn what_ends_by_itself_is_known_by_its_timeout() {
-        for line in ["BLPOP k 1", "BRPOPLPUSH a b 0.5", "BLMPOP 2 1 k LEFT", "XREADGROUP GROUP g c BLOCK 5 STREAMS s >"]
-        {
-            assert!(ends_by_itself(Some(&request(line))), "{line}");
-        }
-        for line in ["BLPOP k 0", "BLMPOP 0 1 k LEFT", "XREADGROUP GROUP g c BLOCK 0 STREAMS s >"] {
-            assert!(!ends_by_itself(Some(&request(line))), "{line}");
-        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ struct Guest {
     login: Option<Credentials>,
     name: Vec<u8>,
     library: (Vec<u8>, Vec<u8>),
+    said: (String, u64),
     bytes: (u64, u64),
     seen: u64,
 }
@@ -148,6 +149,7 @@ fn pack(client: Rc<Client>, seen: u64) -> Option<Guest> {
         login,
         name: client.name.take(),
         library: client.library.take(),
+        said: client.said.take(),
         bytes: client.bytes.get(),
         seen,
     })
@@ -169,6 +171,7 @@ fn arrive(core: &Rc<Core>, guest: Guest) {
     client.db.set(guest.db);
     *client.name.borrow_mut() = guest.name;
     *client.library.borrow_mut() = guest.library;
+    *client.said.borrow_mut() = guest.said;
     client.bytes.set(guest.bytes);
     let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
     session.seen = guest.seen;

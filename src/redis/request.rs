@@ -6,10 +6,14 @@ use super::errors::Trouble;
 use super::lane::{EntryKind, Kind, Lane};
 use super::own::{OwnState, What};
 use super::session::{ReplyMode, Session, Wait};
+use super::verbs::redirects_tracking;
 use crate::config::model::RedisReads;
 use crate::wire::resp::command::{Access, Command, Path, Verb};
 use crate::wire::resp::{Request, words};
 use crate::worker::clock::now_ns;
+
+/// GET without a key.
+const REFUSED_AT_ONCE: &[u8] = b"*1\r\n$3\r\nGET\r\n";
 
 /// What became of a request.
 #[derive(Debug)]
@@ -75,10 +79,13 @@ impl Session {
             return self.answer(&trouble);
         }
         if let Some(command) = command.filter(|command| command.is_admin && !self.may_administrate(command)) {
-            if self.transaction.is_some() {
-                return self.spoil_transaction(&Trouble::Admin(command.name.to_string()));
-            }
-            return self.answer(&Trouble::Admin(command.name.to_string()));
+            return self.refuse(&Trouble::Admin(command.name.to_string()));
+        }
+        if command.is_some_and(|command| command.path == Path::Session(Verb::Client)) && redirects_tracking(frame) {
+            let trouble = Trouble::Err(
+                "CLIENT TRACKING cannot REDIRECT here; after HELLO 3 what changes is told on the same connection",
+            );
+            return self.refuse(&trouble);
         }
         if self.transaction.is_some() {
             return self.collect(frame, request, command);
@@ -94,9 +101,13 @@ impl Session {
                 self.send_shared(frame, command.access, Kind::Quick)
             }
             Path::MayBlock | Path::Block => {
+                self.note_command(command);
                 self.send_own(frame, What::Block { may_rerun: command.access == Access::Read })
             }
-            Path::Own => self.send_own(frame, What::Unknown),
+            Path::Own => {
+                self.note_command(command);
+                self.send_own(frame, What::Unknown)
+            }
             Path::Session(verb) => self.obey(verb, frame, request, command),
         }
     }
@@ -106,7 +117,24 @@ impl Session {
         login.as_ref().is_some_and(|login| self.service.may_run(&login.user, &command.name))
     }
 
-    /// Refuses a request.
+    /// Refuses a request, and any transaction that it would be part of.
+    fn refuse(&mut self, trouble: &Trouble) -> Taken {
+        if self.transaction.is_some() {
+            return self.spoil_transaction(trouble);
+        }
+        let is_in_multi = self.is_in_multi();
+        let taken = self.answer(trouble);
+        if is_in_multi
+            && matches!(taken, Taken::Done)
+            && let OwnState::Open(own) = &mut self.own
+        {
+            // The transaction is the server's, which fails it for what it has refused itself.
+            own.send(REFUSED_AT_ONCE, What::Swallow);
+        }
+        taken
+    }
+
+    /// Answers a request with an error.
     pub(super) fn answer(&mut self, trouble: &Trouble) -> Taken {
         let mut reply = Vec::new();
         trouble.write(&mut reply);

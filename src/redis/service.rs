@@ -31,6 +31,9 @@ const DOUBT: u64 = 100_000_000;
 const LANE_IDLE: u64 = 60_000_000_000;
 /// A client that holds up others for so long is closed, ns.
 const STUCK: u64 = 10_000_000_000;
+/// Lanes of one service on one thread: beyond that, those that have been idle for longest are closed. Each database,
+/// user and protocol has its own.
+const MOST_LANES: usize = 256;
 /// Connections of their own that are kept for the next client.
 const SPARE_OWN: usize = 16;
 
@@ -410,6 +413,7 @@ impl Service {
             return Ok(lane);
         }
         let target = self.target(node)?;
+        self.retire_idle();
         let wanted = Wanted { target, is_primary, login, version, db, is_for_logins: kind == Kind::Login };
         let lane = Lane::new(key.clone(), is_primary);
         self.lanes.borrow_mut().entry(key).or_default().push((Rc::clone(&lane), Cell::new(now_ns())));
@@ -427,6 +431,17 @@ impl Service {
         let (lane, used) = open.get(client as usize % open.len())?;
         used.set(now_ns());
         Some(Rc::clone(lane))
+    }
+
+    /// Makes room for another lane, if some are idle.
+    fn retire_idle(&self) {
+        let lanes = self.lanes.borrow();
+        let open = || lanes.values().flatten().filter(|(lane, _)| lane.is_open());
+        if open().count() >= MOST_LANES
+            && let Some((lane, _)) = open().filter(|(lane, _)| lane.is_idle()).min_by_key(|(_, used)| used.get())
+        {
+            lane.retire();
+        }
     }
 
     /// A lane has ended.

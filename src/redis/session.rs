@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::blocking::shortened;
 use super::client::{Client, MOST_OUTPUT, Todo};
 use super::core::Core;
 use super::errors::Trouble;
 use super::lane::{EntryKind, Lane};
-use super::own::{OwnState, Subscriptions};
+use super::own::OwnState;
 use super::request::Taken;
 use super::service::Service;
 use super::stream::Stream;
+use super::subscriptions::Subscriptions;
 use super::transaction::Transaction;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
@@ -60,6 +62,8 @@ pub struct Session {
     /// Bytes that were read and not used, from `at`.
     input: Vec<u8>,
     at: usize,
+    /// Where in all of its bytes the request ends that is looked at; 0: it has been looked at before.
+    pub(super) taken_to: u64,
     /// When it began to wait for a primary, ns; until it has been served, every further wait counts from then.
     pub(super) held_since: Option<u64>,
     /// Where its requests went last, and the service's version of that time.
@@ -83,6 +87,8 @@ pub struct Session {
     pub(super) has_lost_watch: bool,
     /// A request that goes on as it comes.
     pub(super) stream: Option<Stream>,
+    /// Connections of its own that were lost in a row, without any reply.
+    pub(super) losses: u32,
     /// Requests that may be on their way, and whether so many were.
     window: u32,
     has_filled_window: bool,
@@ -110,6 +116,7 @@ impl Session {
             scan: RequestScan::default(),
             input: Vec::new(),
             at: 0,
+            taken_to: 0,
             held_since: None,
             lane: None,
             lane_version: 0,
@@ -125,6 +132,7 @@ impl Session {
             asked: Default::default(),
             has_lost_watch: false,
             stream: None,
+            losses: 0,
             window: FIRST_IN_FLIGHT,
             has_filled_window: false,
             has_waited: false,
@@ -274,8 +282,9 @@ impl Session {
         if let Some(wait) = self.work_off_backlog() {
             return Some(wait);
         }
+        let asks = |session: &Self| session.is_asking().then_some(Wait::Answers);
         if self.client.is_ending.get() || self.input.is_empty() {
-            return None;
+            return asks(self);
         }
         let input = std::mem::take(&mut self.input);
         let (used, wait) = self.work(input.get(self.at..).unwrap_or_default());
@@ -288,13 +297,14 @@ impl Session {
             self.input.drain(..self.at);
             self.at = 0;
         }
-        wait
+        wait.or_else(|| asks(self))
     }
 
     /// Requests that came back from a lane, before any other.
     fn work_off_backlog(&mut self) -> Option<Wait> {
         loop {
             let todo = self.client.backlog.borrow_mut().pop_front()?;
+            self.taken_to = 0;
             let taken = match &todo {
                 Todo::Say(_) | Todo::Spoil if self.has_answers_to_come() => Taken::Wait(match self.before_answer() {
                     Some(wait) => wait,
@@ -309,13 +319,10 @@ impl Session {
                     Taken::Done
                 }
                 Todo::Run(request) => self.take_again(request),
-                Todo::Quiet(request) => {
-                    let mode = std::mem::replace(&mut self.reply, ReplyMode::Off);
-                    let taken = self.take_again(request);
-                    self.reply = mode;
-                    taken
-                }
+                Todo::Wait(request, since) => self.take_again(&shortened(request, now_ns().saturating_sub(*since))),
+                Todo::Quiet(request) => self.quietly(|session| session.take_again(request)),
                 Todo::Block(request) => self.send_block(request),
+                Todo::QuietBlock(request) => self.quietly(|session| session.send_block(request)),
             };
             match taken {
                 Taken::Done if matches!(todo, Todo::Say(_) | Todo::Spoil) => {}
@@ -326,6 +333,14 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Does what the client wants no reply to.
+    fn quietly(&mut self, work: impl FnOnce(&mut Self) -> Taken) -> Taken {
+        let mode = std::mem::replace(&mut self.reply, ReplyMode::Off);
+        let taken = work(self);
+        self.reply = mode;
+        taken
     }
 
     pub(super) fn take_again(&mut self, request: &[u8]) -> Taken {
@@ -388,6 +403,7 @@ impl Session {
                     if let Some(wait) = self.must_wait() {
                         return (at, Some(wait));
                     }
+                    self.note_end(rest.len().saturating_sub(request.len));
                     match self.take(frame, &request) {
                         Taken::Done => request.len,
                         Taken::Wait(wait) => return (at, Some(wait)),
@@ -399,6 +415,7 @@ impl Session {
                     if let Some(wait) = self.must_wait() {
                         return (at, Some(wait));
                     }
+                    self.note_end(rest.len().saturating_sub(len));
                     match self.take_inline(rest.get(..len).unwrap_or_default()) {
                         Taken::Done => len,
                         Taken::Wait(wait) => return (at, Some(wait)),
@@ -423,6 +440,11 @@ impl Session {
             };
         }
         (at, None)
+    }
+
+    /// A request is looked at behind which so many bytes have come.
+    fn note_end(&mut self, behind: usize) {
+        self.taken_to = self.client.bytes.get().0.saturating_sub(behind as u64);
     }
 
     /// Sends requests to the lane of the last one.
@@ -524,8 +546,8 @@ impl Session {
             Ok(lane) => lane,
             Err(taken) => return taken,
         };
-        let kind = if self.reply == ReplyMode::On { EntryKind::Block } else { EntryKind::Silent };
-        lane.push_special(&self.client, block, replies, kind);
+        let is_silent = !self.wants_reply();
+        lane.push_special(&self.client, block, replies, EntryKind::Block { is_silent });
         self.note_write();
         Taken::Done
     }

@@ -61,7 +61,11 @@ impl Session {
                 Taken::Wait(wait) => return Err(wait),
             }
         }
-        match self.open_own() {
+        let opened = match self.before_own() {
+            Ok(()) => self.open_own(),
+            Err(taken) => Err(taken),
+        };
+        match opened {
             Ok(own) => {
                 // Its end is not known yet; until then it counts as not sent.
                 own.expect(what, None);
@@ -82,6 +86,7 @@ impl Session {
             }
         }
         self.note_write();
+        self.count_pending();
         self.stream = Some(Stream::Forward);
         Ok(self.pass(bytes))
     }

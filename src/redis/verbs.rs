@@ -23,6 +23,7 @@ impl Session {
         {
             return Taken::Wait(wait);
         }
+        self.note_command(command);
         let is_ping = verb == Verb::Ping && &*command.name == "ping";
         if !command.arity_fits(request.words as usize) || is_ping && request.words > 2 {
             if verb == Verb::Exec {
@@ -66,6 +67,9 @@ impl Session {
             Some(Path::Session(verb)) => Some(verb),
             _ => None,
         };
+        if let Some(command) = command {
+            self.note_command(command);
+        }
         // What Forebay answers itself has to wait for what is on its way; a server that refuses everything but
         // subscriptions says so itself.
         // Whether a server that is asked to end the last subscription still refuses the rest shows when it has.
@@ -90,19 +94,8 @@ impl Session {
         let only_listens = is_listening
             || !self.subscriptions.is_empty()
                 && verb.is_some_and(|verb| verb == Verb::Ping || SUBSCRIBING.contains(&verb));
-        if let OwnState::Open(own) = &self.own
-            && !only_listens
-        {
-            match self.service.primary() {
-                Ok(node) if node == own.node() => {}
-                Ok(_) if own.expects.is_empty() => {
-                    self.lose_own("the primary was replaced");
-                    return Taken::Wait(Wait::Output);
-                }
-                Ok(_) => {}
-                Err(why) if own.expects.is_empty() => return self.wait_for_primary(why),
-                Err(_) => {}
-            }
+        if !only_listens && let Err(taken) = self.before_own() {
+            return taken;
         }
         if is_in_multi
             && let OwnState::Open(own) = &mut self.own
@@ -169,7 +162,7 @@ impl Session {
     }
 
     /// A transaction is open on the client's own connection, or will be when what is on its way is answered.
-    fn is_in_multi(&self) -> bool {
+    pub(super) fn is_in_multi(&self) -> bool {
         let OwnState::Open(own) = &self.own else { return false };
         own.expects.iter().fold(own.state.is_in_multi, |is_open, expect| match expect.what {
             What::Multi { .. } => true,
@@ -282,13 +275,14 @@ impl Session {
             Ok(lane) => lane,
             Err(taken) => return Proof::Wait(taken),
         };
+        let is_silent = self.reply != ReplyMode::On;
         let mut request = Vec::new();
         if user == DEFAULT_USER && words(frame).count() == 2 {
             encode(&mut request, &[b"AUTH".as_slice(), password]);
         } else {
             encode(&mut request, &[b"AUTH".as_slice(), user, password]);
         }
-        lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell });
+        lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell, is_silent });
         self.lane = None;
         self.asked = super::clients::Asked::Login(frame.to_vec(), tell);
         Proof::Asked
@@ -319,4 +313,23 @@ fn is_switch(command: Option<&Command>) -> bool {
 /// CLIENT TRACKING ON, CLIENT NO-TOUCH ON.
 pub(super) fn is_switched_on(frame: &[u8]) -> bool {
     words(frame).nth(2).is_some_and(|word| word.eq_ignore_ascii_case(b"on"))
+}
+
+/// CLIENT TRACKING ON with a REDIRECT: its number is one of Forebay's, while a server that has a connection of the same
+/// number would tell somebody else what changes.
+pub(super) fn redirects_tracking(frame: &[u8]) -> bool {
+    let mut words = words(frame).skip(1);
+    let is_tracking = words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"tracking"));
+    if !is_tracking || !words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"on")) {
+        return false;
+    }
+    while let Some(word) = words.next() {
+        if word.eq_ignore_ascii_case(b"redirect") {
+            return true;
+        }
+        if word.eq_ignore_ascii_case(b"prefix") {
+            words.next();
+        }
+    }
+    false
 }

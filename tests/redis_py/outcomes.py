@@ -11,6 +11,7 @@ class Outcomes:
     def __init__(self, path):
         self.file = open(path, "w", buffering=1)
         self.seen = {}
+        self.seconds = {}
 
     def pytest_runtest_logreport(self, report):
         # The worst of set-up, call and tear-down counts.
@@ -18,8 +19,10 @@ class Outcomes:
         if report.outcome != "passed" and outcome != "failed":
             outcome, reason = report.outcome, why(report)
         self.seen[report.nodeid] = outcome, reason
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         if report.when == "teardown":
-            print(json.dumps({"test": report.nodeid, "outcome": outcome, "reason": reason}), file=self.file)
+            line = {"test": report.nodeid, "outcome": outcome, "reason": reason}
+            print(json.dumps({**line, "seconds": round(self.seconds[report.nodeid], 2)}), file=self.file)
 
 
 def why(report):

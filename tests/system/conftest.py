@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import redis_talk, redis_wire, rundir, wire  # noqa: E402 needs the path above
+from harness import Relay, redis_talk, redis_wire, rundir, wait_until, wire  # noqa: E402 needs the path above
 from harness.forebay import Forebay, configuration, merged  # noqa: E402
 from harness.postgres import Cluster, bin_dir  # noqa: E402
 from harness.process import run_as  # noqa: E402
@@ -99,6 +99,17 @@ def new_redis():
 def redis_group(new_redis):
     """A primary, two replicas and three Sentinels of this test's own."""
     return new_redis()
+
+
+@pytest.fixture
+def behind(new_redis):
+    """(group, relay): the only replica's stream goes through the relay; unless it passes, the replica has old data."""
+    group = new_redis(replicas=1, sentinels=0, settings={"repl-timeout": 3600})
+    relay = Relay(group.nodes[0].port)
+    group.nodes[1].run("REPLICAOF", "127.0.0.1", relay.port)
+    wait_until(lambda: group.nodes[1].run("ROLE")[3] == b"connected", 10, "the replica to be linked through the relay")
+    yield group, relay
+    relay.destroy()
 
 
 @pytest.fixture

@@ -37,6 +37,15 @@ def test_a_refused_command_makes_its_transaction_abort(redis_forebay, name):
     assert replies[4].code == "EXECABORT" and replies[5] is None
 
 
+def test_a_refused_command_makes_a_transaction_with_watched_keys_abort(redis_forebay, name):
+    wire = redis_forebay.redis().wire()
+    replies = wire.pipeline(
+        ("WATCH", name), ("MULTI",), ("SET", name, 1), ("SHUTDOWN",), ("INCR", name), ("EXEC",), ("GET", name))
+    assert replies[:3] == [b"OK", b"OK", b"QUEUED"] and replies[3].code == "NOPERM" and replies[4] == b"QUEUED"
+    assert replies[5].code == "EXECABORT" and replies[6] is None
+    assert wire.pipeline(("WATCH", name), ("MULTI",), ("INCR", name), ("EXEC",))[3] == [1]
+
+
 def test_the_refusal_names_the_command(redis_forebay):
     reply = redis_forebay.redis().wire().ask("CONFIG", "SET", "maxmemory", "1")
     assert "config" in reply.lower()

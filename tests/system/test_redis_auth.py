@@ -48,6 +48,12 @@ def names(*steps):
     return hides(rb"\$2\r\nid\r\n:(\d+)", *steps)
 
 
+def silent(*requests):
+    """Requests to which no replies are wanted."""
+    whole = ["CLIENT REPLY OFF", *requests, "CLIENT REPLY ON"]
+    return raw(b"".join(command(*request.split()) for request in whole), 1)
+
+
 BEFORE_LOGIN = {
     "nothing but a login": [
         "GET k", "SET k v", "PING", "ECHO x", "SELECT 1", "MULTI", "EXEC", "SUBSCRIBE t1", "CLIENT SETNAME x",
@@ -62,6 +68,25 @@ BEFORE_LOGIN = {
 }
 
 LOGIN = {
+    "no replies are wanted": [
+        "AUTH secret", silent("AUTH wrong", "AUTH alice wonder", "HELLO 3 AUTH alice wrong", "AUTH"), "ACL WHOAMI"],
+    "the next reply is not wanted": [
+        "AUTH secret", *(raw(command("CLIENT", "REPLY", "SKIP") + command(*login.split()) + command("ACL", "WHOAMI"), 1)
+            for login in ("AUTH alice wonder", "AUTH wrong", "HELLO 2 AUTH alice wrong", "HELLO 2 AUTH default secret"))],
+    "while keys are watched": [
+        "AUTH secret", "SET alice:k 1", "WATCH alice:k", "AUTH alice wonder", "GET k", "ACL WHOAMI",
+        by("b", "AUTH secret", "SET alice:k 2"), "MULTI", "SET alice:k 3", "EXEC", "GET alice:k", "WATCH alice:k", "MULTI",
+        "SET alice:k 3", "EXEC", "GET alice:k", "SET k 1"],
+    "a failed one while keys are watched": [
+        "AUTH secret", "WATCH alice:k", "AUTH alice wrong", "ACL WHOAMI", by("b", "AUTH secret", "SET alice:k 2"), "MULTI",
+        "SET alice:k 3", "EXEC", "GET alice:k"],
+    "another protocol while keys are watched": [
+        "AUTH secret", "HSET alice:h f v", "WATCH alice:k", names("HELLO 3 AUTH alice wonder"), "HGETALL alice:h", "HGETALL h",
+        names("HELLO 2"), "HGETALL alice:h", by("b", "AUTH secret", "SET alice:k 2"), "MULTI", "HGETALL alice:h", "EXEC",
+        "WATCH alice:k", names("HELLO 3"), "MULTI", "HGETALL alice:h", "EXEC", "HGETALL alice:h"],
+    "while keys are watched, in one write": [
+        "AUTH secret", pipeline(
+            "WATCH alice:k", "AUTH alice wonder", "ACL WHOAMI", "MULTI", "SET alice:k 1", "EXEC", "SET k 1", "GET alice:k")],
     "the right password": ["AUTH secret", "PING", "ACL WHOAMI"],
     "the wrong password": ["AUTH wrong", "GET k", "AUTH secret", "GET k"],
     "the default user by name": ["AUTH default secret", "ACL WHOAMI"],
@@ -163,6 +188,19 @@ def test_nobody_uses_the_connection_of_another_user(target):
         with target.wire() as second:
             assert second.ask("GET", "k").code == "NOAUTH"
             assert second.pipeline(("AUTH", "reader", "look"), ("SET", "k", "w"))[-1].code == "NOPERM"
+
+
+def test_a_user_is_blamed_only_for_what_the_client_has_asked(secured):
+    _everywhere(secured, "ACL", "LOG", "RESET")
+    with Forebay(configuration((), redis=[secured.service(users={"alice": "wonder"})])) as forebay:
+        with forebay.redis().wire() as wire:
+            # On a connection that clients share, and on one of the client's own.
+            replies = wire.pipeline(("AUTH", "alice", "wonder"), ("SET", "alice:k", 1), ("WATCH", "alice:k"), ("ROLE",))
+            assert replies[:3] == [b"OK"] * 3 and replies[3].code == "NOPERM"
+            for node in secured.nodes:
+                log = [dict(zip(entry[::2], entry[1::2])) for entry in node.run("ACL", "LOG")]
+                blamed = [(entry[b"object"], entry[b"count"]) for entry in log if entry[b"username"] == b"alice"]
+                assert blamed == ([(b"role", 1)] if node is secured.nodes[0] else [])
 
 
 def _everywhere(group, *arguments):

@@ -180,6 +180,15 @@ def assert_lost_only_at_the_end(verdict, died):
     assert not early, f"lost, but not acknowledged just before the crash: {early[:10]}\n{verdict}"
 
 
+def assert_loss_is_told(forebay, new, verdict):
+    """SHOW EVENTS has what the crash cost, and not less than it did."""
+    rows = [row for row in forebay.admin("SHOW EVENTS") if row["event"] == "failover_loss"]
+    assert rows and rows[0]["node"] == forebay.name_of(new), f"no event tells what the change of primary has cost: {rows}"
+    # Either it is admitted that the end of the old primary was not seen, or the bytes are counted.
+    counted = [int(row["detail"].split()[0]) for row in rows if row["detail"][0].isdigit() and "is not known" not in row["detail"]]
+    assert not (verdict.lost and counted) or max(counted) > 0, f"{verdict}\nwere lost, and told was {rows}"
+
+
 def test_a_killed_primary_loses_no_more_than_its_replica_had_not_received(served, name):
     group, forebay = served
     old = group.primary
@@ -196,8 +205,7 @@ def test_a_killed_primary_loses_no_more_than_its_replica_had_not_received(served
     verdict.assert_sound()
     assert_lost_only_at_the_end(verdict, died)
     assert_flowing(ledger, switched)
-    rows = [row for row in forebay.admin("SHOW EVENTS") if row["service"] == "cache"]
-    assert any(forebay.name_of(new) in row["node"] for row in rows), f"no event names the new primary: {rows}"
+    assert_loss_is_told(forebay, new, verdict)
 
 
 def test_a_frozen_primary_that_wakes_gets_no_writes(served, name):
@@ -216,6 +224,7 @@ def test_a_frozen_primary_that_wakes_gets_no_writes(served, name):
     verdict.assert_sound()
     assert_lost_only_at_the_end(verdict, died)
     assert_flowing(ledger, switched)
+    assert_loss_is_told(forebay, new, verdict)
 
 
 def test_a_primary_that_freezes_for_a_moment_only_pauses_its_clients(served, name):
@@ -255,6 +264,7 @@ def test_the_leading_sentinel_is_killed_in_the_middle_of_a_failover(new_redis, s
     told("kill -9 of the primary and of the leading Sentinel", ledger, verdict)
     verdict.assert_sound()
     assert_lost_only_at_the_end(verdict, died)
+    assert_loss_is_told(forebay, new, verdict)
     assert len(leader.log()) > 0 and not leader.is_running()
 
 

@@ -139,3 +139,19 @@ def test_a_driver_s_subscriber_hears_all_that_was_published(redis_target, name):
         assert listener.get_message(timeout=5)["type"] == "subscribe"
         assert [client.publish(name, n) for n in range(50)] == [1] * 50
         assert [listener.get_message(timeout=5)["data"] for _ in range(50)] == [b"%d" % n for n in range(50)]
+
+
+def test_nobody_has_the_servers_tell_another_connection_what_changes(redis_forebay, shared_redis):
+    # The number might be one of a connection that others share.
+    number = int(shared_redis.nodes[0].run("CLIENT", "LIST").partition(b" ")[0].removeprefix(b"id="))
+    endpoint = redis_forebay.redis()
+    requests = [("CLIENT", "TRACKING", "ON", *words, "REDIRECT", number) for words in ((), ("BCAST", "PREFIX", "on"))]
+    for request in requests:
+        wire = endpoint.wire()
+        assert wire.ask(*request).code == "ERR"
+        assert wire.ask("CLIENT", "GETREDIR") == -1
+        queued = wire.pipeline(("MULTI",), request, ("EXEC",))
+        assert [reply.code for reply in queued[1:]] == ["ERR", "EXECABORT"]
+        watching = wire.pipeline(("WATCH", "k"), ("MULTI",), request, ("EXEC",))
+        assert [reply.code for reply in watching[2:]] == ["ERR", "EXECABORT"]
+    assert endpoint.wire().ask("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "redirect") == b"OK"

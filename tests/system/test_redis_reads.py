@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from harness import Relay, redis_model, wait_until
+from harness import redis_model, wait_until
 from harness.redis_wire import command
 
 # Redis itself comes first: what is expected holds for it too.
@@ -127,17 +127,6 @@ def test_a_scan_is_whole_though_reads_run_on_replicas(reading, shared_redis, nam
 
 
 # -- a replica that is behind ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def behind(new_redis):
-    """(group, relay): the only replica's stream goes through the relay; silent, the replica answers with old data."""
-    group = new_redis(replicas=1, sentinels=0, settings={"repl-timeout": 3600})
-    relay = Relay(group.nodes[0].port)
-    group.nodes[1].run("REPLICAOF", "127.0.0.1", relay.port)
-    wait_until(lambda: group.nodes[1].run("ROLE")[3] == b"connected", 10, "the replica to be linked through the relay")
-    yield group, relay
-    relay.destroy()
 
 
 def reads_from(endpoint, node, key):

@@ -190,6 +190,88 @@ def test_what_was_on_its_way_for_long_is_held_like_any_other(lonely, start_foreb
     assert wire.read() == [[name.encode(), [[b"1-1", [b"f", b"v"]]]]]
 
 
+def clients(node):
+    """The server's clients, by the fields of CLIENT LIST."""
+    lines = node.run("CLIENT", "LIST").decode().splitlines()
+    return [dict(part.split("=", 1) for part in line.split(" ") if "=" in part) for line in lines]
+
+
+def test_a_lost_connection_of_one_client_delays_nobody_else(lonely, start_forebay, name):
+    node, forebay = lonely.nodes[0], served(lonely, start_forebay)
+    own, other = (forebay.redis().wire(timeout=30) for _ in range(2))
+    assert other.ask("SET", name + ":n", 0) == b"OK"
+    shared = {line["id"] for line in clients(node)}
+    for _ in range(10):
+        assert own.ask("WATCH", name) == b"OK"
+        for line in clients(node):
+            if line["id"] not in shared and line["name"] == "forebay":
+                node.run("CLIENT", "KILL", "ID", line["id"])
+        # By this answer the loss is known.
+        assert own.pipeline(("MULTI",), ("GET", name), ("EXEC",))[-1] is None
+        other.ask("INCR", name + ":n")
+    waited = [row["served"] for row in forebay.admin("SHOW QUEUE") if row["service"] == "cache"]
+    assert waited == [0], "somebody had to wait for a primary"
+
+
+def test_a_read_that_the_server_answers_by_closing_is_not_repeated_for_ever(new_redis, start_forebay, name):
+    group = new_redis(replicas=0, sentinels=0, settings={"client-output-buffer-limit": "normal 2mb 0 0"})
+    wire = served(group, start_forebay, hold="30s").redis().wire(timeout=30)
+    group.nodes[0].run("SETRANGE", name, 8_000_000, "x")
+    assert wire.ask("WATCH", name + ":w") == b"OK"
+    assert wire.ask("GET", name).code == "UNKNOWN"
+    assert wire.ask("STRLEN", name) == 8_000_001
+
+
+def test_a_large_request_that_was_not_sent_whole_was_not_carried_out(lonely, start_forebay, name):
+    node = lonely.nodes[0]
+    wire = served(lonely, start_forebay, hold="30s").redis().wire(timeout=30)
+    request = command("SET", name, b"v" * 2_000_000)
+    wire.send(request[:1_000_000])
+    wait_until(lambda: any(int(line["qbuf"]) > 500_000 for line in clients(node)), 20, "the server to have a part of it")
+    node.run("CLIENT", "KILL", "TYPE", "normal")
+    wire.send(request[1_000_000:])
+    reply = wire.read()
+    assert reply.code == "LOADING" and "was not carried out" in reply
+    assert wire.ask("EXISTS", name) == 0
+    assert wire.ask("SET", name, b"v" * 2_000_000) == b"OK"
+
+
+@pytest.mark.parametrize("blocking", ["BLPOP {} 60", "BLMPOP 60 1 {} LEFT", "XREAD BLOCK 60000 STREAMS {} $"])
+def test_a_blocked_client_goes_on_waiting_for_the_rest_of_its_time(pair, start_forebay, name, blocking):
+    wire = served(pair, start_forebay, hold="30s").redis().wire(timeout=90)
+    verb, *rest = blocking.format(name).split()
+    wire.order(verb, *rest)
+    wait_until(lambda: pair.nodes[0].info("clients")["blocked_clients"] == 1, 20, "it to be blocked")
+    assert wire.nothing_comes(1.1)
+    with pair.nodes[1].wire(timeout=30) as monitor:
+        assert monitor.ask("MONITOR") == b"OK"
+        exchange(pair)
+        line = monitor.read().decode()
+        while f'"{verb}"' not in line:
+            line = monitor.read().decode()
+    now = line[line.index(f'"{verb}"'):].replace('"', "").split()[1:]
+    (before, after), = [words for words in zip(rest, now, strict=True) if words[0] != words[1]]
+    assert 0 < float(after) <= float(before) - (1000 if verb == "XREAD" else 1)
+
+
+def test_a_refused_transaction_of_who_wants_no_replies_runs_as_one(pair, start_forebay, name):
+    wire = served(pair, start_forebay, hold="30s").redis().wire(timeout=30)
+    assert wire.ask("SET", name, 0) == b"OK"
+    _, new = exchange(pair)
+    requests = ("CLIENT REPLY OFF", "MULTI", f"INCR {name}", f"INCR {name}:other", "EXEC", "CLIENT REPLY ON")
+    wire.send(b"".join(command(*request.split()) for request in requests))
+    assert wire.read() == b"OK"
+    assert wire.ask("MGET", name, name + ":other") == [b"1", b"1"]
+    assert "calls=1," in new.info("commandstats").get("cmdstat_exec", ""), "they were carried out one by one"
+
+
+def test_a_hello_behind_others_is_answered(lonely, start_forebay, name):
+    """The first of its protocol: a server has to be asked for the answer."""
+    wire = served(lonely, start_forebay).redis().wire(timeout=10)
+    assert wire.pipeline(("WATCH", name), ("UNWATCH",), ("HELLO", 3))[:2] == [b"OK", b"OK"]
+    assert wire.ask("HGETALL", name) == []
+
+
 # -- subscribers ------------------------------------------------------------------------------------------------------
 
 
@@ -271,3 +353,25 @@ def test_a_service_that_a_reload_takes_away_keeps_no_connection(lonely, start_fo
     forebay.write({**forebay.config, "redis": {"service": left}})
     forebay.reload()
     wait_until(lambda: count() == 0, 20, "its connections to be closed")
+
+
+def test_a_server_that_knows_no_hello_says_so(new_redis, start_forebay, name):
+    group = new_redis(replicas=0, sentinels=0, settings={"rename-command": 'HELLO ""'})
+    endpoint = served(group, start_forebay).redis()
+    for words in [("HELLO", 2), ("HELLO", 3), ("HELLO",), ("HELLO", 2, "SETNAME", "me")]:
+        with endpoint.wire(timeout=10) as wire:
+            for _ in range(2):
+                reply = wire.ask(*words)
+                assert reply.startswith("ERR unknown command"), reply
+            assert wire.pipeline(("SET", name, 1), ("WATCH", name), ("GET", name)) == [b"OK", b"OK", b"1"]
+
+
+def test_databases_without_end_do_not_take_all_connections(new_redis, start_forebay, name):
+    group = new_redis(replicas=0, sentinels=0, settings={"databases": 400})
+    wire = served(group, start_forebay).redis().wire(timeout=30)
+    for _ in range(2):
+        for database in range(400):
+            assert wire.ask("SELECT", database) == b"OK"
+            assert wire.ask("INCR", name) in (1, 2)
+    wait_until(lambda: len(clients(group.nodes[0])) < 300, 20, "idle connections to be closed")
+    assert wire.pipeline(("SELECT", 3), ("GET", name)) == [b"OK", b"2"]

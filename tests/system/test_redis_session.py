@@ -175,6 +175,35 @@ def test_client_list_shows_the_clients_themselves(redis_target):
     assert _entries(second, "INFO")[0]["name"] == "two"
 
 
+def test_client_list_names_what_each_client_does(redis_target, name):
+    asker = redis_target.wire()
+    does = {"subscribe": ("SUBSCRIBE", name), "psubscribe": ("PSUBSCRIBE", name), "blpop": ("BLPOP", name, 20),
+            "watch": ("WATCH", name), "multi": ("MULTI",), "client|setname": ("CLIENT", "SETNAME", "other")}
+    wires = {what: redis_target.wire() for what in does}
+    ids = {what: str(wire.ask("CLIENT", "ID")) for what, wire in wires.items()}
+    for what, words in does.items():
+        wires[what].order(*words)
+
+    def shown():
+        found = {entry["id"]: entry["cmd"] for entry in _entries(asker)}
+        return {what: found[number] for what, number in ids.items()}
+
+    wait_until(lambda: shown() == {what: what for what in does}, 10, "each client's command")
+    assert _entries(asker, "INFO")[0]["cmd"] == "client|info"
+    assert {entry["cmd"] for entry in _entries(asker) if entry["id"] == str(asker.ask("CLIENT", "ID"))} == {"client|list"}
+
+
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_client_list_names_no_command_that_was_not_the_last(redis_target, name, is_pipeline):
+    asker, other = redis_target.wire(), redis_target.wire()
+    number = str(other.ask("CLIENT", "ID"))
+    requests = [("CLIENT", "SETNAME", "other"), ("GET", name)]
+    for some in [requests] if is_pipeline else [[request] for request in requests]:
+        other.pipeline(*some)
+    shown = {entry["id"]: entry["cmd"] for entry in _entries(asker)}[number]
+    assert shown in ("get", "NULL"), "plain commands may be nameless, for they have to be fast"
+
+
 def test_a_client_kills_another_and_only_that_one(redis_target):
     first, second, third = (redis_target.wire() for _ in range(3))
     assert first.ask("CLIENT", "KILL", "ID", second.ask("CLIENT", "ID")) == 1

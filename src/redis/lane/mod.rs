@@ -113,13 +113,26 @@ pub enum EntryKind {
     Plain,
     /// None does: the client wants no replies.
     Silent,
-    /// MULTI, commands, EXEC: the last one does.
-    Block,
-    /// None does; that there is one tells the client's task to go on.
-    Greeting,
+    /// MULTI, commands, EXEC: the last one does, unless the client wants no replies.
+    Block { is_silent: bool },
+    /// Only an error does; that there is one tells the client's task to go on.
+    Greeting { is_silent: bool },
     /// The client becomes this user if the reply is no error. `tell`: the reply is the client's; otherwise only an
     /// error is, and the client's task goes on.
-    Login { login: Rc<Login>, tell: bool },
+    Login { login: Rc<Login>, tell: bool, is_silent: bool },
+}
+
+impl EntryKind {
+    /// The client wants no reply to it.
+    fn is_silent(&self) -> bool {
+        match self {
+            EntryKind::Plain => false,
+            EntryKind::Silent => true,
+            EntryKind::Block { is_silent } | EntryKind::Greeting { is_silent } | EntryKind::Login { is_silent, .. } => {
+                *is_silent
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -228,7 +241,9 @@ impl Lane {
     pub fn push_special(&self, client: &Rc<Client>, requests: &[u8], replies: u32, kind: EntryKind) {
         self.sending.borrow_mut().bytes.extend_from_slice(requests);
         self.pushed.set(self.pushed.get() + u64::from(replies));
-        client.in_flight.set(client.in_flight.get() + if matches!(kind, EntryKind::Block) { 1 } else { replies });
+        client
+            .in_flight
+            .set(client.in_flight.get() + if matches!(kind, EntryKind::Block { .. }) { 1 } else { replies });
         let entry = Entry { client: Rc::clone(client), kind, left: replies, total: replies, bytes: requests.len() };
         self.fifo.borrow_mut().push_back(entry);
         self.wake();

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::task::HEAVY_FOR;
 use super::{Entry, EntryKind, Sending};
 use crate::redis::client::{Client, Todo};
 use crate::redis::errors::Trouble;
@@ -20,6 +21,8 @@ pub(super) struct Returned {
     reply: Vec<u8>,
     /// A reply of the first item's has begun.
     has_begun: bool,
+    /// Items whose replies have come, although they do not count.
+    seen: usize,
 }
 
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl Returned {
         let mut at = sending.answered;
         for entry in fifo {
             let end = at + entry.bytes;
-            if let EntryKind::Block = entry.kind {
+            if let EntryKind::Block { .. } = entry.kind {
                 items.push_back(Item {
                     client: entry.client,
                     kind: entry.kind,
@@ -122,6 +125,30 @@ impl Returned {
         Ok(at)
     }
 
+    /// Takes replies of a node that has been replaced. Only what it refuses counts, since that was not carried out. Of
+    /// what it has carried out nobody knows whether the new primary has it: its replica may have been promoted before.
+    /// Returns the bytes used.
+    pub(super) fn note_refusals(&mut self, scan: &mut ReplyScan, bytes: &[u8]) -> Result<usize, BadReply> {
+        let mut at = 0;
+        while let Some(item) = self.items.get_mut(self.seen).filter(|item| item.is_written && at < bytes.len()) {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if rest.first() == Some(&b'-') && scan.is_idle() {
+                let Some(end) = memchr::memchr(b'\n', rest) else { break };
+                item.is_refused |= super::task::is_refusal(rest.get(1..end).unwrap_or_default());
+            }
+            let scanned = scan.scan(rest)?;
+            at += scanned.used;
+            if !scanned.is_done {
+                break;
+            }
+            item.left -= 1;
+            if item.left == 0 {
+                self.seen += 1;
+            }
+        }
+        Ok(at)
+    }
+
     fn take(&mut self, reply: Vec<u8>) {
         let Some(item) = self.items.front_mut() else { return };
         item.left -= 1;
@@ -130,12 +157,12 @@ impl Returned {
             return;
         }
         let Some(item) = self.items.pop_front() else { return };
-        if item.is_refused && item.is_asked_again() {
+        if item.is_asked_again() {
             item.client.settle(1);
         } else if item.is_refused || reply.len() >= LONGEST_KEPT && item.may_run_twice {
             item.run_again();
         } else if item.client.backlog.borrow().is_empty() {
-            if !matches!(item.kind, EntryKind::Silent) {
+            if !item.kind.is_silent() {
                 item.client.deliver(&reply);
             }
             item.client.settle(1);
@@ -157,8 +184,14 @@ impl Returned {
             } else if item.is_asked_again() {
                 item.client.settle(1);
             } else if !item.is_written || item.may_run_twice || item.is_refused {
+                if n == 0 && item.is_written && item.may_run_twice {
+                    // The server may have closed because of this very one, as for a reply beyond its
+                    // client-output-buffer-limit: next time only its own client is hit.
+                    item.client.heavy.set(HEAVY_FOR);
+                }
                 item.run_again();
             } else {
+                item.client.service.stats.unknown.update(|n| n + 1);
                 let mut reply = Vec::new();
                 Trouble::Unknown(why.to_owned()).write(&mut reply);
                 item.answer(reply);
@@ -171,7 +204,7 @@ impl Returned {
         let mut reply = Vec::new();
         trouble.write(&mut reply);
         for item in self.items {
-            if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting) {
+            if matches!(item.kind, EntryKind::Login { .. } | EntryKind::Greeting { .. }) {
                 item.client.login_result.set(Some(false));
             }
             item.answer(reply.clone());
@@ -182,14 +215,15 @@ impl Returned {
 impl Item {
     /// The client's task asks again when it sees that there was no answer.
     fn is_asked_again(&self) -> bool {
-        matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting)
+        matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting { .. })
     }
 
     fn run_again(self) {
         let todo = match self.kind {
-            EntryKind::Block => Todo::Block(self.request),
+            EntryKind::Block { is_silent: false } => Todo::Block(self.request),
+            EntryKind::Block { is_silent: true } => Todo::QuietBlock(self.request),
             EntryKind::Silent => Todo::Quiet(self.request),
-            EntryKind::Plain | EntryKind::Login { .. } | EntryKind::Greeting => Todo::Run(self.request),
+            EntryKind::Plain | EntryKind::Login { .. } | EntryKind::Greeting { .. } => Todo::Run(self.request),
         };
         self.client.backlog.borrow_mut().push_back(todo);
         self.client.settle(1);
@@ -198,10 +232,70 @@ impl Item {
     }
 
     fn answer(self, reply: Vec<u8>) {
-        if !matches!(self.kind, EntryKind::Silent) {
+        if !self.kind.is_silent() {
             self.client.backlog.borrow_mut().push_back(Todo::Say(reply));
         }
         self.client.settle(1);
         self.client.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::load_str;
+    use crate::net::{Target, dial};
+    use crate::redis::lane::{Kind, Lane, LaneKey};
+    use crate::redis::service::Service;
+    use crate::wire::resp::{Version, encode};
+
+    async fn client() -> Rc<Client> {
+        let text = "[[redis.service]]\nname = \"r\"\nnodes = [\"r1\"]\nlisten = [\"127.0.0.1:6380\"]\n";
+        let mut config = load_str(text, "f.toml", Path::new(".")).expect("it is right").config;
+        let service = Service::new(config.redis.remove(0), Default::default());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let stream = dial(&Target { host: "127.0.0.1".into(), port }).await.expect("a connection");
+        Client::new(1, service, stream, None, SystemTime::now(), 0)
+    }
+
+    fn request(line: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&mut out, &line.split(' ').collect::<Vec<_>>());
+        out
+    }
+
+    #[tokio::test]
+    async fn of_a_node_that_was_replaced_only_refusals_count_however_they_come() {
+        let replies = b"+OK\r\n-READONLY You can't write against a read only replica.\r\n:1\r\n";
+        for piece in 1..=replies.len() {
+            let client = client().await;
+            let key = LaneKey { node: 0, version: Version::Resp2, db: 0, login: 0, kind: Kind::Quick };
+            let lane = Lane::new(key, true);
+            for line in ["SET a 1", "SET b 1", "INCR c", "INCR d"] {
+                lane.push(&client, &request(line), 1);
+            }
+            let mut sending = lane.sending.take();
+            sending.written = sending.bytes.len();
+            let mut returned = Returned::new(sending, lane.fifo.take(), &Commands::builtin());
+            let (mut scan, mut input) = (ReplyScan::default(), Vec::new());
+            for some in replies.chunks(piece) {
+                input.extend_from_slice(some);
+                let used = returned.note_refusals(&mut scan, &input).expect("replies");
+                input.drain(..used);
+            }
+            returned.give_back("it was replaced");
+            let backlog: Vec<Todo> = client.backlog.borrow_mut().drain(..).collect();
+            let [Todo::Say(first), Todo::Run(again), Todo::Say(_), Todo::Say(_)] = backlog.as_slice() else {
+                panic!("in pieces of {piece}: {backlog:?}");
+            };
+            assert!(first.starts_with(b"-UNKNOWN "), "it may have been carried out");
+            assert_eq!(again, &request("SET b 1"));
+            assert_eq!(client.service.stats.unknown.get(), 3, "each is counted");
+            assert_eq!(client.in_flight.get(), 0);
+        }
     }
 }

@@ -16,10 +16,12 @@ use crate::wire::resp::{BadReply, ReplyScan, Version};
 use crate::worker::clock::now_ns;
 
 /// So many of its next reads go where large replies go.
-const HEAVY_FOR: u16 = 100;
+pub(super) const HEAVY_FOR: u16 = 100;
 /// Replies that are kept for all clients of a service that do not take them while others wait behind them, bytes. Redis
 /// itself keeps any amount.
 const MOST_FOR_OTHERS: usize = 32 * 1024 * 1024;
+/// Reads from a node that has been replaced.
+const MOST_LOOKS: usize = 64;
 /// A reply that is larger takes its lane out of the others' way, bytes.
 const LARGE_REPLY: u64 = 256 * 1024;
 
@@ -132,7 +134,10 @@ impl Task {
 
     fn turn(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
         match self.lane.state.get() {
-            State::Replaced => return Poll::Ready(Ended::Replaced),
+            State::Replaced => {
+                self.look_once_more(cx, core);
+                return Poll::Ready(Ended::Replaced);
+            }
             State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
             _ => {}
         }
@@ -173,6 +178,30 @@ impl Task {
                 return Poll::Ready(Ended::Idle);
             }
         }
+    }
+
+    /// Its node was replaced: what that has refused already goes on to the new one. Nothing is waited for.
+    fn look_once_more(&mut self, cx: &mut Context<'_>, core: &Core) {
+        if self.returned.is_some() || self.lane.is_idle() {
+            return;
+        }
+        let is_between = !self.scan.has_begun();
+        let (sending, fifo) = (self.lane.sending.take(), self.lane.fifo.take());
+        let mut returned = Returned::new(sending, fifo, &self.service.commands());
+        if !is_between {
+            returned.was_begun();
+        }
+        let mut input = std::mem::take(&mut self.input);
+        for _ in 0..MOST_LOOKS {
+            let mut scratch = core.scratch.borrow_mut();
+            let Poll::Ready(Ok(n @ 1..)) = self.stream.poll_read(cx, &mut scratch) else { break };
+            input.extend_from_slice(scratch.get(..n).unwrap_or_default());
+            match returned.note_refusals(&mut self.scan, &input) {
+                Ok(used) => drop(input.drain(..used)),
+                Err(_) => break,
+            }
+        }
+        self.returned = Some(returned);
     }
 
     /// Takes replies. Returns how many bytes were used; the error is why the connection cannot be used any more.
@@ -371,36 +400,32 @@ impl Lane {
         let scanned = scan.scan(bytes)?;
         let part = bytes.get(..scanned.used).unwrap_or_default();
         let client = Rc::clone(&entry.client);
-        let mut goes_on = true;
-        match &entry.kind {
-            EntryKind::Block if entry.left > 1 => {}
-            EntryKind::Plain | EntryKind::Block => goes_on = client.deliver(part),
-            EntryKind::Silent => {}
-            EntryKind::Greeting => {
+        let is_told = match &entry.kind {
+            EntryKind::Plain => true,
+            EntryKind::Silent => false,
+            EntryKind::Block { .. } => entry.left == 1,
+            EntryKind::Greeting { .. } => {
                 if scanned.is_done {
                     client.login_result.set(Some(!is_error));
                 }
-                if is_error {
-                    goes_on = client.deliver(part);
-                }
+                is_error
             }
-            EntryKind::Login { login, tell } => {
+            EntryKind::Login { login, tell, .. } => {
                 if scanned.is_done {
                     client.login_result.set(Some(!is_error));
                 }
                 if scanned.is_done && !is_error {
                     *client.login.borrow_mut() = Some(Rc::clone(login));
                 }
-                if *tell || is_error {
-                    goes_on = client.deliver(part);
-                }
+                *tell || is_error
             }
-        }
+        };
+        let goes_on = !is_told || entry.kind.is_silent() || client.deliver(part);
         if !scanned.is_done {
             return Ok(scanned.used);
         }
         entry.left -= 1;
-        let counts = !matches!(entry.kind, EntryKind::Block) || entry.left == 0;
+        let counts = !matches!(entry.kind, EntryKind::Block { .. }) || entry.left == 0;
         if entry.left == 0 {
             let bytes = entry.bytes;
             fifo.pop_front();

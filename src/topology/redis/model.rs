@@ -103,6 +103,9 @@ pub trait HoldWrites: Send + Sync {
         service: &'a str,
         limit: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+    /// The server's numbers of connections on which a command was sent that waits for an element, and has not been
+    /// answered.
+    fn blocked<'a>(&'a self, service: &'a str) -> Pin<Box<dyn Future<Output = Vec<u64>> + Send + 'a>>;
     /// Lets what is held go on, to the primary of the latest snapshot, which has been published before.
     fn release(&self, service: &str);
 }

@@ -5,6 +5,7 @@
 //! the 8 s or more that Sentinels leave it writable, the new one is published, and writes go on to it. Until a replica
 //! says that it is the primary, every failure leads back to the old one.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use super::address::Address;
 use super::answer;
-use super::link::{Link, Trouble};
+use super::link::{Link, ObjectionKind, Trouble};
 use super::model::{HoldWrites, Planned};
 use super::monitor::RedisMonitorHandle;
 use super::node::Prober;
@@ -33,6 +34,8 @@ const PROMOTION: Duration = Duration::from_millis(20);
 const PRIORITIES: Duration = Duration::from_secs(15);
 /// A Sentinel so impatient may hold the old primary for down in the middle of it.
 const LEAST_DOWN_AFTER_MS: u64 = 100;
+/// Clients that are asked about in one command.
+const MOST_LISTED: usize = 1000;
 
 /// What is to be done, with every precondition fulfilled.
 #[derive(Debug, Clone)]
@@ -213,7 +216,9 @@ pub(super) async fn run(
         begun = Instant::now();
         let held = hold.hold(&service, planned.limit).await;
         held.map_err(|why| format!("writes could not be held: {why}"))?;
-        change(&course, &priorities, begun + planned.limit).await
+        let deadline = begun + planned.limit;
+        arrived(&course, &service, hold.as_ref(), deadline).await?;
+        change(&course, &priorities, deadline).await
     };
     let outcome = outcome.await;
     let (promoted, told, result) = match outcome {
@@ -282,6 +287,55 @@ async fn change(course: &Course, priorities: &Priorities, deadline: Instant) -> 
         }
     }
     Ok(Promotion { party, facts, remarks })
+}
+
+/// Waits until every command that waits for an element is known to do so. One that is still on its way would take an
+/// element that is there already, and the replicas might not hear of that.
+async fn arrived(course: &Course, service: &str, hold: &dyn HoldWrites, deadline: Instant) -> Result<(), String> {
+    let mut link: Option<Link> = None;
+    loop {
+        let sent = hold.blocked(service).await;
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let asked = async {
+            if link.is_none() {
+                link = Some(Link::open(&course.primary.address, course.password.as_ref(), TIMEOUT).await?);
+            }
+            match &mut link {
+                Some(link) => blocked_clients(link, &sent).await,
+                None => Ok(HashSet::new()),
+            }
+        };
+        match asked.await {
+            Ok(blocked) if sent.iter().all(|number| blocked.contains(number)) => return Ok(()),
+            Ok(_) if Instant::now() >= deadline => {
+                return Err("commands that block were on their way to the primary for too long".to_owned());
+            }
+            Ok(_) => sleep(CATCH_UP).await,
+            // Before Redis 6.2, whose lists name nobody in particular: they are taken for arrived.
+            Err(Trouble::Objected(objection)) if objection.kind == ObjectionKind::Other => return Ok(()),
+            Err(trouble) => return Err(format!("{} does not say who is blocked: {trouble}", course.primary.name)),
+        }
+    }
+}
+
+/// Which of these clients of a server wait in a blocking command.
+async fn blocked_clients(link: &mut Link, numbers: &[u64]) -> Result<HashSet<u64>, Trouble> {
+    let mut blocked = HashSet::new();
+    for some in numbers.chunks(MOST_LISTED) {
+        let some: Vec<String> = some.iter().map(u64::to_string).collect();
+        let words: Vec<&str> = ["CLIENT", "LIST", "ID"].into_iter().chain(some.iter().map(String::as_str)).collect();
+        let reply = link.ask(&words, TIMEOUT).await?;
+        let text = answer::text(&reply).unwrap_or_default();
+        for line in text.lines() {
+            let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name));
+            if field("flags=").is_some_and(|flags| flags.contains('b')) {
+                blocked.extend(field("id=").and_then(|number| number.parse::<u64>().ok()));
+            }
+        }
+    }
+    Ok(blocked)
 }
 
 /// Waits until every replica that may be chosen has what the primary had written when nothing was under way any more.

@@ -100,7 +100,7 @@ impl Command {
     pub fn is_blocking_now<'a>(&self, arguments: impl IntoIterator<Item = &'a [u8]>) -> bool {
         match self.path {
             Path::Block => true,
-            Path::MayBlock => asks_to_block(arguments.into_iter()),
+            Path::MayBlock => block_option(arguments).is_some(),
             _ => false,
         }
     }
@@ -111,13 +111,14 @@ impl Command {
     }
 }
 
-/// Reads the options of XREAD and XREADGROUP as Redis does: what belongs to an option is skipped, so that a group may
-/// be called BLOCK.
-fn asks_to_block<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> bool {
-    while let Some(word) = words.next() {
+/// Which of the words behind XREAD or XREADGROUP is the option BLOCK. Options are read as Redis does: what belongs to
+/// one is skipped, so that a group may be called BLOCK.
+pub fn block_option<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> Option<usize> {
+    let mut words = arguments.into_iter().enumerate();
+    while let Some((place, word)) = words.next() {
         let arguments = match word.to_ascii_uppercase().as_slice() {
-            b"BLOCK" => return true,
-            b"STREAMS" => return false,
+            b"BLOCK" => return Some(place),
+            b"STREAMS" => return None,
             b"GROUP" => 2,
             b"COUNT" | b"CLAIM" => 1,
             _ => 0,
@@ -126,7 +127,7 @@ fn asks_to_block<'a>(mut words: impl Iterator<Item = &'a [u8]>) -> bool {
             words.next();
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -15,13 +15,18 @@ class Relay:
 
     - `pass` relays;
     - `silent` takes bytes from both sides and relays none;
+    - `keep` relays nothing and loses nothing, as a network that is cut for a while: what was sent arrives when the mode is
+      another one again;
     - `refuse` closes each new connection at once;
     - `garbage` sends `junk` instead of what the server answers.
+
+    What a client sends from a piece on that has `kept` in it is kept back as long as that is so; `has_kept` tells.
     """
 
     def __init__(self, target, mode="pass", junk=b"\xff\xfe\xfd not a frame \x00\x01\x02" * 4, delay=0.0):
         self.target, self.mode, self.junk, self.delay = target, mode, junk, delay
         self.accepted = 0
+        self.kept, self.has_kept = None, False
         self.port = ports.free_port()
         self._pairs = []
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
@@ -58,6 +63,8 @@ class Relay:
             while data := source.recv(65536):
                 if is_answer and self.delay:
                     time.sleep(self.delay)
+                while self._keeps(data, is_answer):
+                    time.sleep(0.002)
                 if self.mode == "garbage" and is_answer:
                     sink.sendall(self.junk)
                 elif self.mode != "silent":
@@ -68,6 +75,11 @@ class Relay:
             for end in (source, sink):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def _keeps(self, data, is_answer):
+        is_meant = not is_answer and self.kept is not None and self.kept in data
+        self.has_kept |= is_meant
+        return (self.mode == "keep" or is_meant) and self in rundir.LIVE
 
     def cut(self):
         """Closes every connection that is open."""
