@@ -28,8 +28,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("SET WEIGHT node = n", "a node's share of reads"),
     (
         "SWITCHOVER service [TO node] [MODE fast | clean] [DRAIN '5s'] [DRY RUN]",
-        "make a replica of a Redis service the primary; clients only wait",
+        "make a replica the primary; clients only wait",
     ),
+    ("FAILOVER cluster [TO node] [ALLOW DATA LOSS]", "the primary is lost: promote a replica now"),
+    ("PROMOTE node [ALLOW DATA LOSS]", "the same, to this node"),
     ("PAUSE FAILOVER [service]", "go on with the present primary, whatever happens to the roles of nodes"),
     ("RESUME FAILOVER [service]", "follow changes of the primary again"),
 ];

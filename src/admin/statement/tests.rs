@@ -204,10 +204,23 @@ fn explain_route_takes_the_rest_as_it_is() {
 
 #[test]
 fn commands_of_later_versions_say_so() {
-    for text in ["FAILOVER main TO pg2", "PROMOTE pg2", "BAN '10.0.0.1'", "UNBAN '10.0.0.1'"] {
+    for text in ["BAN '10.0.0.1'", "UNBAN '10.0.0.1'"] {
         assert_eq!(code(text), "0A000", "{text}");
     }
     assert_eq!(command("PAUSE \"failover\""), Command::Pause(name("failover")), "a database of that name, in quotes");
+}
+
+#[test]
+fn a_failover_names_what_it_gives_up() {
+    let failover = |service: &str, to: Option<&str>, allow_loss| Command::Failover {
+        service: service.to_owned(),
+        to: to.map(str::to_owned),
+        allow_loss,
+    };
+    assert_eq!(command("FAILOVER main"), failover("main", None, false));
+    assert_eq!(command("failover main to pg2 allow data loss"), failover("main", Some("pg2"), true));
+    assert_eq!(command("PROMOTE main.pg2"), failover("", Some("main.pg2"), false));
+    assert_eq!(command("PROMOTE pg2 ALLOW DATA LOSS"), failover("", Some("pg2"), true));
 }
 
 #[test]
@@ -230,6 +243,12 @@ fn an_unknown_command_leads_to_help() {
         "SWITCHOVER cache MODE",
         "SWITCHOVER cache MODE fast MODE clean",
         "PAUSE FAILOVER cache main",
+        "FAILOVER",
+        "FAILOVER main pg2",
+        "FAILOVER main ALLOW LOSS",
+        "FAILOVER main TO pg2 DRY RUN",
+        "PROMOTE",
+        "PROMOTE pg2 ALLOW",
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(error.sqlstate(), "42601", "{text}");

@@ -90,7 +90,7 @@ section! {
         /// primary is found, not declared.
         nodes: Vec<Node> [required(), not_empty()];
         /// Login that watches the nodes; the first `[[postgres.user]]` when absent. It needs no rights beyond
-        /// pg_monitor.
+        /// pg_monitor, unless Forebay changes the primary (docs/failover.md).
         monitor_user: String;
         /// Password of `monitor_user` in clear text.
         monitor_password: Secret [file_only()];

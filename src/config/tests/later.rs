@@ -24,7 +24,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
         "10:12",
         "postgres.cluster.tls.mode",
     );
-    unavailable("[postgres.failover]\nmode = \"promote\"\n", "8:8", "postgres.failover.mode = \"promote\"");
     unavailable("[security]\nproxy_protocol = \"on\"\n", "8:18", "security.proxy_protocol");
     unavailable("[security]\nallow = [\"10.0.0.0/8\"]\n", "8:9", "security.allow");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");

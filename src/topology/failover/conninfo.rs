@@ -17,7 +17,10 @@ pub fn pairs(text: &str) -> Option<Vec<(String, String)>> {
             keyword.push(c);
         }
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        if chars.next() != Some('=') || !keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        if chars.next() != Some('=')
+            || keyword.is_empty()
+            || !keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
             return None;
         }
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
