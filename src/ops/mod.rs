@@ -1,6 +1,7 @@
 //! Running the process: start, reload, drain and stop, logs, signals, and the readers of the databases' catalogs.
 
 mod catalogs;
+mod event_command;
 pub mod instance;
 pub mod log;
 pub mod redis;

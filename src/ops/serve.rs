@@ -144,6 +144,7 @@ where
         };
         let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
+        tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {
             for (listener, worker) in bound.into_iter().zip(shared.workers()) {

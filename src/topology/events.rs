@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+
 /// One row of `SHOW EVENTS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -29,6 +31,7 @@ pub struct Event {
 #[derive(Debug, Clone)]
 pub struct EventLog {
     ring: Arc<Mutex<Ring>>,
+    added: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl EventLog {
     /// Keeps the last `capacity` events (at least one).
     pub fn new(capacity: usize) -> Self {
         let ring = Ring { rows: VecDeque::new(), capacity: capacity.max(1), last_seq: 0 };
-        Self { ring: Arc::new(Mutex::new(ring)) }
+        Self { ring: Arc::new(Mutex::new(ring)), added: Arc::default() }
     }
 
     /// Adds a row and writes it as a log line. `node` is empty when the service as a whole is meant.
@@ -63,6 +66,13 @@ impl EventLog {
             ring.rows.pop_front();
         }
         ring.rows.push_back(row);
+        drop(ring);
+        self.added.notify_one();
+    }
+
+    /// Returns when a row was added since it returned last. For one waiter.
+    pub async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Every kept row, oldest first.

@@ -66,15 +66,14 @@ fn what_will_not_happen_is_warned_of() {
     assert_eq!(
         warnings(
             "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n\
-             [postgres.failover]\ncommit_resolution = \"on\"\nevent_command = [\"/bin/true\"]\n[security]\nban_after = 3\n\
+             [postgres.failover]\ncommit_resolution = \"on\"\n[security]\nban_after = 3\n\
              [postgres]\nauth_user = \"auth\"\n"
         ),
         [
             "6:11: notify.webhook: webhooks are not called in this version",
             "8:21: postgres.failover.commit_resolution: unknown COMMITs are not resolved in this version",
-            "9:17: postgres.failover.event_command: hooks are not called in this version",
-            "11:13: security.ban_after: failed logins are not banned in this version",
-            "13:13: postgres.auth_user has no effect without auth_query, which is not available in this version",
+            "10:13: security.ban_after: failed logins are not banned in this version",
+            "12:13: postgres.auth_user has no effect without auth_query, which is not available in this version",
         ]
     );
 }

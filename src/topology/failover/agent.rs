@@ -153,7 +153,11 @@ async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> 
         }
         Act::Resume => client.batch_execute("SELECT pg_catalog.pg_wal_replay_resume()").await,
         // Not waited for: that would poll every 100 ms.
-        Act::Promote => client.batch_execute("SELECT pg_catalog.pg_promote(false)").await,
+        // Asked twice, it may be over already.
+        Act::Promote => {
+            let promote = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_promote(false) END";
+            client.batch_execute(promote).await
+        }
         Act::Fence => {
             client.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await?;
             client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await?;

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::agent::{Agent, Report};
 use super::course::{self, Facts, Move, Policy, Seen};
+use super::hooks::{self, Hooks, Named, Told};
 use super::record::{At, InFile, Job, Keep as _, Kind, Record, Step};
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
@@ -39,7 +40,9 @@ pub(in crate::topology) struct Party {
 #[derive(Debug)]
 pub(in crate::topology) enum Order {
     /// These are the nodes, and this is the policy, from now on.
-    Nodes(Vec<Party>, Policy),
+    Nodes(Vec<Party>, Policy, Hooks),
+    /// A node accepts writes and is not the primary: `rejoin_command` is for it.
+    Rejoin(At),
     /// Somebody else has promoted a primary, and it was accepted.
     Accepted(Record),
     /// A change of the primary.
@@ -70,6 +73,7 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) workers: Arc<dyn Workers>,
     pub(in crate::topology) parties: Vec<Party>,
     pub(in crate::topology) policy: Policy,
+    pub(in crate::topology) hooks: Hooks,
 }
 
 /// A job that somebody waits for, and what it has brought so far.
@@ -115,7 +119,10 @@ impl Conductor {
     /// Takes an order; a job that could begin is answered later.
     async fn obey(&mut self, order: Order) -> Option<Running> {
         match order {
-            Order::Nodes(parties, policy) => (self.parties, self.policy) = (parties, policy),
+            Order::Nodes(parties, policy, hooks) => {
+                (self.parties, self.policy, self.hooks) = (parties, policy, hooks);
+            }
+            Order::Rejoin(at) => self.rejoin(&at),
             Order::Accepted(record) => self.accepted(record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
@@ -141,6 +148,41 @@ impl Conductor {
         self.record = Some(record);
     }
 
+    /// Has the administrator's program make a replica of a former primary; what comes of it is reported.
+    fn rejoin(&self, at: &At) {
+        let Some(record) = self.record.as_ref().filter(|_| !self.hooks.rejoin.is_empty()) else { return };
+        let told =
+            Told::about(&self.cluster, record.epoch).failed(&self.named(at)).new_main(&self.named(&record.primary));
+        let (argv, events, name) = (self.hooks.rejoin.clone(), self.events.clone(), self.name(at));
+        let (cluster, epoch) = (self.cluster.clone(), record.epoch);
+        events.record(&cluster, epoch, "rejoin_begun", &name, "rejoin_command was started");
+        tokio::spawn(async move {
+            match hooks::run(&argv, &told, hooks::LONG_PATIENCE).await {
+                Ok(()) => events.record(&cluster, epoch, "rejoin_done", &name, "rejoin_command has ended well"),
+                Err(why) => events.record(&cluster, epoch, "rejoin_failed", &name, &why),
+            }
+        });
+    }
+
+    /// Programs that may forbid the step from one record to the next; the error is why it is not taken.
+    async fn ask_programs(&self, old: Option<&Job>, new: &Record) -> Result<(), String> {
+        let Some(job) = &new.job else { return Ok(()) };
+        let told = || Told::about(&self.cluster, new.epoch).failed(&self.named(&new.primary));
+        let was = old.map(|job| &job.step);
+        match &job.step {
+            Step::Freezing if !matches!(was, Some(Step::Freezing | Step::CatchingUp { .. })) => {
+                let ended = hooks::run(&self.hooks.fence, &told(), hooks::PATIENCE).await;
+                ended.map_err(|why| format!("the old primary may still write: fence_command: {why}"))
+            }
+            Step::Promoting { candidate, .. } if !matches!(was, Some(Step::Promoting { .. })) => {
+                let told = told().new_main(&self.named(candidate));
+                let ended = hooks::run(&self.hooks.validate, &told, hooks::PATIENCE).await;
+                ended.map_err(|why| format!("{} may not be promoted: validate_command: {why}", self.name(candidate)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a job: nobody new writes from here on, and it is on disk.
     async fn begin(&mut self, job: Job, drain: Option<Duration>) -> Result<Instant, String> {
         let Some(record) = &self.record else { return Err("no primary was ever known".to_owned()) };
@@ -155,7 +197,11 @@ impl Conductor {
             Some(limit) => self.drain(&record.primary, limit).await,
             None => Ok(()),
         };
-        match quiet.and_then(|()| self.keep.write(&record)) {
+        let allowed = match quiet {
+            Ok(()) => self.ask_programs(None, &record).await,
+            Err(why) => Err(why),
+        };
+        match allowed.and_then(|()| self.keep.write(&record)) {
             Ok(()) => {
                 self.record = Some(record);
                 Ok(begun)
@@ -235,7 +281,7 @@ impl Conductor {
                 }
                 order = orders.recv() => match order {
                     Some(order) => {
-                        let is_other = !matches!(order, Order::Accepted(_));
+                        let is_other = !matches!(order, Order::Accepted(_) | Order::Rejoin(_));
                         if let Some(begun) = self.obey(order).await {
                             (running, in_step) = (begun, Instant::now());
                         }
@@ -286,7 +332,12 @@ impl Conductor {
     }
 
     /// Goes from one record to the next. False if that could not be written.
-    async fn write(&mut self, old: &Record, new: Record, running: &mut Running) -> bool {
+    async fn write(&mut self, old: &Record, mut new: Record, running: &mut Running) -> bool {
+        if let Err(why) = self.ask_programs(old.job.as_ref(), &new).await
+            && let Some(job) = &mut new.job
+        {
+            job.step = Step::Undoing { why };
+        }
         let promotes =
             |record: &Record| record.job.as_ref().is_some_and(|job| matches!(job.step, Step::Promoting { .. }));
         if promotes(&new) && !promotes(old) {
@@ -353,6 +404,11 @@ impl Conductor {
 
     fn name(&self, at: &At) -> String {
         self.parties.iter().find(|party| party.at == *at).map_or_else(|| at.to_string(), |party| party.name.clone())
+    }
+
+    fn named(&self, at: &At) -> Named {
+        let id = self.parties.iter().position(|party| party.at == *at).unwrap_or(self.parties.len());
+        Named { id, name: self.name(at), at: at.clone() }
     }
 
     fn report(&self, record: &Record, event: &'static str, node: &str, detail: &str) {

@@ -9,5 +9,6 @@ pub(super) mod conductor;
 pub mod conninfo;
 pub mod course;
 pub(super) mod detector;
+pub mod hooks;
 pub mod record;
 pub mod synchronous;

@@ -1,5 +1,6 @@
 //! The monitor and the tasks that change primaries: what is lost is told to them, what they decide is published.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,15 @@ use crate::topology::clock::now_ns;
 use crate::topology::cluster::Watched;
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
+use crate::topology::failover::hooks::Hooks;
 use crate::topology::failover::record::{At, InFile, Job, Kind, Record, Step};
 use crate::topology::model::{Role, State};
 
 /// An automatic failover that came to nothing is not tried again for so long.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Between two wishes for `rejoin_command` for a node.
+const REJOIN: Duration = Duration::from_secs(60);
 
 /// A change of the primary as an admin orders it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,9 @@ pub(super) struct Changes {
     /// No automatic failover before, ns.
     not_before_ns: u64,
     policy: Policy,
+    hooks: Hooks,
+    /// When `rejoin_command` was last wished for a node, ns.
+    rejoined: HashMap<At, u64>,
 }
 
 impl Monitor {
@@ -73,10 +81,12 @@ impl Monitor {
             workers: Arc::clone(&self.workers),
             parties: parties(watched),
             policy: policy.clone(),
+            hooks: hooks(config),
         };
         tokio::task::spawn_local(conductor.run(given));
         let told = watched.plan.accepted_as();
-        let changes = Changes { orders, told, parties: Vec::new(), not_before_ns: 0, policy };
+        let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
+        let changes = Changes { orders, told, parties, not_before_ns: 0, policy, hooks, rejoined };
         self.changes.insert(watched.name.clone(), changes);
     }
 
@@ -123,6 +133,7 @@ impl Monitor {
             let Some(changes) = self.changes.get_mut(&watched.name) else { continue };
             changes.tell_nodes(watched);
             changes.tell_accepted(watched);
+            changes.tell_fenced(watched, now_ns);
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
@@ -253,6 +264,7 @@ impl Monitor {
     pub(super) fn reconfigure_changes(&mut self, config: &Postgres) {
         for changes in self.changes.values_mut() {
             changes.policy = policy(config);
+            changes.hooks = hooks(config);
             changes.parties.clear();
         }
         self.changes.retain(|name, _| self.clusters.iter().any(|watched| watched.name == *name));
@@ -263,8 +275,26 @@ impl Changes {
     /// With what is known of the nodes just now.
     fn begin(&self, watched: &Watched, order: Order) {
         // The task ends only with the cluster.
-        let _ = self.orders.send(Order::Nodes(parties(watched), self.policy.clone()));
+        let _ = self.orders.send(Order::Nodes(parties(watched), self.policy.clone(), self.hooks.clone()));
         let _ = self.orders.send(order);
+    }
+
+    /// A former primary that answers is for `rejoin_command`, once a minute at the most.
+    fn tell_fenced(&mut self, watched: &Watched, now_ns: u64) {
+        if self.hooks.rejoin.is_empty() || watched.plan.primary().is_none() {
+            return;
+        }
+        for (node, standing) in watched.nodes.iter().zip(watched.plan.standings()) {
+            if (standing.role, standing.state) != (Role::Primary, State::Fenced) {
+                continue;
+            }
+            let at = At { host: node.conf.host.clone(), port: node.conf.port };
+            let pause = u64::try_from(REJOIN.as_nanos()).unwrap_or(u64::MAX);
+            if self.rejoined.get(&at).is_none_or(|last| now_ns.saturating_sub(*last) >= pause) {
+                self.rejoined.insert(at.clone(), now_ns);
+                let _ = self.orders.send(Order::Rejoin(at));
+            }
+        }
     }
 
     fn tell_nodes(&mut self, watched: &Watched) {
@@ -273,7 +303,7 @@ impl Changes {
             parties.iter().map(|party| (party.at.clone(), party.name.clone(), party.may_lead)).collect();
         if known != self.parties {
             self.parties = known;
-            let _ = self.orders.send(Order::Nodes(parties, self.policy.clone()));
+            let _ = self.orders.send(Order::Nodes(parties, self.policy.clone(), self.hooks.clone()));
         }
     }
 
@@ -299,6 +329,15 @@ fn policy(config: &Postgres) -> Policy {
         durability: failover.durability,
         max_lost_bytes: failover.max_lost_bytes,
         may_promote: failover.mode == FailoverMode::Promote,
+    }
+}
+
+fn hooks(config: &Postgres) -> Hooks {
+    let failover = &config.failover;
+    Hooks {
+        fence: failover.fence_command.clone(),
+        validate: failover.validate_command.clone(),
+        rejoin: failover.rejoin_command.clone(),
     }
 }
 

@@ -1,0 +1,137 @@
+//! Programs of the administrator that are run around a change of the primary.
+//!
+//! What they are told stands in the environment, under the names that Pgpool-II's placeholders have in its
+//! documentation. Their last line on standard error is told on.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::record::At;
+
+/// How long a program may take before it is killed.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for those that copy data.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The programs of `[postgres.failover]`; an empty list is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// `fence_command`
+    pub fence: Vec<String>,
+    /// `validate_command`
+    pub validate: Vec<String>,
+    /// `rejoin_command`
+    pub rejoin: Vec<String>,
+}
+
+/// One node, as a program is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Place in the configuration, from 0.
+    pub id: usize,
+    /// Its name.
+    pub name: String,
+    /// Where.
+    pub at: At,
+}
+
+/// What a program is told.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    variables: Vec<(String, String)>,
+}
+
+impl Told {
+    /// About a cluster in an epoch.
+    pub fn about(cluster: &str, epoch: u64) -> Self {
+        Self::default().with("FOREBAY_CLUSTER", cluster).with("FOREBAY_EPOCH", &epoch.to_string())
+    }
+
+    /// One variable more. What cannot be in an environment is left out.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.replace('\0', "")));
+        self
+    }
+
+    /// The node that failed or steps down: Pgpool-II's `%d %h %p`, and `%P %N %S`.
+    #[must_use]
+    pub fn failed(self, node: &Named) -> Self {
+        self.node("FAILED_NODE", node).node("OLD_PRIMARY_NODE", node)
+    }
+
+    /// The node that takes its place: Pgpool-II's `%m %H %r`.
+    #[must_use]
+    pub fn new_main(self, node: &Named) -> Self {
+        self.node("NEW_MAIN_NODE", node)
+    }
+
+    fn node(self, prefix: &str, node: &Named) -> Self {
+        self.with(&format!("{prefix}_ID"), &node.id.to_string())
+            .with(&format!("{prefix}_NAME"), &node.name)
+            .with(&format!("{prefix}_HOST"), &node.at.host)
+            .with(&format!("{prefix}_PORT"), &node.at.port.to_string())
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// It could not be started, took longer than `patience` (and was killed), or ended with another status than 0: in words.
+pub async fn run(argv: &[String], told: &Told, patience: Duration) -> Result<(), String> {
+    let Some((program, arguments)) = argv.split_first() else { return Ok(()) };
+    let started = Command::new(program)
+        .args(arguments)
+        .envs(told.variables.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let child = started.map_err(|error| format!("{program} could not be started: {error}"))?;
+    let ended = tokio::time::timeout(patience, child.wait_with_output()).await;
+    let output = match ended {
+        Err(_) => return Err(format!("{program} took longer than {patience:?} and was killed")),
+        Ok(output) => output.map_err(|error| format!("{program}: {error}"))?,
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    Err(format!("{program} ended with {}: {}", output.status, last.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Vec<String> {
+        ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_program_is_told_of_the_nodes_by_its_environment() {
+        let at = |port| At { host: "db".into(), port };
+        let old = Named { id: 0, name: "pg1".into(), at: at(1) };
+        let new = Named { id: 2, name: "pg3".into(), at: at(3) };
+        let told = Told::about("main", 7).failed(&old).new_main(&new);
+        let script = "echo \"$FOREBAY_CLUSTER $FOREBAY_EPOCH $FAILED_NODE_ID $OLD_PRIMARY_NODE_HOST:$FAILED_NODE_PORT \
+                      $NEW_MAIN_NODE_NAME $NEW_MAIN_NODE_PORT\" >&2; exit 4";
+        let error = run(&shell(script), &told, PATIENCE).await.expect_err("it ends with 4");
+        assert_eq!(error, "/bin/sh ended with exit status: 4: main 7 0 db:1 pg3 3");
+        assert_eq!(run(&shell("exit 0"), &told, PATIENCE).await, Ok(()));
+        assert_eq!(run(&[], &told, PATIENCE).await, Ok(()), "none is configured");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_killed() {
+        let limit = Duration::from_millis(50);
+        let error = run(&shell("exec sleep 60"), &Told::default(), limit).await.expect_err("it hangs");
+        assert!(error.contains("and was killed"), "{error}");
+        let missing = run(&["/no/such/program".to_owned()], &Told::default(), limit).await.expect_err("it is missing");
+        assert!(missing.contains("could not be started"), "{missing}");
+    }
+}
