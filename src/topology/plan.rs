@@ -170,6 +170,8 @@ pub struct Plan {
     /// Why there is no primary although a node accepts writes.
     dispute: Option<String>,
     closed: Option<Closed>,
+    /// What is known comes from a record, and no node has confirmed that it is still of this cluster.
+    is_restored: bool,
     /// The last primary in service, and since when it is not.
     last_served: Option<usize>,
     lost_at_ns: Option<u64>,
@@ -188,6 +190,7 @@ impl Plan {
             identifier: None,
             dispute: None,
             closed: None,
+            is_restored: false,
             last_served: None,
             lost_at_ns: None,
         }
@@ -313,6 +316,7 @@ impl Plan {
 
     /// Decides again and reports what has changed since `before`.
     fn settle(&mut self, now_ns: u64, before: &[Standing], actions: &mut Vec<Action>) {
+        self.forget_another_cluster(actions);
         self.agree_on_identifier();
         self.elect(actions);
         for (node, (old, new)) in before.iter().zip(self.standings()).enumerate() {

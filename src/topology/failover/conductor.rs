@@ -134,7 +134,8 @@ impl Conductor {
     }
 
     fn accepted(&mut self, mut record: Record) {
-        if let Some(known) = &self.record {
+        // What is astray of another cluster is not ours to lead.
+        if let Some(known) = self.record.as_ref().filter(|known| known.system_identifier == record.system_identifier) {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
             record.unasked.clone_from(&known.unasked);
             if *known == record {

@@ -1,6 +1,6 @@
 //! What [`crate::topology::failover`] does is told to the plan.
 
-use super::{Action, Closed, Facts, Plan, Reach, Record};
+use super::{Action, Closed, Facts, Member, Plan, Reach, Record};
 use crate::config::model::{FailoverMode, NodeRole};
 
 impl Plan {
@@ -37,6 +37,24 @@ impl Plan {
         self.epoch = epoch;
         self.identifier = identifier;
         self.last_served = node;
+        self.is_restored = identifier.is_some();
+    }
+
+    /// The record is of a cluster that is gone: every node answers, and all of them belong to another one (`initdb` was
+    /// run again).
+    pub(super) fn forget_another_cluster(&mut self, actions: &mut Vec<Action>) {
+        let Some(recorded) = self.identifier.filter(|_| self.is_restored) else { return };
+        let told = |member: &Member| member.facts.as_ref().filter(|_| member.is_reachable())?.system_identifier;
+        let all: Vec<Option<u64>> = self.members.iter().map(told).collect();
+        if all.contains(&Some(recorded)) {
+            self.is_restored = false;
+            return;
+        }
+        let Some(&Some(other)) = all.first().filter(|first| all.iter().all(|id| id == *first)) else { return };
+        (self.is_restored, self.identifier, self.record) = (false, None, None);
+        (self.floor, self.last_served, self.closed) = (0, None, None);
+        let detail = format!("the recorded primary was of the cluster {recorded}, all nodes are of {other}");
+        actions.push(Action::Report { node: None, event: "record_forgotten", detail });
     }
 
     /// What is known of the accepted primary: its place, its timeline, and the epoch.

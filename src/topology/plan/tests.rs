@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod change;
 mod orders;
 
 const MS: u64 = 1_000_000;

@@ -1,0 +1,68 @@
+use super::*;
+
+const OTHER_CLUSTER: u64 = 7_000_000_002;
+
+fn of_another(in_recovery: bool) -> Input {
+    let facts = Facts { in_recovery, timeline: Some(1), system_identifier: Some(OTHER_CLUSTER) };
+    Input::Answered { facts, proven: false }
+}
+
+fn restored() -> Plan {
+    let mut plan = plan(FailoverMode::Promote, 2);
+    plan.restore(Some(1), 2, 5, Some(THIS_CLUSTER));
+    plan
+}
+
+#[test]
+fn a_restart_knows_who_was_the_primary() {
+    let mut plan = restored();
+    play(&mut plan, "1p1");
+    assert_eq!((plan.primary(), states(&plan).as_str()), (None, "FD"), "a former primary that is alone is nobody");
+    play(&mut plan, "2p2");
+    assert_eq!((plan.primary(), plan.epoch()), (Some(1), 5));
+}
+
+#[test]
+fn a_cluster_that_was_made_anew_is_another_one() {
+    let mut plan = restored();
+    plan.step(0, 0, of_another(false));
+    assert_eq!(plan.primary(), None, "the other node may still be what it was");
+    let actions = plan.step(0, 1, of_another(true));
+    assert_eq!(events(&actions).first(), Some(&"record_forgotten"));
+    assert_eq!((plan.primary(), plan.epoch()), (Some(0), 6), "epochs go on");
+}
+
+#[test]
+fn one_node_of_the_recorded_cluster_is_enough_to_keep_the_record() {
+    let mut plan = restored();
+    plan.step(0, 0, of_another(false));
+    play(&mut plan, "2r2");
+    assert_eq!((plan.primary(), plan.accepted()), (None, Some(1)));
+    assert_eq!(states(&plan), "FU");
+}
+
+#[test]
+fn while_it_is_closed_nobody_is_accepted_and_nothing_is_opened() {
+    let mut plan = plan(FailoverMode::Promote, 3);
+    play(&mut plan, "1p1 2r1 3r1");
+    plan.close(0, "a test".to_owned(), false);
+    assert_eq!((plan.primary(), plan.cut_epoch()), (None, 0));
+    play(&mut plan, "1p1 2p2");
+    assert_eq!((plan.primary(), plan.accepted()), (None, Some(0)), "somebody else's promotion is not ours");
+    plan.close(0, "a test".to_owned(), true);
+    assert_eq!(plan.cut_epoch(), 1, "what is under way on the old one ends");
+    let actions = plan.install(0, 2, 3, 2);
+    assert!(events(&actions).contains(&"primary_changed"), "{actions:?}");
+    assert_eq!((plan.primary(), plan.epoch(), plan.cut_epoch()), (Some(2), 2, 1));
+    play(&mut plan, "1p1 2p2");
+    assert_eq!(states(&plan), "FFU", "both others accept writes");
+}
+
+#[test]
+fn a_promotion_by_hand_counts_only_while_the_primary_is_gone() {
+    let mut plan = plan(FailoverMode::Promote, 2);
+    play(&mut plan, "1p1 2r1 2p2");
+    assert_eq!((plan.primary(), states(&plan).as_str()), (Some(0), "UF"));
+    play(&mut plan, "1x 1x 2p2");
+    assert_eq!((plan.primary(), plan.epoch()), (Some(1), 2));
+}
