@@ -17,6 +17,7 @@ use crate::config::model::{Cluster, Postgres};
 use super::clock::now_ns;
 use super::cluster::{Report, Watched, WatchedNode, target};
 use super::events::EventLog;
+use super::failover::heart::Beat;
 use super::model::{Snapshot, Workers};
 use super::plan::{Hold, Order};
 use super::probe::{Prober, Target};
@@ -42,6 +43,7 @@ pub struct Monitor {
     changes: HashMap<String, Changes>,
     commands: mpsc::WeakUnboundedSender<Command>,
     workers: Arc<dyn Workers>,
+    beats: mpsc::UnboundedSender<Beat>,
     events: EventLog,
     wake: Arc<Notify>,
     publish: Box<dyn Fn(Arc<Snapshot>)>,
@@ -80,6 +82,7 @@ impl Monitor {
         let store = Store::open(state_dir, Kind::Postgres, &events);
         let (reports, ended) = mpsc::unbounded_channel();
         let (commands, ordered) = mpsc::unbounded_channel();
+        let (beats, felt) = mpsc::unbounded_channel();
         let empty = Arc::new(Snapshot { version: 0, clusters: Vec::new() });
         let mut monitor = Self {
             clusters: Vec::new(),
@@ -91,6 +94,7 @@ impl Monitor {
             changes: HashMap::new(),
             commands: commands.downgrade(),
             workers,
+            beats,
             events,
             wake: Arc::default(),
             publish: Box::new(publish),
@@ -106,17 +110,23 @@ impl Monitor {
         }
         monitor.show();
         let handle = MonitorHandle::new(Arc::clone(&monitor.current), commands);
-        tokio::task::spawn_local(monitor.run(ended, ordered));
+        tokio::task::spawn_local(monitor.run(ended, ordered, felt));
         handle
     }
 
-    async fn run(mut self, mut ended: mpsc::UnboundedReceiver<Report>, mut ordered: mpsc::UnboundedReceiver<Command>) {
+    async fn run(
+        mut self,
+        mut ended: mpsc::UnboundedReceiver<Report>,
+        mut ordered: mpsc::UnboundedReceiver<Command>,
+        mut felt: mpsc::UnboundedReceiver<Beat>,
+    ) {
         let wake = Arc::clone(&self.wake);
         loop {
             let next = self.ask_whoever_is_due(now_ns());
             let pause = Duration::from_nanos(next.saturating_sub(now_ns()));
             tokio::select! {
                 Some(report) = ended.recv() => self.take(report),
+                Some(beat) = felt.recv() => self.take_beat(&beat),
                 command = ordered.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,

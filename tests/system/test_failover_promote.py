@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from harness import wait_until
+from harness.postgres import HungDisk
 from harness.relay import Relay
 from test_failover_follow import Load
 
@@ -303,3 +304,28 @@ def test_a_switchover_ends_after_forebay_was_killed(slowed, step):
     forebay.start(wait="port")
     primary = converges(cluster, forebay, died)
     assert primary.value("select count(*) from w") == 2
+
+
+def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_forebay):
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    old = cluster.nodes[0]
+    disk = HungDisk(cluster.folder)  # where the servers' user may look
+    old.configure(fsync="on")
+    old.stop()
+    old.start(env=disk.env)
+    cluster.caught_up()
+    forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "30s"})
+    load = Load(forebay, "w")
+    load.progress()
+    disk.hang()
+    try:
+        name = new_primary(forebay, "pg1")
+        load.progress()
+    finally:
+        disk.go_on()
+    load.progress()
+    load.stop()
+    new = next(node for node in cluster.nodes if node.name == name)
+    assert "it answers, and has committed nothing" in events(forebay, "failover_begun")[0]
+    assert missing(load, new) == set(), "an acknowledged write is lost"
+    assert load.wrong == []

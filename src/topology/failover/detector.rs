@@ -13,6 +13,8 @@ const REFUSED_TIMES: u32 = 3;
 const SILENT_TIMES: u32 = 3;
 /// Between two probes of a primary that has failed.
 pub const AGAIN: Duration = Duration::from_millis(150);
+/// Beats in a row that were not committed in time.
+const HUNG_TIMES: u32 = 3;
 /// How long a server that starts or recovers may take before it counts as lost.
 const RECOVERY_GRACE: Duration = Duration::from_secs(10);
 
@@ -23,6 +25,8 @@ pub struct Detector {
     refused: u32,
     silent: u32,
     last: String,
+    /// It answers, and commits nothing.
+    hung: u32,
 }
 
 /// A primary that is lost.
@@ -32,15 +36,16 @@ pub struct Lost {
     pub why: String,
     /// Nothing listens there any more.
     pub is_refused: bool,
+    /// It answers questions.
+    pub is_hung: bool,
 }
 
 impl Detector {
     /// Takes the outcome of a probe of the primary.
     pub fn take(&mut self, now_ns: u64, outcome: Result<(), &Failure>) {
         let failure = match outcome {
-            Ok(()) => return *self = Self::default(),
-            // Alive, or our own fault.
-            Err(Failure::Full(_)) => return *self = Self::default(),
+            // Alive, if not well.
+            Ok(()) | Err(Failure::Full(_)) => return *self = Self { hung: self.hung, ..Self::default() },
             Err(Failure::Stalled) => return,
             Err(failure) => failure,
         };
@@ -58,6 +63,11 @@ impl Detector {
         }
     }
 
+    /// Takes what came of a beat, see [`super::heart`].
+    pub fn beat(&mut self, hangs: bool) {
+        self.hung = if hangs { self.hung + 1 } else { 0 };
+    }
+
     /// Whether there is any doubt, so that it has to be asked again soon.
     pub fn is_in_doubt(&self) -> bool {
         self.failing_since_ns.is_some()
@@ -65,6 +75,10 @@ impl Detector {
 
     /// Whether it is lost.
     pub fn verdict(&self, now_ns: u64) -> Option<Lost> {
+        if self.hung >= HUNG_TIMES && self.failing_since_ns.is_none() {
+            let why = format!("it answers, and has committed nothing in {HUNG_TIMES} attempts");
+            return Some(Lost { why, is_refused: false, is_hung: true });
+        }
         let failing = Duration::from_nanos(now_ns.saturating_sub(self.failing_since_ns?));
         let is_starting = self.last.contains("57P03");
         if is_starting && failing < RECOVERY_GRACE {
@@ -72,7 +86,8 @@ impl Detector {
         }
         let is_refused = self.refused >= REFUSED_TIMES && failing >= REFUSED_FOR;
         let is_silent = self.silent >= SILENT_TIMES;
-        (is_refused || is_silent).then(|| Lost { why: self.last.clone(), is_refused: is_refused && !is_silent })
+        let is_refused_only = is_refused && !is_silent;
+        (is_refused || is_silent).then(|| Lost { why: self.last.clone(), is_refused: is_refused_only, is_hung: false })
     }
 }
 
@@ -120,6 +135,20 @@ mod tests {
             detector.take(at * 1000 * MS, Err(&Failure::Full("too many clients".into())));
         }
         assert!(!detector.is_in_doubt());
+    }
+
+    #[test]
+    fn a_server_that_answers_and_commits_nothing_is_lost() {
+        let mut detector = Detector::default();
+        for hangs in [true, true, false, true, true] {
+            detector.take(0, Ok(()));
+            detector.beat(hangs);
+            assert_eq!(detector.verdict(0), None);
+        }
+        detector.beat(true);
+        assert!(detector.verdict(0).expect("lost").is_hung);
+        detector.take(0, Ok(()));
+        assert!(detector.verdict(0).is_some(), "that it answers proves nothing");
     }
 
     #[test]

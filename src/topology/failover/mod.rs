@@ -9,6 +9,7 @@ pub(super) mod conductor;
 pub mod conninfo;
 pub mod course;
 pub(super) mod detector;
+pub(super) mod heart;
 pub mod hooks;
 pub mod record;
 pub mod synchronous;

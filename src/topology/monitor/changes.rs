@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Monitor};
 use crate::config::model::{FailoverMode, Postgres};
@@ -12,9 +12,11 @@ use crate::topology::clock::now_ns;
 use crate::topology::cluster::Watched;
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
+use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::Hooks;
 use crate::topology::failover::record::{At, InFile, Job, Kind, Record, Step};
 use crate::topology::model::{Role, State};
+use crate::topology::probe::Target;
 
 /// An automatic failover that came to nothing is not tried again for so long.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -52,6 +54,8 @@ pub(super) struct Changes {
     hooks: Hooks,
     /// When `rejoin_command` was last wished for a node, ns.
     rejoined: HashMap<At, u64>,
+    /// Whether this one can write is to be known; nobody if we would not promote another.
+    heart: watch::Sender<Option<(At, Target)>>,
 }
 
 impl Monitor {
@@ -86,7 +90,9 @@ impl Monitor {
         tokio::task::spawn_local(conductor.run(given));
         let told = watched.plan.accepted_as();
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
-        let changes = Changes { orders, told, parties, not_before_ns: 0, policy, hooks, rejoined };
+        let (heart, primary) = watch::channel(None);
+        tokio::task::spawn_local(beat(primary, self.beats.clone()));
+        let changes = Changes { orders, told, parties, not_before_ns: 0, policy, hooks, rejoined, heart };
         self.changes.insert(watched.name.clone(), changes);
     }
 
@@ -126,6 +132,16 @@ impl Monitor {
         watched.refresh();
     }
 
+    /// A beat of a primary has ended.
+    pub(super) fn take_beat(&mut self, beat: &Beat) {
+        for watched in &mut self.clusters {
+            let accepted = watched.plan.accepted().and_then(|node| watched.nodes.get(node));
+            if accepted.is_some_and(|node| (&node.conf.host, node.conf.port) == (&beat.at.host, beat.at.port)) {
+                watched.detector.beat(beat.hangs);
+            }
+        }
+    }
+
     /// After anything has happened: tells the tasks what they have to know, and begins what has to begin.
     pub(super) fn look_for_changes(&mut self) {
         let now_ns = now_ns();
@@ -134,6 +150,7 @@ impl Monitor {
             changes.tell_nodes(watched);
             changes.tell_accepted(watched);
             changes.tell_fenced(watched, now_ns);
+            changes.tell_heart(watched);
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
@@ -143,8 +160,13 @@ impl Monitor {
             {
                 changes.not_before_ns = now_ns + u64::try_from(AGAIN.as_nanos()).unwrap_or(u64::MAX);
                 let (known, synchronous) = watched.last_of_primary();
+                // One that answers questions would be taken for well by everything that a failover looks at.
+                let (kind, step) = match lost.is_hung {
+                    true => (Kind::Ordered, Step::Fencing),
+                    false => (Kind::Failover, Step::Witnessing),
+                };
                 let job = Job {
-                    kind: Kind::Failover,
+                    kind,
                     by: String::new(),
                     why: format!("the primary is lost: {}", lost.why),
                     to: None,
@@ -152,7 +174,7 @@ impl Monitor {
                     is_refused: lost.is_refused,
                     known,
                     synchronous,
-                    step: Step::Witnessing,
+                    step,
                 };
                 // Closed at once, not only when the task comes to it.
                 let actions = watched.plan.close(now_ns, job.why.clone(), false);
@@ -277,6 +299,19 @@ impl Changes {
         // The task ends only with the cluster.
         let _ = self.orders.send(Order::Nodes(parties(watched), self.policy.clone(), self.hooks.clone()));
         let _ = self.orders.send(order);
+    }
+
+    fn tell_heart(&self, watched: &Watched) {
+        let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
+        let primary = serving.and_then(|node| watched.nodes.get(node)).map(|node| {
+            let at = At { host: node.conf.host.clone(), port: node.conf.port };
+            (at, node.target.clone())
+        });
+        self.heart.send_if_modified(|known| {
+            let is_other = *known != primary;
+            *known = primary;
+            is_other
+        });
     }
 
     /// A former primary that answers is for `rejoin_command`, once a minute at the most.

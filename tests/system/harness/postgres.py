@@ -94,7 +94,7 @@ class Node(Endpoint):
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def start(self, wait=True):
+    def start(self, wait=True, env=None):
         """Starts the server and waits until it answers."""
         assert not self.is_running(), f"{self.name} is running already"
         command = [bin_dir() / "postgres", "-D", self.data, "-p", self.port, "-k", self.folder, "-c", f"cluster_name={self.name}"]
@@ -102,7 +102,7 @@ class Node(Endpoint):
             self._process = subprocess.Popen(
                 process.command_as(self.user, command, "QUIT"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC", **(env or {})},
             )
         if wait:
             self.wait_ready()
@@ -230,6 +230,24 @@ class Node(Endpoint):
     def log(self):
         """The whole log."""
         return self.log_file.read_text("utf-8", "replace")
+
+
+class HungDisk:
+    """Makes the disk of a server hang: start the server with `env`, then `hang()` and `go_on()`."""
+
+    def __init__(self, folder):
+        library, source = folder / "hung_disk.so", Path(__file__).with_name("hung_disk.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+        self._flag = folder / "hangs"
+        self.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(self._flag)}
+
+    def hang(self):
+        """Nothing reaches the disk any more."""
+        self._flag.touch()
+
+    def go_on(self):
+        """Everything does again."""
+        self._flag.unlink(missing_ok=True)
 
 
 class Cluster:
