@@ -15,6 +15,12 @@ use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, server_head};
 use crate::wire::pg::message::{self, Fields};
 
+/// The server has stopped waiting for its synchronous standbys (`SyncRepWaitForLSN`, because it was cancelled or ended)
+/// and is about to say that the commit went well, which a failover may prove wrong.
+fn is_false_acknowledgement(body: &[u8]) -> bool {
+    Fields::read("NoticeResponse", body).is_ok_and(|fields| fields.find(b'R') == Some(b"SyncRepWaitForLSN".as_slice()))
+}
+
 /// A message whose body is opened may be this long; a longer one passes unread.
 const LONGEST_OPENED: usize = 32 * 1024;
 
@@ -140,7 +146,11 @@ impl Session {
             self.decide(backend);
         }
         match kind {
-            b'D' | b'd' | b'c' | b'V' | b'N' | b'A' | b't' | b'H' | b'W' => {}
+            b'D' | b'd' | b'c' | b'V' | b'A' | b't' | b'H' | b'W' => {}
+            b'N' if is_false_acknowledgement(body) => {
+                return Err(End::ServerLost(Box::new(Trouble::NotReplicated)));
+            }
+            b'N' => {}
             b'C' => {
                 let tag = body.split_last().map_or(body, |(_, tag)| tag);
                 let op = backend.track.executed();

@@ -90,6 +90,8 @@ pub enum Trouble {
         /// The server's words.
         message: String,
     },
+    /// The server has committed without the standbys that it should have waited for.
+    NotReplicated,
     /// The connection to the server failed.
     ServerIo(io::ErrorKind),
     /// The server sent bytes that are no protocol.
@@ -142,6 +144,9 @@ impl Trouble {
             }
             Trouble::ServerIo(kind) => format!("the connection to the server failed ({kind})"),
             Trouble::ServerNonsense => "the server sent an invalid message".into(),
+            Trouble::NotReplicated => {
+                "the server has committed without the standbys that synchronous_standby_names makes it wait for".into()
+            }
             other => other.message().into_owned(),
         }
     }
@@ -173,7 +178,7 @@ impl ToClient for Trouble {
             Trouble::ServerClosed | Trouble::ServerIo(_) | Trouble::ReadLost(_) => "08006",
             Trouble::ServerNonsense => sqlstate::PROTOCOL_VIOLATION,
             Trouble::TransactionToRepeat(_) => "40001",
-            Trouble::OutcomeUnknown(_) => "08007",
+            Trouble::OutcomeUnknown(_) | Trouble::NotReplicated => "08007",
             Trouble::NoBlocks => "0A000",
             Trouble::TooManyClients(_) => "53300",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
@@ -210,7 +215,9 @@ impl ToClient for Trouble {
             Trouble::Cancelled => "canceling statement due to user request".into(),
             Trouble::ServerRefused { message, .. } => format!("server login failed: {message}").into(),
             Trouble::ServerSaid { message, .. } | Trouble::ServerEnded { message, .. } => Cow::Borrowed(message),
-            Trouble::ServerClosed | Trouble::ServerIo(_) | Trouble::ServerNonsense => self.words().into(),
+            Trouble::ServerClosed | Trouble::ServerIo(_) | Trouble::ServerNonsense | Trouble::NotReplicated => {
+                self.words().into()
+            }
             Trouble::TransactionLost(why) => {
                 format!("terminating connection due to the loss of the server: {why}").into()
             }

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from harness import wait_until, wire
@@ -123,3 +125,25 @@ def test_a_refused_batch_on_a_replica_runs_on_the_primary_with_the_split_off(sta
     client.run("set forebay.route = 'replica'")
     found = client.ask(batch(f"update {table} set v = 'x'"))
     assert wire.tags(found) == ["UPDATE 0"], wire.errors(found)
+
+
+@pytest.mark.parametrize("in_block", [False, True], ids=["alone", "in a transaction"])
+def test_a_commit_whose_standbys_were_not_waited_for_is_no_success(cluster, start_forebay, in_block):
+    """PostgreSQL itself warns and says that all is well."""
+    cluster.everywhere("create table w (id int); alter table w owner to app")
+    forebay = start_forebay(servers=cluster)
+    cluster.nodes[0].configure(synchronous_standby_names="nobody")
+    with psycopg.connect(forebay.dsn(), autocommit=not in_block) as connection:
+        with ThreadPoolExecutor(1) as pool:
+            def write():
+                connection.execute("insert into w values (1)")
+                connection.commit()
+            written = pool.submit(write)
+            wait_until(lambda: cluster.nodes[0].value(
+                "select count(*) from pg_stat_activity where wait_event = 'SyncRep'") == 1, 20, "the commit to wait")
+            connection.cancel()
+            with pytest.raises(psycopg.Error) as caught:
+                written.result(20)
+    assert caught.value.sqlstate == "08007", caught.value
+    assert "synchronous_standby_names" in str(caught.value)
+    assert cluster.nodes[0].value("select count(*) from w") == 1, "it may be there or not"
