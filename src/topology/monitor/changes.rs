@@ -336,7 +336,11 @@ impl Changes {
         let parties = parties(watched);
         let known: Vec<(At, String, bool)> =
             parties.iter().map(|party| (party.at.clone(), party.name.clone(), party.may_lead)).collect();
-        if known != self.parties {
+        // While a change is under way, its task knows better what the nodes are about.
+        let same_nodes = |a: &(At, String, bool), b: &(At, String, bool)| (&a.0, &a.1) == (&b.0, &b.1);
+        let is_same =
+            known.len() == self.parties.len() && known.iter().zip(&self.parties).all(|(a, b)| same_nodes(a, b));
+        if known != self.parties && !(is_same && watched.plan.closed().is_some()) {
             self.parties = known;
             let _ = self.orders.send(Order::Nodes(parties, self.policy.clone(), self.hooks.clone()));
         }

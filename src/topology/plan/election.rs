@@ -153,11 +153,16 @@ impl Plan {
             (None, FailoverMode::Off) => Some("failover.mode is off".to_owned()),
             (None, _) => None,
         };
+        let promotes = self.closed.as_ref().is_some_and(|closed| closed.cuts);
         for (node, member) in self.members.iter_mut().enumerate() {
             if !member.is_reachable() || !member.was_writable() {
                 continue;
             }
             let timeline = member.timeline();
+            if promotes && record.is_some_and(|record| timeline > record.timeline) {
+                // Most likely the one that we promote. Nobody gets traffic before that is known.
+                continue;
+            }
             member.fence = match (&accepted, dispute) {
                 (_, Some(why)) => Some(why.to_owned()),
                 (None, None) => None,

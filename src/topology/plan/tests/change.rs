@@ -56,6 +56,8 @@ fn while_it_is_closed_nobody_is_accepted_and_nothing_is_opened() {
     assert_eq!((plan.primary(), plan.epoch(), plan.cut_epoch()), (Some(2), 2, 1));
     play(&mut plan, "1p1 2p2");
     assert_eq!(states(&plan), "FFU", "both others accept writes");
+    plan.close(0, "another".to_owned(), true);
+    assert!(!events(&plan.step(0, 1, primary(4))).contains(&"node_fenced"), "it is being promoted");
 }
 
 #[test]
