@@ -70,6 +70,19 @@ install_redis() {
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 
+# The Python of the tests, with their drivers and tools, in .venv of the source.
+install_python() {
+    install_packages python3 python3-venv
+    cd "$root"
+    local wanted stamp=.venv/installed
+    wanted=$(sha256sum tests/system/requirements.txt)
+    [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return 0
+    note "installing the drivers and tools of tests/system/requirements.txt into .venv"
+    python3 -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/system/requirements.txt
+    echo "$wanted" >"$stamp"
+}
+
 # A Rust compiler that is new enough, and what it links with.
 install_rust() {
     install_packages build-essential pkg-config

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::agent::{Agent, Report};
 use super::course::{self, Facts, Move, Policy, Seen};
 use super::hooks::{self, Hooks, Named, Told};
-use super::record::{At, InFile, Job, Keep as _, Kind, Record, Step};
+use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step};
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
 use crate::topology::probe::Target;
@@ -45,6 +45,8 @@ pub(in crate::topology) enum Order {
     Rejoin(At),
     /// Somebody else has promoted a primary, and it was accepted.
     Accepted(Record),
+    /// How the primary was just now.
+    Seen(At, LastSeen),
     /// A change of the primary.
     Begin { job: Job, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
 }
@@ -126,6 +128,7 @@ impl Conductor {
                 (self.parties, self.policy, self.hooks) = (parties, policy, hooks);
             }
             Order::Rejoin(at) => self.rejoin(&at),
+            Order::Seen(at, seen) => self.seen(&at, seen),
             Order::Accepted(record) => self.accepted(record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
@@ -136,11 +139,23 @@ impl Conductor {
         None
     }
 
+    fn seen(&mut self, at: &At, seen: LastSeen) {
+        let Some(known) = self.record.as_ref().filter(|record| record.primary == *at && record.job.is_none()) else {
+            return;
+        };
+        let record = Record { seen: Some(seen), ..known.clone() };
+        // The next one will tell if the disk is full: this one only makes a proof sharper.
+        if record != *known && self.keep.write(&record).is_ok() {
+            self.record = Some(record);
+        }
+    }
+
     fn accepted(&mut self, mut record: Record) {
         // What is astray of another cluster is not ours to lead.
         if let Some(known) = self.record.as_ref().filter(|known| known.system_identifier == record.system_identifier) {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
             record.unasked.clone_from(&known.unasked);
+            record.seen = known.seen.clone().filter(|_| known.primary == record.primary);
             if *known == record {
                 return;
             }
@@ -188,12 +203,16 @@ impl Conductor {
     }
 
     /// Begins a job: nobody new writes from here on, and it is on disk.
-    async fn begin(&mut self, job: Job, drain: Option<Duration>) -> Result<Instant, String> {
+    async fn begin(&mut self, mut job: Job, drain: Option<Duration>) -> Result<Instant, String> {
         let Some(record) = &self.record else { return Err("no primary was ever known".to_owned()) };
         if let Some(running) = &record.job {
             return Err(format!("another change of the primary is under way: {}", running.why));
         }
         let begun = Instant::now();
+        if let Some(seen) = record.seen.as_ref().filter(|_| job.known.is_none()) {
+            // This process has not seen it; the one before has.
+            (job.known, job.synchronous) = (Some(seen.flushed), seen.synchronous.clone());
+        }
         let record = Record { job: Some(job.clone()), ..record.clone() };
         self.report(&record, began(job.kind), &self.name(&record.primary), &said(&job));
         self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
@@ -287,7 +306,7 @@ impl Conductor {
                 }
                 order = orders.recv() => match order {
                     Some(order) => {
-                        let is_other = !matches!(order, Order::Accepted(_) | Order::Rejoin(_));
+                        let is_other = matches!(order, Order::Nodes(..) | Order::Begin { .. });
                         if let Some(begun) = self.obey(order).await {
                             (running, in_step) = (begun, Instant::now());
                         }

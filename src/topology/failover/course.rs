@@ -397,7 +397,7 @@ impl View<'_> {
                     return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
                 };
                 // Any set of so many contains one that has the last acknowledged commit.
-                let of = synchronous.most(self.look.len().saturating_sub(1));
+                let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
                 let needed = (of + 1).saturating_sub(synchronous.least);
                 let is_heard = |astray: &&Astray| {
                     synchronous.names(&astray.standby) && self.facts(&astray.at).is_some_and(|facts| facts.in_recovery)
@@ -536,6 +536,7 @@ impl View<'_> {
         self.write(|record| {
             record.epoch += 1;
             record.primary = candidate.clone();
+            record.seen = None;
             record.timeline = timeline;
             record.fork = Some(from);
             record.astray.retain(|astray| astray.at != *candidate);

@@ -44,6 +44,9 @@ pub struct Record {
     pub timeline: u32,
     /// Where that timeline began, if we began it.
     pub fork: Option<Lsn>,
+    /// How the primary was when it was last looked at, for proofs after a restart.
+    #[serde(default)]
+    pub seen: Option<LastSeen>,
     /// What is under way.
     pub job: Option<Job>,
     /// Replicas whose upstream we have changed or will have to change: each is led to the primary as soon as no job
@@ -53,6 +56,16 @@ pub struct Record {
     pub unasked: Vec<At>,
     /// Nodes that we have made read-only: one takes writes again when it is the primary.
     pub read_only: Vec<At>,
+}
+
+/// What a promotion has to know of a primary that cannot be asked any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastSeen {
+    /// The end of what was safe on its disk.
+    pub flushed: Lsn,
+    /// `synchronous_standby_names`
+    pub synchronous: String,
 }
 
 /// A replica whose `primary_conninfo` is not what it was.
@@ -147,6 +160,7 @@ impl Record {
             primary,
             timeline,
             fork: None,
+            seen: None,
             job: None,
             astray: Vec::new(),
             unasked: Vec::new(),

@@ -31,9 +31,13 @@ impl Synchronous {
         is_good.then_some(Self { least, names })
     }
 
-    /// How many standbys could be meant, if the cluster has `replicas` of them.
-    pub fn most(&self, replicas: usize) -> usize {
-        if self.names.iter().any(|name| name == "*") { replicas.max(self.least) } else { self.names.len() }
+    /// How many standbys could be meant, if the cluster has `replicas` of them. The same setting is often given to all
+    /// nodes and names the `primary` too, which is no standby of its own.
+    pub fn most(&self, replicas: usize, primary: &str) -> usize {
+        match self.names.iter().any(|name| name == "*") {
+            true => replicas.max(self.least),
+            false => self.names.iter().filter(|name| !name.eq_ignore_ascii_case(primary)).count(),
+        }
     }
 
     /// Whether this standby is meant. PostgreSQL compares without regard to case.
@@ -48,6 +52,13 @@ mod tests {
 
     fn read(setting: &str) -> Option<(usize, String)> {
         Synchronous::read(setting).map(|found| (found.least, found.names.join("+")))
+    }
+
+    #[test]
+    fn the_primary_is_no_standby_of_its_own() {
+        let all = Synchronous::read("ANY 1 (pg1, pg2, pg3)").expect("it can be read");
+        assert_eq!((all.most(2, "pg1"), all.most(2, "db1")), (2, 3));
+        assert_eq!(Synchronous::read("*").expect("it can be read").most(2, "pg1"), 2);
     }
 
     #[test]

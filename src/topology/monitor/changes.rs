@@ -14,13 +14,15 @@ use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell
 use crate::topology::failover::course::Policy;
 use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::Hooks;
-use crate::topology::failover::record::{At, InFile, Job, Kind, Record, Step};
+use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
 
 /// An automatic failover that came to nothing is not tried again for so long.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// Between two notes of how far the primary is.
+const SEEN: Duration = Duration::from_secs(1);
 /// Between two wishes for `rejoin_command` for a node.
 const REJOIN: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,8 @@ pub(super) struct Changes {
     not_before_ns: u64,
     policy: Policy,
     hooks: Hooks,
+    /// When the task was last told how the primary is, ns.
+    seen_ns: u64,
     /// When `rejoin_command` was last wished for a node, ns.
     rejoined: HashMap<At, u64>,
     /// Whether this one can write is to be known; nobody if we would not promote another.
@@ -92,7 +96,8 @@ impl Monitor {
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
         let (heart, primary) = watch::channel(None);
         tokio::task::spawn_local(beat(primary, self.beats.clone()));
-        let changes = Changes { orders, told, parties, not_before_ns: 0, policy, hooks, rejoined, heart };
+        let (not_before_ns, seen_ns) = (0, 0);
+        let changes = Changes { orders, told, parties, not_before_ns, policy, hooks, seen_ns, rejoined, heart };
         self.changes.insert(watched.name.clone(), changes);
     }
 
@@ -151,6 +156,7 @@ impl Monitor {
             changes.tell_accepted(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
+            changes.tell_seen(watched, now_ns);
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
@@ -312,6 +318,20 @@ impl Changes {
             *known = primary;
             is_other
         });
+    }
+
+    /// Once a second how far the primary is: a restart in the middle of its loss must not make a proof impossible.
+    fn tell_seen(&mut self, watched: &Watched, now_ns: u64) {
+        let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
+        let pause = u64::try_from(SEEN.as_nanos()).unwrap_or(u64::MAX);
+        let Some(node) = serving.and_then(|node| watched.nodes.get(node)) else { return };
+        if let (Some(flushed), synchronous) = watched.last_of_primary()
+            && now_ns.saturating_sub(self.seen_ns) >= pause
+        {
+            self.seen_ns = now_ns;
+            let at = At { host: node.conf.host.clone(), port: node.conf.port };
+            let _ = self.orders.send(Order::Seen(at, LastSeen { flushed, synchronous }));
+        }
     }
 
     /// A former primary that answers is for `rejoin_command`, once a minute at the most.
