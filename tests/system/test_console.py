@@ -323,7 +323,8 @@ def test_pool_nodes_tells_how_each_replica_replicates(cluster, start_forebay):
     set_on(primary, "synchronous_standby_names = ''")
     pg2.follow(primary)
     pg3.follow(primary)
-    assert primary.value("select count(*) from pg_replication_slots where active") == 0
+    wait_until(lambda: primary.value("select count(*) from pg_replication_slots where active") == 0, 15,
+               "the slots to be left")
     shows(asynchronous, asynchronous)
     # Of two with the same name and address nobody can say which is which.
     receive(pg2, primary, "pg3")

@@ -13,9 +13,15 @@ from harness.relay import Relay
 from test_failover_follow import Load
 
 
+def wait_for_a_standby(primary):
+    """From now on nothing is acknowledged that only the primary has: what a crash may cost otherwise is chance."""
+    primary.configure(synchronous_standby_names="ANY 1 (pg2, pg3)")
+
+
 @pytest.fixture
 def loaded(cluster, start_forebay):
     cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    wait_for_a_standby(cluster.nodes[0])
     forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "20s"})
     load = Load(forebay, "w")
     load.progress()
@@ -88,12 +94,6 @@ def test_a_switchover_fails_nothing(loaded, to):
     assert missing(load, new) == set(), "an acknowledged write is lost"
     assert load.wrong == []
     assert forebay.node("pg1")["state"] == "fenced", "it needs a rewind"
-
-
-def steady(cluster):
-    """Replicas that have everything."""
-    cluster.caught_up()
-    return cluster.nodes
 
 
 def writes(forebay, value=1):
@@ -208,6 +208,7 @@ def test_a_restart_does_not_forget_who_is_the_primary(quiet):
     cluster, start = quiet
     forebay = start()
     assert writes(forebay, 1) == 1
+    cluster.caught_up()
     cluster.nodes[0].kill()
     name = new_primary(forebay, "pg1")
     assert writes(forebay, 2) == 2
@@ -253,6 +254,14 @@ def slowed(cluster, start_forebay):
         relay.destroy()
 
 
+def prepare_for(cluster, step):
+    """Everything is everywhere, and the step takes a while."""
+    cluster.caught_up()
+    if step == "catching_up":  # which Forebay has to end first
+        for node in cluster.nodes[1:]:
+            node.sql("select pg_wal_replay_pause()")
+
+
 def dies_at(forebay, step):
     """Waits for the step and kills Forebay in it; what it had on disk then."""
     wait_until(lambda: step_of(recorded(forebay))[0] == step, 30, f"the step {step}", 0.001)
@@ -274,6 +283,7 @@ def converges(cluster, forebay, died):
     others = [node for node in cluster.nodes[1:] if node is not primary and node.is_running()]
     for node in others:
         assert node.is_replica(), f"{node.name} was promoted too"
+        node.sql("select pg_wal_replay_resume()")
         wait_until(lambda: node.value("select count(*) from w where id = 1000") == 1, 20, f"{node.name} to follow")
     files = [path.name for path in (primary.data / "pg_wal").glob("*.history")]
     assert files in ([], ["00000002.history"]), f"more than one promotion: {files}"
@@ -284,6 +294,7 @@ def converges(cluster, forebay, died):
 def test_a_failover_goes_on_after_forebay_was_killed(slowed, step):
     cluster, forebay = slowed
     assert writes(forebay, 1) == 1
+    prepare_for(cluster, step)
     cluster.nodes[0].kill()
     died = dies_at(forebay, step)
     forebay.start(wait="port")
@@ -296,6 +307,7 @@ def test_a_failover_goes_on_after_forebay_was_killed(slowed, step):
 def test_a_switchover_ends_after_forebay_was_killed(slowed, step):
     cluster, forebay = slowed
     assert writes(forebay, 1) == 1
+    prepare_for(cluster, step)
     with ThreadPoolExecutor(1) as pool:
         ordered = pool.submit(forebay.admin, "SWITCHOVER main")
         died = dies_at(forebay, step)
@@ -314,6 +326,7 @@ def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_f
     old.stop()
     old.start(env=disk.env)
     cluster.caught_up()
+    wait_for_a_standby(old)
     forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "30s"})
     load = Load(forebay, "w")
     load.progress()
