@@ -158,7 +158,7 @@ impl World {
                 });
                 own.quiet = if facts.as_ref().is_some_and(Facts::is_at_rest) { (own.quiet + 1).min(2) } else { 0 };
                 let quiet = own.quiet;
-                Seen { at: at(node), name: format!("n{node}"), may_lead: true, facts, silent, quiet }
+                Seen { at: at(node), name: format!("n{node}"), may_lead: true, facts, silent, quiet, refused: None }
             })
             .collect()
     }

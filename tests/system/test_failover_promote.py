@@ -329,3 +329,17 @@ def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_f
     assert "it answers, and has committed nothing" in events(forebay, "failover_begun")[0]
     assert missing(load, new) == set(), "an acknowledged write is lost"
     assert load.wrong == []
+
+
+def test_a_login_without_rights_changes_nothing_and_says_so(cluster, start_forebay):
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    forebay = start_forebay(servers=cluster, failover={"mode": "follow"})
+    with pytest.raises(psycopg.Error, match="pg1: it could not be kept from writing: permission denied"):
+        forebay.admin("SWITCHOVER main")
+    assert writes(forebay, 1) == 1
+    cluster.nodes[0].kill()
+    wait_until(lambda: forebay.node("pg1")["state"] == "down", 20, "the loss to be seen")
+    with pytest.raises(psycopg.Error, match="the monitoring login may not read its primary_conninfo"):
+        forebay.admin("FAILOVER main")
+    assert all(node.is_replica() for node in cluster.nodes[1:])
+    assert "order_refused" in {row["event"] for row in forebay.admin("SHOW EVENTS")}

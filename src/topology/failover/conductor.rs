@@ -92,6 +92,9 @@ struct Known {
     facts: Option<Facts>,
     answered: Instant,
     quiet: u32,
+    last_told: Instant,
+    /// What it said when it refused the last orders.
+    refused: Option<String>,
 }
 
 impl Conductor {
@@ -256,9 +259,11 @@ impl Conductor {
                     for (at, act) in acts {
                         if let Some(known) = agents.get_mut(&at)
                             && known.told == known.done
+                            && (known.refused.is_none() || known.last_told.elapsed() >= PATIENCE)
                         {
                             tracing::debug!(cluster = self.cluster, node = %at, act = act.name(), "ordered");
                             known.told += 1;
+                            known.last_told = Instant::now();
                             known.agent.tell(known.told, act);
                             known.is_asked = true;
                         }
@@ -310,7 +315,9 @@ impl Conductor {
             let agent = Agent::start(party.at.clone(), party.target.clone(), party.timeline, reports.clone());
             agent.look();
             let answered = Instant::now();
-            let known = Known { agent, told: 0, done: 0, is_asked: true, facts: None, answered, quiet: 0 };
+            let (facts, refused) = (None, None);
+            let (told, done, last_told) = (0, 0, answered);
+            let known = Known { agent, told, done, is_asked: true, facts, answered, quiet: 0, last_told, refused };
             (party.at.clone(), known)
         });
         (hired.collect(), told)
@@ -327,6 +334,7 @@ impl Conductor {
                 facts: known.facts.clone().filter(|_| known.told == known.done),
                 silent: known.answered.elapsed(),
                 quiet: known.quiet,
+                refused: known.refused.clone(),
             })
         });
         look.collect()
@@ -419,6 +427,9 @@ impl Conductor {
 
 fn take(agents: &mut HashMap<At, Known>, report: Report) {
     let Some(known) = agents.get_mut(&report.at) else { return };
+    if report.done > known.done {
+        known.refused = report.refused.last().cloned();
+    }
     known.done = known.done.max(report.done);
     known.is_asked = known.told != known.done;
     match report.facts {

@@ -18,6 +18,8 @@ const WITNESS: Duration = Duration::from_millis(1500);
 const QUIET: u32 = 2;
 /// A candidate that says nothing for so long before it was told to promote is left for another one.
 const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
+/// How long receivers may take to end.
+const FROZEN: Duration = Duration::from_secs(10);
 /// A replica that can be asked at all has answered within this.
 const ASKED: Duration = Duration::from_secs(2);
 /// What a candidate has received is nearly always replayed within this.
@@ -94,6 +96,8 @@ pub struct Seen {
     pub silent: Duration,
     /// How many looks in a row have found it at rest, see [`Facts::is_at_rest`].
     pub quiet: u32,
+    /// What it said when it refused the last thing that it was told to do.
+    pub refused: Option<String>,
 }
 
 /// What a promotion may cost.
@@ -292,6 +296,9 @@ impl View<'_> {
         if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary) {
             return Move::Wait("an answer of every node".to_owned());
         }
+        if let Some((seen, why)) = self.replicas().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return self.undo_because(format!("{}: {why}", seen.name));
+        }
         let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
         let acts: Vec<(At, Act)> = self
             .replicas()
@@ -301,7 +308,14 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if self.replicas().any(|(seen, _)| seen.quiet < QUIET) {
+        if let Some((seen, facts)) = self.replicas().find(|(seen, _)| seen.quiet < QUIET) {
+            if facts.conninfo.is_none() {
+                let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
+                return self.undo_because(format!("{}: {may_not}", seen.name));
+            }
+            if self.in_step > FROZEN {
+                return self.undo_because(format!("{} did not stop receiving", seen.name));
+            }
             return Move::Wait("the receivers to end".to_owned());
         }
         match self.choose(job) {
@@ -417,6 +431,11 @@ impl View<'_> {
             return self.write(|record| record.read_only.push(old.clone()));
         }
         if !facts.is_at_rest() {
+            if let Some(why) = &seen.refused
+                && job.kind == Kind::Switchover
+            {
+                return self.undo_because(format!("{}: {why}", seen.name));
+            }
             if self.in_step > FENCED && job.kind == Kind::Ordered {
                 return self.step(Step::Freezing);
             }
@@ -527,6 +546,12 @@ impl View<'_> {
     }
 
     fn undo(&self) -> Move {
+        let primary = &self.record.primary;
+        let is_being_asked = |seen: &Seen| seen.facts.is_none() && seen.silent < ASKED;
+        if self.record.read_only.contains(primary) && self.seen(primary).is_some_and(is_being_asked) {
+            // Clients are let in as soon as this is over: not before it can take writes.
+            return Move::Wait(format!("an answer of {}", self.name(primary)));
+        }
         // What is left is done by `tend`, as soon as the node can be reached.
         match self.unfence() {
             Some(act) => Move::Act(vec![act]),
