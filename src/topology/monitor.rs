@@ -202,7 +202,9 @@ impl Monitor {
             Command::Weigh { node, weight, by, reply } => {
                 let _ = reply.send(self.weigh(&node, weight, &by));
             }
-            Command::Change { change, reply } => self.change(&change, reply),
+            Command::Consider { change, reply } => self.consider(change, reply),
+            Command::Change { change, seen, reply } => self.change(&change, seen, reply),
+            Command::Looked { cluster, seen } => self.take_seen(&cluster, seen),
             Command::Notice { cluster, notice, done } => {
                 self.heed(&cluster, notice);
                 self.heeded.push(done);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
+use super::promotion::{self, Company, Needs};
 use super::redis;
 use crate::admin::servers;
 use crate::admin::table::{Row, row};
-use crate::config::model::{Cluster, Postgres};
+use crate::config::model::{Cluster, FailoverMode, Postgres};
 use crate::ops::Instance;
 use crate::pg::report::PoolReport;
 use crate::topology::{ClusterView, NodeView, Role, State};
@@ -52,6 +53,8 @@ struct Told {
     senders: i64,
     /// A WAL receiver runs.
     receives: bool,
+    /// What a promotion needs.
+    needs: Needs,
 }
 
 /// Runs every check of every cluster; asks all nodes at once.
@@ -71,6 +74,9 @@ pub(in crate::admin) async fn run(instance: &Arc<Instance>, pools: &[PoolReport]
             if let Some(Ok(told)) = told {
                 of_cluster.room(node, told, demand(&config.postgres, cluster, c, pools));
             }
+        }
+        if config.postgres.failover.mode == FailoverMode::Promote {
+            of_cluster.promotion(&config.postgres, view, |n| answers.get(&(c, n))?.as_ref().ok());
         }
         checks.append(&mut of_cluster.all);
     }
@@ -102,6 +108,7 @@ async fn ask(client: &Client) -> Result<Told, tokio_postgres::Error> {
         reserved: row.try_get(1)?,
         senders: row.try_get(2)?,
         receives: row.try_get(3)?,
+        needs: promotion::ask(client).await?,
     })
 }
 
@@ -239,6 +246,22 @@ impl<'a> Checks<'a> {
         };
         let result = if node.fit_for_reads { Fine } else { Warning };
         self.add(&node.name, "lag", result, with_reason(&lag, if node.fit_for_reads { "" } else { &node.reason }));
+    }
+
+    /// What a promotion needs of each node that can be asked.
+    fn promotion<'t>(&mut self, pg: &Postgres, view: &ClusterView, told: impl Fn(usize) -> Option<&'t Told>) {
+        let of = |n: usize| told(n).map(|told| &told.needs);
+        let primary = view.primary.and_then(|n| Some((view.nodes.get(n)?.name.as_str(), of(n)?.synchronous())));
+        let nodes = || view.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node, of(n)?)));
+        for (n, node, needs) in nodes() {
+            let company = Company {
+                durability: pg.failover.durability,
+                others: view.nodes.len().saturating_sub(1),
+                with_slot: nodes().filter(|(other, _, needs)| *other != n && needs.uses_slot()).count(),
+                primary,
+            };
+            promotion::check(self, &node.name, needs, &company);
+        }
     }
 
     /// Whether a server has room for all connections that the pools may open to it.

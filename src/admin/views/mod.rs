@@ -11,6 +11,7 @@ mod nodes;
 mod pgpool;
 mod pools;
 mod process;
+mod promotion;
 mod redis;
 pub(super) mod replication;
 mod sockets;

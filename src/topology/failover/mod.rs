@@ -11,5 +11,6 @@ pub mod course;
 pub(super) mod detector;
 pub(super) mod heart;
 pub mod hooks;
+pub mod managers;
 pub mod record;
 pub mod synchronous;

@@ -14,6 +14,7 @@ use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell
 use crate::topology::failover::course::Policy;
 use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::Hooks;
+use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
@@ -60,6 +61,11 @@ pub(super) struct Changes {
     rejoined: HashMap<At, u64>,
     /// Whether this one can write is to be known; nobody if we would not promote another.
     heart: watch::Sender<Option<(At, Target)>>,
+    /// These are looked at for other managers; none if we would not promote.
+    suspects: watch::Sender<Vec<Suspect>>,
+    managers: Managers,
+    /// Why an automatic failover did not begin, as it was told.
+    refused: Option<String>,
 }
 
 impl Monitor {
@@ -96,8 +102,22 @@ impl Monitor {
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
         let (heart, primary) = watch::channel(None);
         tokio::task::spawn_local(beat(primary, self.beats.clone()));
-        let (not_before_ns, seen_ns) = (0, 0);
-        let changes = Changes { orders, told, parties, not_before_ns, policy, hooks, seen_ns, rejoined, heart };
+        let (suspects, present) = watch::channel(Vec::new());
+        tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
+        let changes = Changes {
+            orders,
+            told,
+            parties,
+            not_before_ns: 0,
+            policy,
+            hooks,
+            seen_ns: 0,
+            rejoined,
+            heart,
+            suspects,
+            managers: Managers::default(),
+            refused: None,
+        };
         self.changes.insert(watched.name.clone(), changes);
     }
 
@@ -111,6 +131,23 @@ impl Monitor {
             }
             ended
         })
+    }
+
+    fn tell_seen(&self, cluster: &str) -> impl Fn(Seen) + use<> {
+        let (commands, cluster) = (self.commands.clone(), cluster.to_owned());
+        move |seen| {
+            if let Some(commands) = commands.upgrade() {
+                // A monitor that has stopped promotes nothing.
+                let _ = commands.send(Command::Looked { cluster: cluster.clone(), seen });
+            }
+        }
+    }
+
+    /// The nodes of a cluster were looked at for other managers.
+    pub(super) fn take_seen(&mut self, cluster: &str, seen: Seen) {
+        if let Some(changes) = self.changes.get_mut(cluster) {
+            changes.managers.take(seen);
+        }
     }
 
     /// Carries out what a task has decided; it is published before the task goes on.
@@ -156,14 +193,27 @@ impl Monitor {
             changes.tell_accepted(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
-            changes.tell_seen(watched, now_ns);
+            changes.tell_progress(watched, now_ns);
+            changes.tell_suspects(watched);
+            if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
+                changes.refused = None;
+            }
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
                 && now_ns >= changes.not_before_ns
+                && changes.managers.is_known()
                 && let Some(lost) = watched.detector.verdict(now_ns)
                 && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
             {
+                if let Some(why) = changes.managers.refusal() {
+                    if changes.refused.as_ref() != Some(&why) {
+                        let detail = format!("the primary is lost: {}; nothing is promoted: {why}", lost.why);
+                        self.events.record(&watched.name, watched.plan.epoch(), "failover_refused", "", &detail);
+                        changes.refused = Some(why);
+                    }
+                    continue;
+                }
                 changes.not_before_ns = now_ns + u64::try_from(AGAIN.as_nanos()).unwrap_or(u64::MAX);
                 let (known, synchronous) = watched.last_of_primary();
                 // One that answers questions would be taken for well by everything that a failover looks at.
@@ -192,9 +242,35 @@ impl Monitor {
         }
     }
 
-    /// Begins what an admin has ordered, or says why not.
-    pub(super) fn change(&mut self, change: &Change, reply: oneshot::Sender<Result<String, String>>) {
-        match self.prepare(change) {
+    /// Looks whether another manager is at work before an admin's order is carried out.
+    pub(super) fn consider(&self, change: Change, reply: oneshot::Sender<Result<String, String>>) {
+        let cluster = match self.prepare(&change) {
+            Err(why) => return drop(reply.send(Err(why))),
+            Ok((cluster, _)) => cluster,
+        };
+        let watched = self.clusters.iter().find(|watched| watched.name == cluster);
+        let suspects = watched.map(suspects).unwrap_or_default();
+        let commands = self.commands.clone();
+        tokio::task::spawn_local(async move {
+            let seen = managers::look(&suspects).await;
+            if let Some(commands) = commands.upgrade() {
+                // Whoever waits hears of a monitor that has stopped.
+                let _ = commands.send(Command::Change { change, seen, reply });
+            }
+        });
+    }
+
+    /// Begins what an admin has ordered, or says why not. `seen` is of the nodes just now.
+    pub(super) fn change(&mut self, change: &Change, seen: Seen, reply: oneshot::Sender<Result<String, String>>) {
+        let prepared = self.prepare(change).and_then(|(cluster, job)| {
+            let changes = self.changes.get_mut(&cluster).ok_or("no such cluster")?;
+            changes.managers.take_instead(seen);
+            match changes.managers.refusal() {
+                Some(why) => Err(why),
+                None => Ok((cluster, job)),
+            }
+        });
+        match prepared {
             Err(why) => drop(reply.send(Err(why))),
             Ok((cluster, job)) if change.dry_run => drop(reply.send(Ok(promise(&cluster, &job)))),
             Ok((cluster, job)) => {
@@ -321,7 +397,7 @@ impl Changes {
     }
 
     /// Once a second how far the primary is: a restart in the middle of its loss must not make a proof impossible.
-    fn tell_seen(&mut self, watched: &Watched, now_ns: u64) {
+    fn tell_progress(&mut self, watched: &Watched, now_ns: u64) {
         let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
         let pause = u64::try_from(SEEN.as_nanos()).unwrap_or(u64::MAX);
         let Some(node) = serving.and_then(|node| watched.nodes.get(node)) else { return };
@@ -331,6 +407,16 @@ impl Changes {
             self.seen_ns = now_ns;
             let at = At { host: node.conf.host.clone(), port: node.conf.port };
             let _ = self.orders.send(Order::Seen(at, LastSeen { flushed, synchronous }));
+        }
+    }
+
+    /// What was known of other nodes, or before another mode, counts no more.
+    fn tell_suspects(&mut self, watched: &Watched) {
+        let present = if watched.plan.mode() == FailoverMode::Promote { suspects(watched) } else { Vec::new() };
+        let is_other = *self.suspects.borrow() != present;
+        if is_other {
+            self.managers = Managers::default();
+            self.suspects.send_replace(present);
         }
     }
 
@@ -413,6 +499,14 @@ fn parties(watched: &Watched) -> Vec<Party> {
         timeline: watched.timeline(place),
     };
     watched.nodes.iter().enumerate().map(party).collect()
+}
+
+fn suspects(watched: &Watched) -> Vec<Suspect> {
+    let suspect = |node: &crate::topology::cluster::WatchedNode| Suspect {
+        name: node.conf.name.clone(),
+        target: node.target.clone(),
+    };
+    watched.nodes.iter().map(suspect).collect()
 }
 
 fn is_replica_up(watched: &Watched, node: usize) -> bool {

@@ -10,6 +10,7 @@ use crate::config::model::Postgres;
 use super::changes::Change;
 use crate::topology::clock::now_ns;
 use crate::topology::failover::conductor::Notice;
+use crate::topology::failover::managers::Seen;
 use crate::topology::model::{Snapshot, State, Suspicion};
 use crate::topology::plan::{Hold, Order};
 
@@ -42,9 +43,21 @@ pub(super) enum Command {
         config: Box<Postgres>,
         reply: Reply,
     },
-    Change {
+    /// An admin's order, before the nodes were looked at for other managers.
+    Consider {
         change: Change,
         reply: Reply,
+    },
+    /// The same afterwards.
+    Change {
+        change: Change,
+        seen: Seen,
+        reply: Reply,
+    },
+    /// The nodes of a cluster were looked at for other managers.
+    Looked {
+        cluster: String,
+        seen: Seen,
     },
     /// What the task of a cluster's primary has decided; answered when it is published.
     Notice {
@@ -129,7 +142,7 @@ impl MonitorHandle {
 
     /// Changes the primary of a cluster: `SWITCHOVER`, `FAILOVER`, `PROMOTE`. Returns when it is over.
     pub async fn change(&self, change: Change) -> Result<String, String> {
-        self.send(|reply| Command::Change { change, reply }).await
+        self.send(|reply| Command::Consider { change, reply }).await
     }
 
     /// Takes a reloaded configuration; returns when the new view has been given out. Nodes with the same host and
