@@ -11,6 +11,7 @@ use crate::config::model::{Cluster, Node, Postgres};
 
 use super::events::EventLog;
 use super::failover::detector::{self, Detector};
+use super::failover::record::At;
 use super::lag::{Lag, Limits, Positions, Replayed, Written};
 use super::lsn::Lsn;
 use super::model::{ClusterView, Freshness, FreshnessWanted, HealthCounters, NodeView, Role, State, Suspicion};
@@ -128,6 +129,15 @@ impl WatchedNode {
     /// The same server, asked by another task from now on.
     pub(super) fn asked_anew(self, id: u64, target: Target) -> Self {
         Self { id, target, turn: Turn::default(), ..self }
+    }
+
+    /// Where it is reached.
+    pub(super) fn at(&self) -> At {
+        At { host: self.conf.host.clone(), port: self.conf.port }
+    }
+
+    pub(super) fn is_at(&self, at: &At) -> bool {
+        (&self.conf.host, self.conf.port) == (&at.host, at.port)
     }
 
     fn replayed(&self) -> Option<Replayed> {

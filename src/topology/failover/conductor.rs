@@ -193,7 +193,7 @@ impl Conductor {
                 let ended = hooks::run(&self.hooks.fence, &told(), hooks::PATIENCE).await;
                 ended.map_err(|why| format!("the old primary may still write: fence_command: {why}"))
             }
-            Step::Promoting { candidate, .. } if !matches!(was, Some(Step::Promoting { .. })) => {
+            Step::Promoting { candidate, .. } if !old.is_some_and(Job::is_promoting) => {
                 let told = told().new_main(&self.named(candidate));
                 let ended = hooks::run(&self.hooks.validate, &told, hooks::PATIENCE).await;
                 ended.map_err(|why| format!("{} may not be promoted: validate_command: {why}", self.name(candidate)))
@@ -366,8 +366,7 @@ impl Conductor {
         {
             job.step = Step::Undoing { why };
         }
-        let promotes =
-            |record: &Record| record.job.as_ref().is_some_and(|job| matches!(job.step, Step::Promoting { .. }));
+        let promotes = |record: &Record| record.job.as_ref().is_some_and(Job::is_promoting);
         if promotes(&new) && !promotes(old) {
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = format!("{} is being promoted", new.job.as_ref().map_or_else(String::new, |job| job.why.clone()));

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_pg_basebackup_writes_is_led_elsewhere() {
         let text =
-            "user=replicator password='it''s' passfile='/root/.pgpass' channel_binding=prefer host=db1 port=5432";
+            "user=replicator password='it''s' passfile='/home/db/.pgpass' channel_binding=prefer host=db1 port=5432";
         assert_eq!(value(text, "password"), None, "two quotes are not libpq's way to write one");
         let text =
             r"user=replicator password='it\'s \\ here' application_name=pg2 hostaddr=10.0.0.1 host=db1 port = 5432";

@@ -234,25 +234,26 @@ impl View<'_> {
         self.step(Step::Undoing { why })
     }
 
+    fn undo_if_primary_lives(&self) -> Option<Move> {
+        let primary = &self.record.primary;
+        self.primary_lives().then(|| self.undo_because(format!("{} answers again", self.name(primary))))
+    }
+
     /// Notes replicas whose upstream will be changed, before it is.
     fn note_astray(&self) -> Option<Move> {
         let known = |at: &At| self.record.astray.iter().any(|astray| astray.at == *at);
         let new: Vec<Astray> = self
             .replicas()
             .filter(|(seen, _)| !known(&seen.at))
-            .filter_map(|(seen, facts)| {
-                let conninfo = facts.conninfo.clone().filter(|conninfo| !conninfo.is_empty())?;
-                let (slot, standby) = (facts.slot.clone(), facts.standby.clone());
-                Some(Astray { at: seen.at.clone(), conninfo, slot, standby, upstream: self.record.primary.clone() })
-            })
+            .filter_map(|(seen, facts)| astray(&seen.at, facts, &self.record.primary))
             .collect();
         (!new.is_empty()).then(|| self.write(|record| record.astray.extend(new)))
     }
 
     /// Whether the primary is heard by others: each replica is made to connect to it anew.
     fn witness(&self, job: &Job) -> Move {
-        if self.primary_lives() {
-            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        if let Some(undoing) = self.undo_if_primary_lives() {
+            return undoing;
         }
         if let Some(noting) = self.note_astray() {
             return noting;
@@ -287,8 +288,10 @@ impl View<'_> {
 
     /// Ends every receiver, and chooses once that is done.
     fn freeze(&self, job: &Job) -> Move {
-        if job.kind == Kind::Failover && self.primary_lives() {
-            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        if job.kind == Kind::Failover
+            && let Some(undoing) = self.undo_if_primary_lives()
+        {
+            return undoing;
         }
         if let Some(noting) = self.note_astray() {
             return noting;
@@ -469,8 +472,10 @@ impl View<'_> {
 
     fn catch_up(&self, job: &Job, candidate: &At, target: Lsn) -> Move {
         let is_planned = job.kind == Kind::Switchover;
-        if job.kind == Kind::Failover && self.primary_lives() {
-            return self.undo_because(format!("{} answers again", self.name(&self.record.primary)));
+        if job.kind == Kind::Failover
+            && let Some(undoing) = self.undo_if_primary_lives()
+        {
+            return undoing;
         }
         let Some(seen) = self.seen(candidate) else {
             return self.undo_because(format!("{candidate} is no node of this cluster any more"));
@@ -620,14 +625,10 @@ impl View<'_> {
     fn ask_unasked(&self) -> Option<Move> {
         let (at, facts) = self.record.unasked.iter().find_map(|at| Some((at, self.facts(at)?)))?;
         let primary = &self.record.primary;
-        let conninfo = facts.conninfo.clone().filter(|conninfo| !conninfo.is_empty() && facts.in_recovery);
         let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
-        let astray = conninfo.filter(|text| !leads_home(text)).map(|conninfo| {
-            let (slot, standby) = (facts.slot.clone(), facts.standby.clone());
-            // Whom it followed is not known; not the primary of now.
-            let upstream = At { host: String::new(), port: 0 };
-            Astray { at: at.clone(), conninfo, slot, standby, upstream }
-        });
+        // Whom it followed is not known; not the primary of now.
+        let nobody = At { host: String::new(), port: 0 };
+        let astray = astray(at, facts, &nobody).filter(|astray| facts.in_recovery && !leads_home(&astray.conninfo));
         Some(self.write(|record| {
             record.unasked.retain(|other| other != at);
             record.astray.retain(|other| other.at != *at);
@@ -642,6 +643,17 @@ impl View<'_> {
         }
         conninfo::led_to(&astray.conninfo, &self.record.primary)
     }
+}
+
+/// A replica as it is, before its upstream is changed; `None` if it has none, or one that may not be read.
+fn astray(at: &At, facts: &Facts, upstream: &At) -> Option<Astray> {
+    Some(Astray {
+        at: at.clone(),
+        conninfo: facts.conninfo.clone().filter(|conninfo| !conninfo.is_empty())?,
+        slot: facts.slot.clone(),
+        standby: facts.standby.clone(),
+        upstream: upstream.clone(),
+    })
 }
 
 /// The same upstream in other words: the change makes the receiver connect anew.

@@ -151,6 +151,13 @@ pub enum Step {
     },
 }
 
+impl Job {
+    /// There is no way back any more.
+    pub fn is_promoting(&self) -> bool {
+        matches!(self.step, Step::Promoting { .. })
+    }
+}
+
 impl Record {
     /// The first record of a cluster, or one that follows another's promotion.
     pub fn accepted(primary: At, timeline: u32, epoch: u64, system_identifier: Option<u64>) -> Self {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Command, Monitor};
 use crate::config::model::{FailoverMode, Postgres};
 use crate::topology::clock::now_ns;
-use crate::topology::cluster::Watched;
+use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
 use crate::topology::failover::heart::{Beat, beat};
@@ -80,7 +80,7 @@ impl Monitor {
             let node = place_of(watched, &record.primary);
             watched.plan.restore(node, record.timeline, record.epoch, record.system_identifier);
             if let Some(job) = &record.job {
-                let actions = watched.plan.close(now_ns(), job.why.clone(), matches!(job.step, Step::Promoting { .. }));
+                let actions = watched.plan.close(now_ns(), job.why.clone(), job.is_promoting());
                 watched.carry_out(now_ns(), actions);
             }
         }
@@ -178,7 +178,7 @@ impl Monitor {
     pub(super) fn take_beat(&mut self, beat: &Beat) {
         for watched in &mut self.clusters {
             let accepted = watched.plan.accepted().and_then(|node| watched.nodes.get(node));
-            if accepted.is_some_and(|node| (&node.conf.host, node.conf.port) == (&beat.at.host, beat.at.port)) {
+            if accepted.is_some_and(|node| node.is_at(&beat.at)) {
                 watched.detector.beat(beat.hangs);
             }
         }
@@ -331,8 +331,6 @@ impl Monitor {
             }
             _ => {}
         }
-        let at =
-            |node: usize| watched.nodes.get(node).map(|node| At { host: node.conf.host.clone(), port: node.conf.port });
         let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
         let step = match (kind, serving) {
             (Kind::Switchover, _) | (_, Some(_)) => Step::Fencing,
@@ -342,7 +340,7 @@ impl Monitor {
             kind,
             by: change.by.clone(),
             why: ordered.to_owned(),
-            to: to.and_then(at),
+            to: to.and_then(|node| watched.nodes.get(node)).map(WatchedNode::at),
             allow_loss: change.allow_loss,
             is_refused: false,
             known,
@@ -385,10 +383,7 @@ impl Changes {
 
     fn tell_heart(&self, watched: &Watched) {
         let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
-        let primary = serving.and_then(|node| watched.nodes.get(node)).map(|node| {
-            let at = At { host: node.conf.host.clone(), port: node.conf.port };
-            (at, node.target.clone())
-        });
+        let primary = serving.and_then(|node| watched.nodes.get(node)).map(|node| (node.at(), node.target.clone()));
         self.heart.send_if_modified(|known| {
             let is_other = *known != primary;
             *known = primary;
@@ -429,7 +424,7 @@ impl Changes {
             if (standing.role, standing.state) != (Role::Primary, State::Fenced) {
                 continue;
             }
-            let at = At { host: node.conf.host.clone(), port: node.conf.port };
+            let at = node.at();
             let pause = u64::try_from(REJOIN.as_nanos()).unwrap_or(u64::MAX);
             if self.rejoined.get(&at).is_none_or(|last| now_ns.saturating_sub(*last) >= pause) {
                 self.rejoined.insert(at.clone(), now_ns);
@@ -461,8 +456,7 @@ impl Changes {
         if let Some((node, timeline, epoch)) = accepted
             && let Some(node) = watched.nodes.get(node)
         {
-            let at = At { host: node.conf.host.clone(), port: node.conf.port };
-            let record = Record::accepted(at, timeline, epoch, watched.plan.system_identifier());
+            let record = Record::accepted(node.at(), timeline, epoch, watched.plan.system_identifier());
             let _ = self.orders.send(Order::Accepted(record));
         }
     }
@@ -487,12 +481,12 @@ fn hooks(config: &Postgres) -> Hooks {
 }
 
 fn place_of(watched: &Watched, at: &At) -> Option<usize> {
-    watched.nodes.iter().position(|node| (&node.conf.host, node.conf.port) == (&at.host, at.port))
+    watched.nodes.iter().position(|node| node.is_at(at))
 }
 
 fn parties(watched: &Watched) -> Vec<Party> {
-    let party = |(place, node): (usize, &crate::topology::cluster::WatchedNode)| Party {
-        at: At { host: node.conf.host.clone(), port: node.conf.port },
+    let party = |(place, node): (usize, &WatchedNode)| Party {
+        at: node.at(),
         name: node.conf.name.clone(),
         target: node.target.clone(),
         may_lead: node.conf.promote && watched.plan.may_lead(place),
