@@ -12,8 +12,7 @@ def test_a_cluster_replicates_and_a_replica_can_be_promoted(cluster):
     cluster.caught_up()
     assert second.value("select a from t") == 1 and third.value("select a from t") == 1
     first.kill()
-    second.promote()
-    third.follow(second)
+    second, third = cluster.promote()
     second.sql("insert into t values (2)")
     wait_until(lambda: third.value("select count(*) from t") == 2, 20, "the other replica to follow")
     assert cluster.primary is second

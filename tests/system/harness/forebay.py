@@ -146,14 +146,15 @@ class Forebay(Endpoint):
         def nodes_found():
             alive()
             found = [node for node in self.admin("SHOW NODES") if node["kind"] == "redis"]
-            return len(found) >= self._redis_nodes and self.nodes_are_up()
+            known = all(node["role"] == "primary" or node["lag_bytes"] is not None for node in found)
+            return len(found) >= self._redis_nodes and known and self.nodes_are_up()
 
         has_cluster = self.config is None or "cluster" in self.config["postgres"]
         if what in ("port", "login", "nodes"):
             takes_login = logged_in if has_cluster and what != "port" else open_port
             wait_until(takes_login, 20, "forebay to accept a login", 0.01)
         if what == "nodes":
-            wait_until(nodes_found, 20, "forebay to find every node up and one primary", 0.01)
+            wait_until(nodes_found, 20, "forebay to find every node up, one primary and what Redis' replicas have", 0.01)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
