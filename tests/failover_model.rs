@@ -176,7 +176,7 @@ impl World {
             }
             Act::Fence => own.read_only = true,
             Act::Unfence => own.read_only = false,
-            Act::Promote | Act::Resume | Act::Slot(_) => {}
+            Act::Promote | Act::Resume | Act::EndReads | Act::Slot(_) => {}
         }
     }
 }

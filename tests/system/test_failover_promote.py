@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from harness import wait_until
-from harness.postgres import HungDisk
+from harness.postgres import BadDisk
 from harness.relay import Relay
 from test_failover_follow import Load
 
@@ -321,7 +321,7 @@ def test_a_switchover_ends_after_forebay_was_killed(slowed, step):
 def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_forebay):
     cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     old = cluster.nodes[0]
-    disk = HungDisk(cluster.folder)  # where the servers' user may look
+    disk = BadDisk(cluster.folder)  # where the servers' user may look
     old.configure(fsync="on")
     old.stop()
     old.start(env=disk.env)
@@ -335,7 +335,7 @@ def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_f
         name = new_primary(forebay, "pg1")
         load.progress()
     finally:
-        disk.go_on()
+        disk.mend()
     load.progress()
     load.stop()
     new = next(node for node in cluster.nodes if node.name == name)

@@ -52,6 +52,12 @@ pub fn value(text: &str, keyword: &str) -> Option<String> {
     pairs(text)?.into_iter().rev().find(|(name, _)| name == keyword).map(|(_, value)| value)
 }
 
+/// Whether it is a connection to this server, as far as the words for it are the same.
+pub fn leads_to(text: &str, at: &At) -> bool {
+    let port = value(text, "port").map_or(Some(5432), |port| port.parse().ok());
+    value(text, "host").is_some_and(|host| host == at.host) && port == Some(at.port)
+}
+
 /// The same connection to another server; `None` if the text cannot be read.
 pub fn led_to(text: &str, to: &At) -> Option<String> {
     let mut pairs = pairs(text)?;
@@ -84,6 +90,15 @@ fn written(pairs: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_it_leads() {
+        let at = |port| At { host: "db2".into(), port };
+        assert!(leads_to("user=r host=db2 port=5433", &at(5433)));
+        assert!(leads_to("host='db2'", &at(5432)));
+        assert!(!leads_to("host=db2 port=5433", &at(5432)) && !leads_to("host=db1 port=5433", &at(5433)));
+        assert!(!leads_to("port=5433", &at(5433)) && !leads_to("", &at(5432)));
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -24,6 +24,8 @@ const FROZEN: Duration = Duration::from_secs(10);
 const ASKED: Duration = Duration::from_secs(2);
 /// What a candidate has received is nearly always replayed within this.
 const REPLAYED: Duration = Duration::from_millis(500);
+/// So long reads may hold up the replay of a replica that has been told to promote.
+const READS: Duration = Duration::from_secs(1);
 /// How long the sessions of a primary that steps down may take to end.
 const FENCED: Duration = Duration::from_secs(3);
 
@@ -54,6 +56,8 @@ pub struct Facts {
     pub is_paused: bool,
     /// `recovery_min_apply_delay` is set.
     pub is_delayed: bool,
+    /// Replay waits for the end of somebody's read.
+    pub is_held_up: bool,
     /// `default_transaction_read_only`
     pub read_only: bool,
     /// Sessions that are in a transaction, ours apart.
@@ -142,6 +146,8 @@ pub enum Act {
     Fence,
     /// Takes writes again.
     Unfence,
+    /// The sessions of others end: their reads hold up a promotion.
+    EndReads,
     /// A physical replication slot.
     Slot(String),
 }
@@ -156,6 +162,7 @@ impl Act {
             Act::Promote => "promote",
             Act::Fence => "take no writes",
             Act::Unfence => "take writes",
+            Act::EndReads => "end reads",
             Act::Slot(_) => "make a slot",
         }
     }
@@ -202,12 +209,14 @@ impl View<'_> {
 
     /// Those that answer, are in recovery and belong to this cluster.
     fn replicas(&self) -> impl Iterator<Item = (&Seen, &Facts)> {
-        let own = self.record.system_identifier;
         let all = self.look.iter().filter_map(|seen| Some((seen, seen.facts.as_ref()?)));
-        all.filter(move |(seen, facts)| {
-            let is_ours = own.is_none() || facts.system_identifier.is_none() || facts.system_identifier == own;
-            facts.in_recovery && is_ours && seen.at != self.record.primary
-        })
+        all.filter(move |(seen, facts)| facts.in_recovery && self.is_ours(facts) && seen.at != self.record.primary)
+    }
+
+    /// As far as it is known.
+    fn is_ours(&self, facts: &Facts) -> bool {
+        let own = self.record.system_identifier;
+        own.is_none() || facts.system_identifier.is_none() || facts.system_identifier == own
     }
 
     /// The recorded primary answers and takes writes, as it did before.
@@ -262,6 +271,12 @@ impl View<'_> {
         let mut is_open = false;
         for (seen, facts) in self.replicas() {
             let Some(astray) = self.record.astray.iter().find(|astray| astray.at == seen.at) else { continue };
+            // What it hears from another replica says nothing about the primary.
+            if self.look.iter().any(|other| {
+                other.at != self.record.primary && conninfo::leads_to(&astray.conninfo, &other.at)
+            }) {
+                continue;
+            }
             let Some(bounced) = bounced(&astray.conninfo) else { continue };
             if facts.conninfo.as_deref() != Some(bounced.as_str()) {
                 acts.push((seen.at.clone(), Act::Point { conninfo: bounced, slot: astray.slot.clone() }));
@@ -500,16 +515,17 @@ impl View<'_> {
             return self.step(Step::Promoting { candidate: candidate.clone(), from: target });
         }
         if is_planned && self.in_step > CANDIDATE_SILENT {
-            return self.give_up_plan(&seen.name, target);
+            return self.give_up_plan(&seen.name, facts, target);
         }
         Move::Wait(format!("{} to replay up to {target}", seen.name))
     }
 
     /// A switchover whose candidate does not come as far as the old primary was.
-    fn give_up_plan(&self, candidate: &str, target: Lsn) -> Move {
+    fn give_up_plan(&self, candidate: &str, facts: &Facts, target: Lsn) -> Move {
         let old = &self.record.primary;
         if self.primary_lives() || !self.policy.may_promote {
-            return self.undo_because(format!("{candidate} did not replay up to {target} in time"));
+            let reads = if facts.is_held_up { ": reads on it hold it up" } else { "" };
+            return self.undo_because(format!("{candidate} did not replay up to {target} in time{reads}"));
         }
         // It has died meanwhile: what it had written is known exactly.
         let why = format!("{} was lost during a switchover", self.name(old));
@@ -526,7 +542,9 @@ impl View<'_> {
             return Move::Wait(format!("an answer of {}, which is being promoted", self.name(candidate)));
         };
         if facts.in_recovery {
-            return Move::Act(vec![(candidate.clone(), Act::Promote)]);
+            // With max_standby_streaming_delay = -1 it would wait for them without end.
+            let act = if facts.is_held_up && self.in_step > READS { Act::EndReads } else { Act::Promote };
+            return Move::Act(vec![(candidate.clone(), act)]);
         }
         let Some(timeline) = facts.timeline.filter(|own| *own > self.record.timeline) else {
             return Move::Wait(format!("the new timeline of {}", self.name(candidate)));
@@ -628,7 +646,8 @@ impl View<'_> {
         let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
         // Whom it followed is not known; not the primary of now.
         let nobody = At { host: String::new(), port: 0 };
-        let astray = astray(at, facts, &nobody).filter(|astray| facts.in_recovery && !leads_home(&astray.conninfo));
+        let may_follow = facts.in_recovery && self.is_ours(facts);
+        let astray = astray(at, facts, &nobody).filter(|astray| may_follow && !leads_home(&astray.conninfo));
         Some(self.write(|record| {
             record.unasked.retain(|other| other != at);
             record.astray.retain(|other| other.at != *at);
