@@ -10,7 +10,7 @@ import psutil
 import psycopg
 import pytest
 
-from harness import Cluster, Relay, wait_until
+from harness import Relay, wait_until
 from harness.postgres import BadDisk
 from harness.postgres_ledger import TABLE
 from harness.scene import Scene, events, recorded, step_of
@@ -480,7 +480,8 @@ def test_a_switchover_to_a_node_that_lags_is_undone(begin):
     scene.stays(scene.old)
 
 
-def test_two_writable_nodes_without_a_record_get_no_writes_until_one_is_chosen(cluster, start_forebay):
+def test_two_writable_nodes_without_a_record_get_no_writes_until_one_is_chosen(new_cluster, start_forebay):
+    cluster = new_cluster(auth="trust")
     cluster.everywhere(TABLE)
     first, second, third = cluster.nodes
     first.kill()
