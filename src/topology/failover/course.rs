@@ -272,9 +272,11 @@ impl View<'_> {
         for (seen, facts) in self.replicas() {
             let Some(astray) = self.record.astray.iter().find(|astray| astray.at == seen.at) else { continue };
             // What it hears from another replica says nothing about the primary.
-            if self.look.iter().any(|other| {
-                other.at != self.record.primary && conninfo::leads_to(&astray.conninfo, &other.at)
-            }) {
+            if self
+                .look
+                .iter()
+                .any(|other| other.at != self.record.primary && conninfo::leads_to(&astray.conninfo, &other.at))
+            {
                 continue;
             }
             let Some(bounced) = bounced(&astray.conninfo) else { continue };
@@ -473,16 +475,42 @@ impl View<'_> {
         if let Some(noting) = self.note_astray() {
             return noting;
         }
+        self.choose_planned(job, facts.flushed)
+    }
+
+    /// The old primary is at rest, and still writes a record of its own now and then: a replica that has received one more
+    /// than the new primary could never follow that. So the others stop receiving before it is said how far the candidate
+    /// has to come.
+    fn choose_planned(&self, job: &Job, flushed: Option<Lsn>) -> Move {
+        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED) {
+            return Move::Wait("an answer of every node".to_owned());
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
         let wanted = self.replicas().filter(|(seen, facts)| {
             job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
         });
-        let best = wanted.max_by_key(|(_, facts)| facts.received);
-        match (best, facts.flushed) {
-            (Some((candidate, _)), Some(target)) => {
-                self.step(Step::CatchingUp { candidate: candidate.at.clone(), target })
-            }
-            _ => self.undo_because("no replica can be promoted any more".to_owned()),
+        let best = wanted.max_by_key(|(_, facts)| (flows(facts), facts.received));
+        let (Some((candidate, _)), Some(flushed)) = (best, flushed) else {
+            return self.undo_because("no replica can be promoted any more".to_owned());
+        };
+        let others = || self.replicas().filter(|(seen, _)| seen.at != candidate.at);
+        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return self.undo_because(format!("{}: {why}", seen.name));
         }
+        let stop =
+            |(seen, _): (&Seen, &Facts)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() });
+        let acts: Vec<(At, Act)> = others().filter(|(_, facts)| flows(facts)).map(stop).collect();
+        if !acts.is_empty() {
+            return Move::Act(acts);
+        }
+        if let Some((seen, _)) = others().find(|(seen, facts)| facts.conninfo.is_some() && seen.quiet < QUIET) {
+            return match self.in_step > FROZEN {
+                true => self.undo_because(format!("{} did not stop receiving", seen.name)),
+                false => Move::Wait("the receivers to end".to_owned()),
+            };
+        }
+        let most = others().filter_map(|(_, facts)| facts.received).fold(flushed, Lsn::max);
+        self.step(Step::CatchingUp { candidate: candidate.at.clone(), target: most })
     }
 
     fn catch_up(&self, job: &Job, candidate: &At, target: Lsn) -> Move {

@@ -95,9 +95,8 @@ impl Plan {
             return Verdict::Stay;
         }
         let is_stray = |member: &Member| self.mode == FailoverMode::Promote && member.is_outlived;
-        let claims = self.claims(|member| {
-            member.is_reachable() && member.timeline() >= self.floor && !is_stray(member)
-        });
+        let claims =
+            self.claims(|member| member.is_reachable() && member.timeline() >= self.floor && !is_stray(member));
         if !claims.is_empty() {
             return self.judge_claims(&claims);
         }
