@@ -112,7 +112,7 @@ make_replica() {
 }
 
 start_server() {
-    as_server_user env PGPASSFILE="$demo/pgpass" "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null ||
+    as_server_user env PGPASSFILE="$demo/pgpass" "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null 2>&1 ||
         { tail -n 20 "$demo/$1/server.log" >&2; die "$1 did not start"; }
 }
 

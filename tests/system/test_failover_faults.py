@@ -267,22 +267,28 @@ def test_a_candidate_with_paused_replay_and_much_to_replay_loses_nothing(begin):
     scene.judge(new)
 
 
+def hold_up(primary, reads):
+    """Reads (node, connection) that replay has to wait for."""
+    primary.sql("create table dead as select n from generate_series(1, 1000) n")
+    written = primary.position()
+    for node, reader in reads:
+        node.wait_replayed(written)
+        reader.execute("set transaction isolation level repeatable read")
+        reader.execute("select count(*) from pg_class")
+    primary.sql("delete from dead")
+    primary.sql("vacuum dead")
+    waits = "select count(*) from pg_stat_activity where backend_type = 'startup' and wait_event like 'RecoveryConflict%%'"
+    for node, _ in reads:
+        wait_until(lambda node=node: node.value(waits), 20, f"the read to block the replay of {node.name}")
+
+
 def test_a_long_read_on_the_candidate_does_not_keep_it_from_being_promoted(begin):
     scene = begin()
-    scene.cluster.everywhere("create table dead as select n from generate_series(1, 1000) n")
     readers = []
     for node in scene.cluster.nodes[1:]:
         node.configure(max_standby_streaming_delay=-1, max_standby_archive_delay=-1)
-        reader = node.connect(user="other", autocommit=False)
-        reader.execute("set transaction isolation level repeatable read")
-        reader.execute("select count(*) from pg_class")
-        readers.append(reader)
-    scene.old.sql("delete from dead")
-    scene.old.sql("vacuum dead")
-    for node in scene.cluster.nodes[1:]:
-        wait_until(lambda node=node: node.value(
-            "select count(*) from pg_stat_activity where backend_type = 'startup' and wait_event like 'RecoveryConflict%%'"),
-            20, f"the read to block the replay of {node.name}")
+        readers.append(node.connect(user="other", autocommit=False))
+    hold_up(scene.old, list(zip(scene.cluster.nodes[1:], readers)))
     scene.old.kill()
     scene.judge(scene.new_primary())
     for reader in readers:
@@ -339,6 +345,34 @@ def test_a_delayed_replica_is_not_promoted_and_follows(begin):
     delayed.configure(recovery_min_apply_delay="0")
     follows(scene, other, delayed)
     scene.judge(other)
+
+
+@pytest.mark.parametrize("busy", ["delayed", "paused", "held up"])
+def test_a_hung_primary_is_replaced_though_a_replica_cannot_stop_receiving(begin, busy):
+    """PostgreSQL looks at primary_conninfo only once it has replayed what it has."""
+    scene = begin(sync="ANY 2 (pg2, pg3)")
+    second, third = scene.cluster.nodes[1:]
+    second.configure(max_standby_streaming_delay=-1)
+    reader = second.connect(user="other", autocommit=False)
+    if busy == "delayed":
+        second.configure(recovery_min_apply_delay="1h")
+    elif busy == "paused":
+        second.sql("select pg_wal_replay_pause()")
+    else:
+        hold_up(scene.old, [(second, reader)])
+    scene.ledger.progress(of=20)
+    scene.old.pause()
+    new = scene.new_primary()
+    scene.ledger.progress()
+    scene.old.resume()
+    scene.fenced(scene.old)
+    reader.close()
+    if busy == "delayed":  # it still hears the old one, and has another history from now on
+        assert new is third
+        never_reads_on(scene, second)
+    else:
+        follows(scene, new, second if new is third else third)
+    scene.judge(new)
 
 
 def cascade(cluster):

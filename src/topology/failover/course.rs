@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::conninfo;
 use super::record::{Astray, At, Job, Kind, Record, Step};
-use super::synchronous::Synchronous;
 use crate::config::model::Durability;
 use crate::topology::lsn::Lsn;
+
+mod choice;
 
 /// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
 const WITNESS: Duration = Duration::from_millis(1500);
@@ -18,8 +19,6 @@ const WITNESS: Duration = Duration::from_millis(1500);
 const QUIET: u32 = 2;
 /// A candidate that says nothing for so long before it was told to promote is left for another one.
 const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
-/// How long receivers may take to end.
-const FROZEN: Duration = Duration::from_secs(10);
 /// A replica that can be asked at all has answered within this.
 const ASKED: Duration = Duration::from_secs(2);
 /// What a candidate has received is nearly always replayed within this.
@@ -73,6 +72,12 @@ impl Facts {
             true => self.receiver.is_none() && self.conninfo.as_deref() == Some(""),
             false => self.read_only && self.at_work == 0,
         }
+    }
+
+    /// Replay waits for something else than more log. Such a replica goes on receiving from where it did, whatever its
+    /// `primary_conninfo` says: PostgreSQL acts upon that only when there is nothing left to replay.
+    fn is_busy(&self) -> bool {
+        self.is_paused || self.is_delayed || self.is_held_up
     }
 }
 
@@ -328,109 +333,12 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if let Some((seen, facts)) = self.replicas().find(|(seen, _)| seen.quiet < QUIET) {
-            if facts.conninfo.is_none() {
-                let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
-                return self.undo_because(format!("{}: {may_not}", seen.name));
-            }
-            if self.in_step > FROZEN {
-                return self.undo_because(format!("{} did not stop receiving", seen.name));
-            }
-            return Move::Wait("the receivers to end".to_owned());
+        if let Some(moved) = self.wait_for_receivers() {
+            return moved;
         }
         match self.choose(job) {
             Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
             Err(why) => self.undo_because(why),
-        }
-    }
-
-    /// The replica to promote, and what it has; the error is why none is good enough.
-    fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
-        let mut refused = Vec::new();
-        let mut best: Option<(&Seen, Lsn)> = None;
-        for (seen, facts) in self.replicas() {
-            match self.obstacle(seen, facts) {
-                Some(why) => refused.push(format!("{}: {why}", seen.name)),
-                None => {
-                    let received = facts.received.unwrap_or_default();
-                    let is_wanted = job.to.as_ref().is_none_or(|to| *to == seen.at);
-                    if is_wanted && best.is_none_or(|(_, most)| received > most) {
-                        best = Some((seen, received));
-                    }
-                }
-            }
-        }
-        let Some((candidate, received)) = best else {
-            let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
-            refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
-            let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
-            return Err(format!("no replica can be promoted: {why}"));
-        };
-        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
-        if !job.allow_loss {
-            let behind = most.bytes_since(received);
-            if behind > 0 && self.policy.durability == Durability::Strict {
-                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
-            }
-            self.refuse_loss(job, &candidate.name, received)?;
-        }
-        Ok((candidate.at.clone(), received))
-    }
-
-    /// Why a replica must not be promoted whatever it has.
-    fn obstacle(&self, seen: &Seen, facts: &Facts) -> Option<String> {
-        if !seen.may_lead {
-            return Some("it may not become the primary (promote = false, or an admin's order)".to_owned());
-        }
-        if facts.is_delayed {
-            return Some("recovery_min_apply_delay is set".to_owned());
-        }
-        match facts.timeline {
-            Some(own) if own != self.record.timeline => {
-                Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
-            }
-            _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
-            _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
-        }
-    }
-
-    /// The proof that not too much is lost, or why there is none.
-    fn refuse_loss(&self, job: &Job, candidate: &str, received: Lsn) -> Result<(), String> {
-        let hint = "FAILOVER ... ALLOW DATA LOSS promotes it nevertheless";
-        match self.policy.durability {
-            Durability::BestEffort => Ok(()),
-            Durability::Bounded => {
-                let known = job.known.ok_or_else(|| {
-                    format!("how far the primary had come is not known, so that no bound can be proven; {hint}")
-                })?;
-                let (lost, most) = (known.bytes_since(received), self.policy.max_lost_bytes);
-                if lost <= most {
-                    return Ok(());
-                }
-                Err(format!(
-                    "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
-                ))
-            }
-            Durability::Strict => {
-                let Some(synchronous) = Synchronous::read(&job.synchronous) else {
-                    let why = "durability is strict, but the primary had no synchronous_standby_names";
-                    return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
-                };
-                // Any set of so many contains one that has the last acknowledged commit.
-                let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
-                let needed = (of + 1).saturating_sub(synchronous.least);
-                let is_heard = |astray: &&Astray| {
-                    synchronous.names(&astray.standby) && self.facts(&astray.at).is_some_and(|facts| facts.in_recovery)
-                };
-                let heard = self.record.astray.iter().filter(is_heard).count();
-                if heard >= needed {
-                    return Ok(());
-                }
-                Err(format!(
-                    "durability is strict: {needed} of the {of} standbys of synchronous_standby_names have to be \
-                     heard to be sure of every commit, {heard} are; {hint}"
-                ))
-            }
         }
     }
 
@@ -476,41 +384,6 @@ impl View<'_> {
             return noting;
         }
         self.choose_planned(job, facts.flushed)
-    }
-
-    /// The old primary is at rest, and still writes a record of its own now and then: a replica that has received one more
-    /// than the new primary could never follow that. So the others stop receiving before it is said how far the candidate
-    /// has to come.
-    fn choose_planned(&self, job: &Job, flushed: Option<Lsn>) -> Move {
-        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED) {
-            return Move::Wait("an answer of every node".to_owned());
-        }
-        let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
-        let wanted = self.replicas().filter(|(seen, facts)| {
-            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
-        });
-        let best = wanted.max_by_key(|(_, facts)| (flows(facts), facts.received));
-        let (Some((candidate, _)), Some(flushed)) = (best, flushed) else {
-            return self.undo_because("no replica can be promoted any more".to_owned());
-        };
-        let others = || self.replicas().filter(|(seen, _)| seen.at != candidate.at);
-        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
-            return self.undo_because(format!("{}: {why}", seen.name));
-        }
-        let stop =
-            |(seen, _): (&Seen, &Facts)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() });
-        let acts: Vec<(At, Act)> = others().filter(|(_, facts)| flows(facts)).map(stop).collect();
-        if !acts.is_empty() {
-            return Move::Act(acts);
-        }
-        if let Some((seen, _)) = others().find(|(seen, facts)| facts.conninfo.is_some() && seen.quiet < QUIET) {
-            return match self.in_step > FROZEN {
-                true => self.undo_because(format!("{} did not stop receiving", seen.name)),
-                false => Move::Wait("the receivers to end".to_owned()),
-            };
-        }
-        let most = others().filter_map(|(_, facts)| facts.received).fold(flushed, Lsn::max);
-        self.step(Step::CatchingUp { candidate: candidate.at.clone(), target: most })
     }
 
     fn catch_up(&self, job: &Job, candidate: &At, target: Lsn) -> Move {
