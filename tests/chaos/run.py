@@ -207,6 +207,7 @@ def main():
     rounds = options.rounds or (3 if options.hours is None else 10**9)
     end = time.monotonic() + options.hours * 3600 if options.hours else float("inf")
     figures = {name: Figures() for name in names}
+    start, done = time.monotonic(), 0
     rundir.create()
     try:
         for number in range(rounds):
@@ -218,7 +219,12 @@ def main():
                 run(name, options.clients, seed, figures[name])
                 gaps = figures[name].gaps
                 told = f"longest gap {gaps[-1]:.2f} s" if gaps else "failed"
-                print(f"   round {number + 1}, {name}: {told} ({time.monotonic() - begun:.0f} s)", flush=True)
+                done += 1
+                passed = time.monotonic() - start
+                of = f"{passed / 60:.1f} of {options.hours * 60:.0f} min" if options.hours else f"{done} of {rounds * len(names)}"
+                failed = sum(len(each.failed) for each in figures.values())
+                print(f"   {of}{f', {failed} FAILED' if failed else ''}: round {number + 1}, {name}: {told} "
+                      f"({time.monotonic() - begun:.0f} s)", flush=True)
             if time.monotonic() > end:
                 break
     finally:
@@ -228,6 +234,9 @@ def main():
     print("| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
     for name in names:
         print("| " + " | ".join(figures[name].row(name)) + " |")
+    for name in names:
+        for seed in figures[name].failed:
+            print(f"FAILED: {name}; again: scripts/chaos --rounds 1 --only {name} --seed {seed} --clients {options.clients}")
     return 1 if any(each.failed for each in figures.values()) else 0
 
 

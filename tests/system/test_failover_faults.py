@@ -40,6 +40,7 @@ def begin(new_cluster, start_forebay):
         made.append(Scene(cluster, forebay))
         return made[-1]
 
+    make.relays = lambda: [thing for thing in made if isinstance(thing, Relay)]
     yield make
     for thing in made:
         thing.destroy() if isinstance(thing, Relay) else thing.ledger.end()
@@ -112,8 +113,13 @@ def test_a_candidate_that_is_lost_before_its_promotion_is_left_for_another(begin
     scene = begin(sync="ANY 2 (pg2, pg3)", slow=True)
     pause_replay(scene.cluster)
     scene.old.kill()
-    lost = scene.candidate(scene.wait_step("catching_up"))
+    record = scene.wait_step("catching_up")
+    lost = scene.candidate(record)
+    relay = next(relay for relay in begin.relays() if relay.target == lost.port)
+    relay.mode = "silent"  # before another answer comes
     getattr(lost, how)()
+    relay.cut()
+    relay.mode = "pass"
     step = wait_until(lambda: next(iter({step_of(recorded(scene.forebay))[0]} - {"catching_up"}), None), 30, "the next step")
     assert step == "freezing", f"it has to be chosen anew, and is {step}"
     new = scene.new_primary()
@@ -276,10 +282,14 @@ def hold_up(primary, reads):
         reader.execute("set transaction isolation level repeatable read")
         reader.execute("select count(*) from pg_class")
     primary.sql("delete from dead")
-    primary.sql("vacuum dead")
     waits = "select count(*) from pg_stat_activity where backend_type = 'startup' and wait_event like 'RecoveryConflict%%'"
+
+    def is_held_up(node):
+        # Not at once where a transaction saw the rows still.
+        primary.sql("vacuum dead")
+        return node.value(waits)
     for node, _ in reads:
-        wait_until(lambda node=node: node.value(waits), 20, f"the read to block the replay of {node.name}")
+        wait_until(lambda node=node: is_held_up(node), 30, f"the read to block the replay of {node.name}", 0.1)
 
 
 def test_a_long_read_on_the_candidate_does_not_keep_it_from_being_promoted(begin):

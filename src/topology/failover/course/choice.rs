@@ -27,9 +27,7 @@ impl View<'_> {
                 false => Move::Wait("the receivers to end".to_owned()),
             });
         }
-        if still().next().is_none() {
-            return None;
-        }
+        still().next()?;
         if self.in_step <= FROZEN_BUSY {
             return Some(Move::Wait("the receivers of busy replicas to end".to_owned()));
         }
