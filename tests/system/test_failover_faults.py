@@ -111,7 +111,11 @@ def test_a_primary_that_goes_on_during_its_replacement_takes_no_writes_beside_an
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_a_candidate_that_is_lost_before_its_promotion_is_left_for_another(begin, how):
     scene = begin(sync="ANY 2 (pg2, pg3)", slow=True)
-    pause_replay(scene.cluster)
+    readers = []
+    for node in scene.cluster.nodes[1:]:  # so that it takes its time
+        node.configure(max_standby_streaming_delay=-1, max_standby_archive_delay=-1)
+        readers.append(node.connect(user="other", autocommit=False))
+    hold_up(scene.old, list(zip(scene.cluster.nodes[1:], readers)))
     scene.old.kill()
     record = scene.wait_step("catching_up")
     lost = scene.candidate(record)
