@@ -123,7 +123,7 @@ async fn turn(
     facts(&row).map_err(|error| words(&error))
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, String> {
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, String> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done.map_err(|error| words(&error)),
         Err(_) => Err(format!("no answer within {limit:?}")),
@@ -176,7 +176,7 @@ async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> 
 }
 
 /// A string constant whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     match quoted.contains('\\') {
         true => format!("E'{}'", quoted.replace('\\', "\\\\")),

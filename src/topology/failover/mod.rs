@@ -8,6 +8,7 @@ pub(super) mod agent;
 pub(super) mod conductor;
 pub mod conninfo;
 pub mod course;
+pub(super) mod demote;
 pub(super) mod detector;
 pub(super) mod heart;
 pub mod hooks;

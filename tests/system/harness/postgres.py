@@ -78,6 +78,14 @@ def bin_dir():
     return Path(program).resolve().parent
 
 
+class Adopted(psutil.Process):
+    """A postmaster that somebody else has started."""
+
+    def poll(self):
+        """As of `subprocess.Popen`: None while it runs."""
+        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+
+
 class Node(Endpoint):
     """One PostgreSQL server. As an endpoint it is used directly, without Forebay."""
 
@@ -143,6 +151,15 @@ class Node(Endpoint):
         if len(lines) > 6 and len(lines[6].split()) == 2:  # key and id of the segment that a killed server leaves
             subprocess.run(["ipcrm", "-m", lines[6].split()[1]], stderr=subprocess.DEVNULL, check=False)
 
+    def adopt(self):
+        """Takes over a server that somebody else has started in this folder, if there is one; whether there is."""
+        pid_file = self.data / "postmaster.pid"
+        lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+        if self.is_running() or not lines or not psutil.pid_exists(int(lines[0])):
+            return False
+        self._process = Adopted(int(lines[0]))
+        return True
+
     def pause(self):
         """SIGSTOP of every process: connections stay open and nothing answers."""
         process.freeze_family(self.pid)
@@ -163,6 +180,7 @@ class Node(Endpoint):
 
     def destroy(self):
         """Ends the server at once and gives its port back."""
+        self.adopt()
         self.kill()
         ports.release(self.port)
 
