@@ -312,8 +312,8 @@ impl View<'_> {
         if let Some(noting) = self.note_astray() {
             return noting;
         }
-        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary) {
-            return Move::Wait("an answer of every node".to_owned());
+        if let Some(waiting) = self.wait_for_others() {
+            return waiting;
         }
         if let Some((seen, why)) = self.replicas().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
             return self.undo_because(format!("{}: {why}", seen.name));
@@ -346,19 +346,8 @@ impl View<'_> {
 
     /// The replica to promote, and what it has; the error is why none is good enough.
     fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
-        let mut refused = Vec::new();
-        for (seen, facts) in self.replicas() {
-            if let Some(why) = self.obstacle(seen, facts) {
-                refused.push(format!("{}: {why}", seen.name));
-            }
-        }
         let best = self.best_replica(job).map(|(seen, facts)| (seen, facts.received.unwrap_or_default()));
-        let Some((candidate, received)) = best else {
-            let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
-            refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
-            let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
-            return Err(format!("no replica can be promoted: {why}"));
-        };
+        let Some((candidate, received)) = best else { return Err(self.nobody()) };
         let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
         if !job.allow_loss {
             let behind = most.bytes_since(received);
@@ -368,6 +357,26 @@ impl View<'_> {
             self.refuse_loss(job, &candidate.name, received)?;
         }
         Ok((candidate.at.clone(), received))
+    }
+
+    /// Whoever can be asked at all answers within a moment.
+    fn wait_for_others(&self) -> Option<Move> {
+        let is_asked = |seen: &Seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary;
+        self.look.iter().any(is_asked).then(|| Move::Wait("an answer of every node".to_owned()))
+    }
+
+    /// Why no replica can be promoted.
+    fn nobody(&self) -> String {
+        let mut refused = Vec::new();
+        for (seen, facts) in self.replicas() {
+            if let Some(why) = self.obstacle(seen, facts) {
+                refused.push(format!("{}: {why}", seen.name));
+            }
+        }
+        let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
+        refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
+        let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
+        format!("no replica can be promoted: {why}")
     }
 
     /// The replica that has most of those that may be promoted; of equals one that followed the primary itself.

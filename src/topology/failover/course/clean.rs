@@ -32,12 +32,15 @@ impl View<'_> {
         if facts.in_recovery {
             return self.undo_because(format!("{} is in recovery", self.name(old)));
         }
+        if let Some(waiting) = self.wait_for_others() {
+            return waiting;
+        }
         // Whoever follows the old primary has to follow the new one.
         if let Some(noting) = self.note_astray() {
             return noting;
         }
         let Some((candidate, ready)) = self.best_replica(job) else {
-            return self.undo_because("no replica can be promoted any more".to_owned());
+            return self.undo_because(self.nobody());
         };
         if ready.is_paused {
             return Move::Act(vec![(candidate.at.clone(), Act::Resume)]);
