@@ -257,6 +257,7 @@ impl View<'_> {
         let new: Vec<Astray> = self
             .replicas()
             .filter(|(seen, _)| !known(&seen.at) && !self.is_fed_by_another(seen))
+            .filter(|(_, facts)| self.upstream_is_silent_for_a_moment(facts).is_none())
             .filter_map(|(seen, facts)| astray(&seen.at, facts, &self.record.primary))
             .collect();
         (!new.is_empty()).then(|| self.write(|record| record.astray.extend(new)))

@@ -14,4 +14,5 @@ pub(super) mod heart;
 pub mod hooks;
 pub mod managers;
 pub mod record;
+pub(super) mod slots;
 pub mod synchronous;

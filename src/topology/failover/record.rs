@@ -286,7 +286,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 }
 
 /// A cluster may be called anything; a file may not.
-fn file_name(cluster: &str) -> String {
+pub(super) fn file_name(cluster: &str) -> String {
     let mut name = String::new();
     for byte in cluster.bytes() {
         match byte {

@@ -16,6 +16,7 @@ use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::demote;
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
+use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
@@ -67,6 +68,8 @@ pub(super) struct Changes {
     /// These are looked at for other managers; none if we would not promote.
     suspects: watch::Sender<Vec<Suspect>>,
     managers: Managers,
+    /// Slots made beforehand.
+    slots: watch::Sender<Wanted>,
     /// Why an automatic failover did not begin, as it was told.
     refused: Option<String>,
 }
@@ -107,6 +110,9 @@ impl Monitor {
         tokio::task::spawn_local(beat(primary, self.beats.clone()));
         let (suspects, present) = watch::channel(Vec::new());
         tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
+        let (slots, wanted) = watch::channel(Wanted::default());
+        let keeper = Keeper::open(&self.state_dir, &watched.name, self.events.clone());
+        tokio::task::spawn_local(keeper.run(wanted));
         let changes = Changes {
             orders,
             told,
@@ -119,6 +125,7 @@ impl Monitor {
             heart,
             suspects,
             managers: Managers::default(),
+            slots,
             refused: None,
         };
         self.changes.insert(watched.name.clone(), changes);
@@ -198,6 +205,7 @@ impl Monitor {
             changes.tell_heart(watched);
             changes.tell_progress(watched, now_ns);
             changes.tell_suspects(watched);
+            changes.tell_slots(watched);
             if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
                 changes.refused = None;
             }
@@ -392,7 +400,13 @@ impl Monitor {
             changes.hooks = hooks(config);
             changes.parties.clear();
         }
-        self.changes.retain(|name, _| self.clusters.iter().any(|watched| watched.name == *name));
+        self.changes.retain(|name, changes| {
+            let stays = self.clusters.iter().any(|watched| watched.name == *name);
+            if !stays {
+                changes.slots.send_modify(Wanted::end);
+            }
+            stays
+        });
     }
 }
 
@@ -436,6 +450,15 @@ impl Changes {
             self.managers = Managers::default();
             self.suspects.send_replace(present);
         }
+    }
+
+    fn tell_slots(&self, watched: &Watched) {
+        let present = Wanted::of(watched);
+        self.slots.send_if_modified(|known| {
+            let is_other = *known != present;
+            *known = present;
+            is_other
+        });
     }
 
     /// A former primary that answers is for `rejoin_command`, once a minute at the most.
