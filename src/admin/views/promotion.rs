@@ -343,7 +343,13 @@ mod tests {
     }
 
     fn company(durability: Durability) -> Company<'static> {
-        Company { durability, others: 2, with_slot: 1, their_slots: vec!["pg1"], primary: Some(("pg1", "ANY 1 (pg1, pg2)")) }
+        Company {
+            durability,
+            others: 2,
+            with_slot: 1,
+            their_slots: vec!["pg1"],
+            primary: Some(("pg1", "ANY 1 (pg1, pg2)")),
+        }
     }
 
     fn told(needs: &Needs, durability: Durability) -> Vec<(String, String)> {

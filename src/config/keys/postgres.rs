@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::pool::{pool_keys, routing_keys, routing_keys_of_a_user};
 use super::section;
 use crate::config::model::{
-    AuthMethod, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute, Node, NodeRole,
-    PoolSettings, Postgres, RoutingSettings, Secret, User,
+    AuthMethod, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute,
+    Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, User,
 };
 use crate::config::setting::words;
 

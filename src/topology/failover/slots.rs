@@ -295,7 +295,9 @@ impl Keeper {
             (_, Ok(())) => drop(self.refused.remove(at)),
             (act, Err(why)) => {
                 let detail = match act {
-                    Act::Make(own) => format!("the replication slot \"{}\" could not be made beforehand: {why}", own.slot),
+                    Act::Make(own) => {
+                        format!("the replication slot \"{}\" could not be made beforehand: {why}", own.slot)
+                    }
                     Act::Advance(_, slot, _) => format!("the replication slot \"{slot}\" could not be moved on: {why}"),
                     Act::Drop(own) => format!("the replication slot \"{}\" could not be dropped: {why}", own.slot),
                 };

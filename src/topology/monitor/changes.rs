@@ -12,12 +12,12 @@ use crate::topology::clock::now_ns;
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
-use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::demote;
+use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
-use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
+use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
 
@@ -252,10 +252,11 @@ impl Monitor {
         };
         let watched = self.clusters.iter().find(|watched| watched.name == cluster);
         let suspects = watched.map(suspects).unwrap_or_default();
-        let demoted = self.changes.get(&cluster).zip(watched).filter(|_| change.clean).and_then(|(changes, watched)| {
-            let primary = watched.nodes.get(watched.plan.accepted()?)?;
-            Some((primary.conf.name.clone(), primary.target.clone(), changes.hooks.demote.clone()))
-        });
+        let demoted =
+            self.changes.get(&cluster).zip(watched).filter(|_| change.clean).and_then(|(changes, watched)| {
+                let primary = watched.nodes.get(watched.plan.accepted()?)?;
+                Some((primary.conf.name.clone(), primary.target.clone(), changes.hooks.demote.clone()))
+            });
         let commands = self.commands.clone();
         tokio::task::spawn_local(async move {
             if let Some((name, target, how)) = demoted {
@@ -574,4 +575,3 @@ fn obstacle(watched: &Watched, node: usize) -> String {
         None => "there is no such node".to_owned(),
     }
 }
-

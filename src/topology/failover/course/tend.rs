@@ -136,14 +136,19 @@ impl View<'_> {
     fn ask_unasked(&self) -> Option<Move> {
         let answers = |at: &At| Some((self.seen(at)?, self.facts(at)?));
         let is_decided = |facts: &Facts| self.upstream_is_silent_for_a_moment(facts).is_none();
-        let (seen, facts) =
-            self.record.unasked.iter().filter_map(answers).find(|(_, facts)| !facts.in_recovery || is_decided(facts))?;
+        let (seen, facts) = self
+            .record
+            .unasked
+            .iter()
+            .filter_map(answers)
+            .find(|(_, facts)| !facts.in_recovery || is_decided(facts))?;
         let primary = &self.record.primary;
         let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
         // Whom it followed is not known; not the primary of now.
         let nobody = At { host: String::new(), port: 0 };
         // The former primary may be a standby by now, and still is not whom it should follow.
-        let follows_former = || self.upstream_of(facts).is_some_and(|seen| self.record.former.as_ref() == Some(&seen.at));
+        let follows_former =
+            || self.upstream_of(facts).is_some_and(|seen| self.record.former.as_ref() == Some(&seen.at));
         let is_well = |conninfo: &str| leads_home(conninfo) || (self.is_fed_by_another(seen) && !follows_former());
         let astray = astray(&seen.at, facts, &nobody).filter(|astray| facts.in_recovery && !is_well(&astray.conninfo));
         Some(self.write(|record| {
