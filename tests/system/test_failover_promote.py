@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -379,3 +380,27 @@ def test_a_replica_without_a_receiver_is_known_to_be_on_the_new_timeline(quiet):
     assert new_primary(forebay, "pg2") == "pg3"
     assert writes(forebay, 3) == 3
     assert third.value("select count(*) from w") == 3
+
+
+def test_log_that_the_old_primary_still_writes_reaches_no_replica(quiet):
+    cluster, start = quiet
+    first, _, third = cluster.nodes
+    forebay = start()
+    assert writes(forebay, 1) == 1
+    cluster.caught_up()
+    over = threading.Event()
+
+    def write_log():
+        # A superuser's session, which the monitoring login may not end.
+        with psycopg.connect(host=str(first.folder), port=first.port, user="postgres", dbname="bench", autocommit=True) as own:
+            while not over.wait(0.01):
+                own.execute("select pg_logical_emit_message(false, 'test', 'x')")
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write_log)
+        try:
+            forebay.admin("SWITCHOVER main TO pg2")
+            assert writes(forebay, 2) == 2
+            wait_until(lambda: third.value("select count(*) from w") == 2, 20, "pg3 to follow")
+        finally:
+            over.set()
+        writer.result(10)

@@ -526,6 +526,11 @@ impl View<'_> {
         if facts.is_paused {
             return Move::Act(vec![(candidate.clone(), Act::Resume)]);
         }
+        let target = match is_planned.then(|| self.hold_others(candidate)) {
+            Some(Err(first)) => return first,
+            Some(Ok(most)) => target.max(most),
+            None => target,
+        };
         // What was received may end within a record, which is never replayed. A promotion replays whatever else there is
         // before it ends; only a planned one has to be sure of it before.
         let is_near = !is_planned && self.in_step >= REPLAYED;
@@ -536,6 +541,38 @@ impl View<'_> {
             return self.give_up_plan(&seen.name, target);
         }
         Move::Wait(format!("{} to replay up to {target}", seen.name))
+    }
+
+    /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
+    /// it from here on; what they have by then, the candidate has to have.
+    fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
+        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
+        let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
+        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return Err(self.undo_because(format!("{}: {why}", seen.name)));
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref() != Some("");
+        let acts: Vec<(At, Act)> = others()
+            .filter(|(_, facts)| flows(facts))
+            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
+            .collect();
+        if !acts.is_empty() {
+            return Err(Move::Act(acts));
+        }
+        // One that is being told says nothing meanwhile.
+        let is_told = |seen: &Seen| is_led(&seen.at) && seen.facts.is_none() && seen.silent < ASKED;
+        let moves = self
+            .look
+            .iter()
+            .find(|seen| is_told(seen))
+            .or(others().map(|(seen, _)| seen).find(|seen| seen.quiet < QUIET));
+        match moves {
+            Some(seen) if self.in_step > FROZEN => {
+                Err(self.undo_because(format!("{} did not stop receiving", seen.name)))
+            }
+            Some(_) => Err(Move::Wait("the receivers to end".to_owned())),
+            None => Ok(others().filter_map(|(_, facts)| facts.received).max().unwrap_or_default()),
+        }
     }
 
     /// A switchover whose candidate does not come as far as the old primary was.
