@@ -168,13 +168,12 @@ impl Lane {
     /// True if clients have to wait until the server has taken more; the caller calls [`Lane::wait_for_room`].
     #[inline]
     pub fn is_full(&self) -> bool {
-        let sending = self.sending.borrow();
-        sending.bytes.len() - sending.written > MOST_WAITING
+        self.unsent() > MOST_WAITING
     }
 
-    fn has_unsent(&self) -> bool {
+    fn unsent(&self) -> usize {
         let sending = self.sending.borrow();
-        sending.written < sending.bytes.len()
+        sending.bytes.len() - sending.written
     }
 
     /// The client is woken when there is room.

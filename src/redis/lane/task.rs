@@ -22,6 +22,8 @@ pub(super) const HEAVY_FOR: u16 = 100;
 const MOST_FOR_OTHERS: usize = 32 * 1024 * 1024;
 /// Reads from a node that has been replaced.
 const MOST_LOOKS: usize = 64;
+/// Looks for requests of others before a write.
+const MOST_GATHERS: u8 = 8;
 /// A reply that is larger takes its lane out of the others' way, bytes.
 const LARGE_REPLY: u64 = 256 * 1024;
 
@@ -57,7 +59,7 @@ pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wan
                     scan: ReplyScan::default(),
                     input: Vec::new(),
                     returned: None,
-                    has_gathered: false,
+                    gathered: (0, 0),
                 };
                 let why = loop {
                     match poll_fn(|cx| task.poll(cx, &core)).await {
@@ -89,7 +91,7 @@ pub(super) enum Ended {
 
 /// Why a lane's task does not simply wait.
 enum Turn {
-    /// The event loop looks once for requests of others before what is there is written.
+    /// The event loop looks for requests of others before what is there is written.
     Gathers,
     Ended(Ended),
 }
@@ -109,8 +111,8 @@ struct Task {
     input: Vec<u8>,
     /// The node has refused a request: what is behind it is looked through.
     returned: Option<Returned>,
-    /// The event loop has looked for requests of others.
-    has_gathered: bool,
+    /// How often the event loop has looked for requests of others, and what had gathered by then, bytes.
+    gathered: (u8, usize),
 }
 
 impl Task {
@@ -123,13 +125,15 @@ impl Task {
     }
 
     /// Where several clients are at work, more requests are nearly always on their way, and a write for all of them
-    /// costs the server hardly more than one for each.
+    /// costs the server hardly more than one for each. So it goes on as long as each look brings more.
     fn gathers(&mut self) -> bool {
-        let begins = !self.has_gathered && self.lane.load() > 1 && self.lane.has_unsent();
-        self.has_gathered = begins;
+        let (looks, before) = self.gathered;
+        let unsent = self.lane.unsent();
+        let goes_on = unsent > before && looks < MOST_GATHERS && self.lane.load() > 1;
+        self.gathered = if goes_on { (looks + 1, unsent) } else { (0, 0) };
         // Nobody has to wake it: it goes on by itself.
-        self.lane.is_woken.set(begins);
-        begins
+        self.lane.is_woken.set(goes_on);
+        goes_on
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {

@@ -42,26 +42,29 @@ pub(in crate::topology) async fn beat(
         tokio::select! {
             // As soon as there is another primary, or none.
             changed = primary.changed() => if changed.is_err() { return },
-            () = beat_at(&at, &target, &beats) => sleep(PACE).await,
+            hangs = beat_at(&at, &target, &beats) => if !hangs { sleep(PACE).await },
         }
     }
 }
 
-/// Beats at one primary, for as long as the session lasts.
-async fn beat_at(at: &At, target: &Target, beats: &mpsc::UnboundedSender<Beat>) {
-    let Ok(Ok(link)) = timeout(target.timeout, Link::open(target.login(), target.timeout)).await else { return };
+/// Beats at one primary, for as long as the session lasts. Answers whether that ended with a beat that hangs.
+async fn beat_at(at: &At, target: &Target, beats: &mpsc::UnboundedSender<Beat>) -> bool {
+    let Ok(Ok(link)) = timeout(target.timeout, Link::open(target.login(), target.timeout)).await else { return false };
     loop {
         let hangs = match timeout(target.timeout, link.client.batch_execute(BEAT)).await {
             Err(_) => true,
             Ok(Ok(())) => false,
             Ok(Err(error)) => {
                 tracing::debug!(node = %at, error = words(&error), "no beat");
-                return;
+                return false;
             }
         };
-        if beats.send(Beat { at: at.clone(), hangs }).is_err() || hangs {
+        if beats.send(Beat { at: at.clone(), hangs }).is_err() {
+            return false;
+        }
+        if hangs {
             // A session that hangs in a commit answers nothing else: the next beat is made by another one.
-            return;
+            return true;
         }
         sleep(PACE).await;
     }
