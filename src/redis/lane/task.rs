@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::returned::Returned;
+use super::rhythm::Rhythm;
 use super::{EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
 use crate::net::Stream;
 use crate::redis::client::{Client, MOST_OUTPUT, keep_waker};
@@ -60,6 +61,7 @@ pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wan
                     input: Vec::new(),
                     returned: None,
                     gathered: (0, 0),
+                    rhythm: Rhythm::default(),
                 };
                 let why = loop {
                     match poll_fn(|cx| task.poll(cx, &core)).await {
@@ -113,12 +115,16 @@ struct Task {
     returned: Option<Returned>,
     /// How often the event loop has looked for requests of others, and what had gathered by then, bytes.
     gathered: (u8, usize),
+    rhythm: Rhythm,
 }
 
 impl Task {
     fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Turn> {
         self.lane.keep_waker(cx);
-        if self.gathers() {
+        let is_usual = self.lane.key.kind == Kind::Quick && self.lane.state.get() == State::Open;
+        let holds = is_usual && self.rhythm.waits(self.lane.unsent());
+        self.lane.holds.set(holds);
+        if !holds && self.gathers() {
             return Poll::Ready(Turn::Gathers);
         }
         self.turn(cx, core).map(Turn::from)
@@ -145,7 +151,9 @@ impl Task {
             State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
             _ => {}
         }
-        if let Err(e) = self.write(cx) {
+        if !self.lane.holds.get()
+            && let Err(e) = self.write(cx)
+        {
             return Poll::Ready(Ended::Lost(e.to_string()));
         }
         loop {
@@ -160,6 +168,9 @@ impl Task {
                 Poll::Ready(Err(e)) => return Poll::Ready(Ended::Lost(e.to_string())),
             };
             let read = scratch.get(..n).unwrap_or_default();
+            self.rhythm.heard(now_ns);
+            // The server works on what has waited while this thread hands out.
+            let written = if self.lane.holds.take() { self.write(cx) } else { Ok(()) };
             let done = if self.input.is_empty() {
                 self.take(core, read).map(|used| {
                     self.input.extend_from_slice(read.get(used..).unwrap_or_default());
@@ -172,7 +183,7 @@ impl Task {
                     self.input = input;
                 })
             };
-            if let Err(lost) = done {
+            if let Err(lost) = done.and(written.map_err(|e| e.to_string())) {
                 return Poll::Ready(Ended::Lost(lost));
             }
             if self.returned.as_ref().is_some_and(|returned| !returned.has_written()) {
@@ -235,6 +246,8 @@ impl Task {
     /// Sends what has gathered.
     fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut sending = self.lane.sending.borrow_mut();
+        let (begun, mut count) = (sending.written, 0);
+        let is_alone = begun == sending.answered;
         while sending.written < sending.bytes.len() {
             let rest = sending.bytes.get(sending.written..).unwrap_or_default();
             let sent = self.stream.try_write(rest)?;
@@ -245,9 +258,15 @@ impl Task {
                 }
             } else {
                 let (commands, writes) = self.lane.writes.get();
-                self.lane.writes.set((commands + self.lane.pushed.take(), writes + 1));
+                let new = self.lane.pushed.take();
+                count += new;
+                self.lane.writes.set((commands + new, writes + 1));
             }
             sending.written += sent;
+        }
+        if sending.written > begun {
+            let is_whole = sending.written == sending.bytes.len();
+            self.rhythm.wrote(count, is_whole, is_alone.then(now_ns));
         }
         let has_room = sending.bytes.len() - sending.written < MOST_WAITING / 2;
         drop(sending);
