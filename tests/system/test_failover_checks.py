@@ -182,6 +182,30 @@ def test_beside_another_manager_nothing_is_promoted(with_table, start):
     assert writes(forebay, 2) == 2
 
 
+def test_of_two_instances_one_promotes_and_the_other_takes_its_place(with_table, start):
+    def claim():
+        return with_table.primary.value("select count(*) from pg_locks where locktype = 'advisory' and classid = 1179603525")
+
+    first = start(with_table)
+    wait_until(claim, 15, "the first instance to have the claim")
+    second = start(with_table)
+    wait_until(lambda: events(second, "promotion_claim"), 15, "the second to see it")
+    with_table.nodes[0].kill()
+    new = new_primary(first, "pg1")
+    assert new_primary(second, "pg1") == new
+    assert "another instance" in wait_until(lambda: events(second, "failover_refused"), 15, "the second to refuse")[0]
+    assert not events(second, "failover_begun")
+    assert writes(first, 1) == 1 and writes(second, 2) == 2
+    first.kill()
+    wait_until(lambda: len(events(second, "promotion_claim")) == 2, 30, "the second to have the claim")
+    with_table.rebuild(with_table.nodes[0])
+    second.wait_node("pg1", role="replica", state="up")
+    with_table.caught_up()
+    with_table.primary.kill()
+    new_primary(second, new)
+    assert events(second, "failover_begun") and writes(second, 3) == 3
+
+
 def test_another_manager_that_was_there_first_is_seen_at_the_start(with_table, start):
     with connected(with_table.nodes[2], PATRONI):
         forebay = start(with_table)

@@ -17,7 +17,7 @@ mod clean;
 mod tend;
 
 /// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
-const WITNESS: Duration = Duration::from_millis(1500);
+const WITNESS: Duration = Duration::from_millis(1000);
 /// Frozen replicas are looked at so often before they are believed: the receiver may be about to be started again.
 const QUIET: u32 = 2;
 /// A candidate that says nothing for so long before it was told to promote is left for another one.
@@ -297,7 +297,7 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if self.in_step < if job.is_refused && !is_open { WITNESS / 8 } else { WITNESS } {
+        if self.in_step < if job.is_refused && !is_open { WITNESS / 5 } else { WITNESS } {
             return Move::Wait(format!("whether a replica still hears {}", self.name(&self.record.primary)));
         }
         self.step(Step::Freezing)
@@ -367,7 +367,8 @@ impl View<'_> {
             {
                 return self.undo_because(format!("{}: {why}", seen.name));
             }
-            if self.in_step > FENCED && job.kind == Kind::Ordered {
+            // Nothing reaches its disk, as a rule: nobody waits for what cannot be had.
+            if job.kind == Kind::Ordered && (seen.refused.is_some() || self.in_step > FENCED) {
                 return self.step(Step::Freezing);
             }
             if self.in_step > FENCED {

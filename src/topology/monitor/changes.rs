@@ -190,6 +190,12 @@ impl Monitor {
             let accepted = watched.plan.accepted().and_then(|node| watched.nodes.get(node));
             if accepted.is_some_and(|node| node.is_at(&beat.at)) {
                 watched.detector.beat(beat.hangs);
+                if let Some(changes) = self.changes.get_mut(&watched.name)
+                    && let Some(told) = changes.managers.take_claim(beat.is_taken)
+                {
+                    let node = accepted.map_or("", |node| &node.conf.name);
+                    self.events.record(&watched.name, watched.plan.epoch(), "promotion_claim", node, told);
+                }
             }
         }
     }
@@ -217,7 +223,7 @@ impl Monitor {
                 && let Some(lost) = watched.detector.verdict(now_ns)
                 && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
             {
-                if let Some(why) = changes.managers.refusal() {
+                if let Some(why) = changes.managers.objection() {
                     if changes.refused.as_ref() != Some(&why) {
                         let detail = format!("the primary is lost: {}; nothing is promoted: {why}", lost.why);
                         self.events.record(&watched.name, watched.plan.epoch(), "failover_refused", "", &detail);
@@ -448,7 +454,7 @@ impl Changes {
         let present = if watched.plan.mode() == FailoverMode::Promote { suspects(watched) } else { Vec::new() };
         let is_other = *self.suspects.borrow() != present;
         if is_other {
-            self.managers = Managers::default();
+            self.managers.forget();
             self.suspects.send_replace(present);
         }
     }

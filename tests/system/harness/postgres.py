@@ -367,18 +367,22 @@ class Cluster:
             for node in self.replicas
         }
 
-    def promote(self):
-        """Replaces a dead primary by the replica that received most; the others follow it. Returns them in that order.
+    def furthest_first(self):
+        """The replicas of a dead primary by what they have received.
 
         Of two replicas of a primary that was killed either may have more, and one that has more than a new primary
         can never follow it.
         """
-        replicas = [node for node in self.nodes if node.is_running() and node.is_replica()]
+        replicas = self.replicas
         for node in replicas:
             wait_until(lambda node=node: node.value("select count(*) from pg_stat_wal_receiver") == 0, 10,
                        f"{node.name} to have received all there was")
-        first, *others = sorted(
+        return sorted(
             replicas, reverse=True, key=lambda node: node.value("select pg_last_wal_receive_lsn() - '0/0'::pg_lsn"))
+
+    def promote(self):
+        """Replaces a dead primary by the replica that received most; the others follow it. Returns them in that order."""
+        first, *others = self.furthest_first()
         first.promote()
         for node in others:
             node.follow(first)
