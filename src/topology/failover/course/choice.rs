@@ -1,22 +1,30 @@
-//! Which replica takes the primary's place: all of them have to stop receiving, one has to be good enough.
+//! Which replica is promoted, and what proves that not too much is lost by it.
 
-use std::time::Duration;
-
-use super::{ASKED, Act, Facts, Move, QUIET, Seen, View};
+use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, Move, QUIET, Seen, View};
 use crate::config::model::Durability;
-use crate::topology::failover::record::{Astray, At, Job, Kind, Step};
+use crate::topology::failover::record::{At, Job, Kind};
 use crate::topology::failover::synchronous::Synchronous;
 use crate::topology::lsn::Lsn;
 
-/// How long receivers may take to end.
-const FROZEN: Duration = Duration::from_secs(10);
-/// The same for those that will not: see [`Facts::is_busy`].
-const FROZEN_BUSY: Duration = Duration::from_secs(1);
-
 impl View<'_> {
+    /// The replica to promote, and what it has; the error is why none is good enough.
+    pub(super) fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
+        let best = self.best_replica(job).map(|(seen, facts)| (seen, facts.received.unwrap_or_default()));
+        let Some((candidate, received)) = best else { return Err(self.nobody()) };
+        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
+        if !job.allow_loss {
+            let behind = most.bytes_since(received);
+            if behind > 0 && self.policy.durability == Durability::Strict {
+                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
+            }
+            self.refuse_loss(job, &candidate.name, received)?;
+        }
+        Ok((candidate.at.clone(), received))
+    }
+
     /// Until no replica receives any more; those that cannot stop are left out later, see [`View::obstacle`].
     pub(super) fn wait_for_receivers(&self) -> Option<Move> {
-        let still = || self.replicas().filter(|(seen, _)| seen.quiet < QUIET);
+        let still = || self.replicas().filter(|(seen, _)| seen.quiet < QUIET && !self.is_fed_by_another(seen));
         if let Some((seen, _)) = still().find(|(_, facts)| facts.conninfo.is_none()) {
             let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
             return Some(self.undo_because(format!("{}: {may_not}", seen.name)));
@@ -40,82 +48,87 @@ impl View<'_> {
         (!acts.is_empty() && self.in_step <= FROZEN).then_some(Move::Act(acts))
     }
 
-    /// The old primary is at rest, and still writes a record of its own now and then: a replica that has received one more
-    /// than the new primary could never follow that. So the others stop receiving before it is said how far the candidate
-    /// has to come.
-    pub(super) fn choose_planned(&self, job: &Job, flushed: Option<Lsn>) -> Move {
-        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED) {
-            return Move::Wait("an answer of every node".to_owned());
-        }
-        let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
-        let wanted = self.replicas().filter(|(seen, facts)| {
-            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(job, seen, facts).is_none()
-        });
-        let best = wanted.max_by_key(|(_, facts)| (flows(facts), facts.received));
-        let (Some((candidate, _)), Some(flushed)) = (best, flushed) else {
-            return self.undo_because("no replica can be promoted any more".to_owned());
-        };
-        let others = || self.replicas().filter(|(seen, _)| seen.at != candidate.at);
-        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
-            return self.undo_because(format!("{}: {why}", seen.name));
-        }
-        let stop =
-            |(seen, _): (&Seen, &Facts)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() });
-        let acts: Vec<(At, Act)> = others().filter(|(_, facts)| flows(facts)).map(stop).collect();
-        if !acts.is_empty() {
-            return Move::Act(acts);
-        }
-        let patience = |facts: &Facts| if facts.is_busy() { FROZEN_BUSY } else { FROZEN };
-        let is_waited_for = |facts: &Facts| facts.conninfo.is_some() && self.in_step <= patience(facts);
-        if others().any(|(seen, facts)| seen.quiet < QUIET && is_waited_for(facts)) {
-            return Move::Wait("the receivers to end".to_owned());
-        }
-        let most = others().filter_map(|(_, facts)| facts.received).fold(flushed, Lsn::max);
-        self.step(Step::CatchingUp { candidate: candidate.at.clone(), target: most })
+    /// It has had its time to stop receiving, and could not.
+    fn is_given_up(&self, facts: &Facts) -> bool {
+        facts.is_busy() && !facts.is_at_rest() && self.in_step > FROZEN_BUSY
     }
 
-    /// The replica to promote, and what it has; the error is why none is good enough.
-    pub(super) fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
+    /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
+    /// it from here on; what they have by then, the candidate has to have.
+    pub(super) fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
+        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
+        let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
+        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return Err(self.undo_because(format!("{}: {why}", seen.name)));
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref() != Some("");
+        let acts: Vec<(At, Act)> = others()
+            .filter(|(_, facts)| flows(facts))
+            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
+            .collect();
+        if !acts.is_empty() {
+            return Err(Move::Act(acts));
+        }
+        // One that is being told says nothing meanwhile.
+        let is_told = |seen: &Seen| is_led(&seen.at) && seen.facts.is_none() && seen.silent < ASKED;
+        let moves =
+            self.look.iter().find(|seen| is_told(seen)).or(others()
+                .find(|(seen, facts)| seen.quiet < QUIET && !self.is_given_up(facts))
+                .map(|(seen, _)| seen));
+        match moves {
+            Some(seen) if self.in_step > FROZEN => {
+                Err(self.undo_because(format!("{} did not stop receiving", seen.name)))
+            }
+            Some(_) => Err(Move::Wait("the receivers to end".to_owned())),
+            None => Ok(others().filter_map(|(_, facts)| facts.received).max().unwrap_or_default()),
+        }
+    }
+
+    /// Whoever can be asked at all answers within a moment.
+    pub(super) fn wait_for_others(&self) -> Option<Move> {
+        let is_asked = |seen: &Seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary;
+        self.look.iter().any(is_asked).then(|| Move::Wait("an answer of every node".to_owned()))
+    }
+
+    /// Why no replica can be promoted.
+    pub(super) fn nobody(&self) -> String {
         let mut refused = Vec::new();
-        let mut best: Option<(&Seen, Lsn)> = None;
         for (seen, facts) in self.replicas() {
-            match self.obstacle(job, seen, facts) {
-                Some(why) => refused.push(format!("{}: {why}", seen.name)),
-                None => {
-                    let received = facts.received.unwrap_or_default();
-                    let is_wanted = job.to.as_ref().is_none_or(|to| *to == seen.at);
-                    if is_wanted && best.is_none_or(|(_, most)| received > most) {
-                        best = Some((seen, received));
-                    }
-                }
+            if let Some(why) = self.obstacle(seen, facts) {
+                refused.push(format!("{}: {why}", seen.name));
             }
         }
-        let Some((candidate, received)) = best else {
-            let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
-            refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
-            let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
-            return Err(format!("no replica can be promoted: {why}"));
-        };
-        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
-        if !job.allow_loss {
-            let behind = most.bytes_since(received);
-            if behind > 0 && self.policy.durability == Durability::Strict {
-                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
+        let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
+        refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
+        let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
+        format!("no replica can be promoted: {why}")
+    }
+
+    /// The replica that has most of those that may be promoted; of equals one that followed the primary itself.
+    pub(super) fn best_replica(&self, job: &Job) -> Option<(&Seen, &Facts)> {
+        let wanted = self.replicas().filter(|(seen, facts)| {
+            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
+        });
+        let mut best: Option<(&Seen, &Facts)> = None;
+        for (seen, facts) in wanted {
+            let rank = |seen: &Seen, facts: &Facts| (facts.received, !self.is_fed_by_another(seen));
+            if best.is_none_or(|(other, most)| rank(seen, facts) > rank(other, most)) {
+                best = Some((seen, facts));
             }
-            self.refuse_loss(job, &candidate.name, received)?;
         }
-        Ok((candidate.at.clone(), received))
+        best
     }
 
     /// Why a replica must not be promoted whatever it has.
-    fn obstacle(&self, job: &Job, seen: &Seen, facts: &Facts) -> Option<String> {
+    pub(super) fn obstacle(&self, seen: &Seen, facts: &Facts) -> Option<String> {
         if !seen.may_lead {
             return Some("it may not become the primary (promote = false, or an admin's order)".to_owned());
         }
         if facts.is_delayed {
             return Some("recovery_min_apply_delay is set".to_owned());
         }
-        if job.kind != Kind::Switchover && !facts.is_at_rest() {
+        let is_planned = self.record.job.as_ref().is_some_and(|job| job.kind == Kind::Switchover);
+        if !is_planned && self.cannot_stop(seen, facts) {
             return Some("it does not stop receiving".to_owned());
         }
         match facts.timeline {
@@ -125,6 +138,10 @@ impl View<'_> {
             _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
             _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
         }
+    }
+
+    fn cannot_stop(&self, seen: &Seen, facts: &Facts) -> bool {
+        facts.is_busy() && !facts.is_at_rest() && !self.is_fed_by_another(seen)
     }
 
     /// The proof that not too much is lost, or why there is none.
@@ -152,11 +169,15 @@ impl View<'_> {
                 // Any set of so many contains one that has the last acknowledged commit.
                 let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
                 let needed = (of + 1).saturating_sub(synchronous.least);
-                let is_heard = |astray: &&Astray| {
-                    let is_frozen = |facts: &Facts| facts.in_recovery && facts.is_at_rest();
-                    synchronous.names(&astray.standby) && self.facts(&astray.at).is_some_and(is_frozen)
+                // One that was led elsewhere is known by the name that it had before.
+                let noted = |at: &At| self.record.astray.iter().find(|astray| astray.at == *at);
+                let standby = |seen: &Seen, facts: &Facts| {
+                    noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
                 };
-                let heard = self.record.astray.iter().filter(is_heard).count();
+                let counts = |seen: &Seen, facts: &Facts| {
+                    synchronous.names(&standby(seen, facts)) && !self.cannot_stop(seen, facts)
+                };
+                let heard = self.replicas().filter(|(seen, facts)| counts(seen, facts)).count();
                 if heard >= needed {
                     return Ok(());
                 }
