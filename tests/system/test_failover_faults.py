@@ -128,6 +128,8 @@ def test_a_candidate_that_is_lost_before_its_promotion_is_left_for_another(begin
     assert new is not lost
     scene.ledger.progress()
     lost.resume() if how == "pause" else lost.start()
+    for reader in readers:
+        reader.close()
     follows(scene, new, lost)
     scene.judge(new)
 
