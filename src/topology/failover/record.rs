@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::doubt::Settled;
 use crate::topology::lsn::Lsn;
 use crate::topology::store::{replace, set_aside};
 
@@ -56,6 +57,9 @@ pub struct Record {
     pub unasked: Vec<At>,
     /// Nodes that we have made read-only: one takes writes again when it is the primary.
     pub read_only: Vec<At>,
+    /// COMMITs to the primary before whose answers were lost, with what their clients are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_doubt: Vec<Settled>,
 }
 
 /// What a promotion has to know of a primary that cannot be asked any more.
@@ -172,6 +176,7 @@ impl Record {
             astray: Vec::new(),
             unasked: Vec::new(),
             read_only: Vec::new(),
+            in_doubt: Vec::new(),
         }
     }
 }

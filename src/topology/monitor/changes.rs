@@ -16,6 +16,7 @@ use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::Hooks;
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
+use crate::topology::failover::settler::{Served, Settler};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
 
@@ -66,6 +67,10 @@ pub(super) struct Changes {
     managers: Managers,
     /// Why an automatic failover did not begin, as it was told.
     refused: Option<String>,
+    /// The primary that may be asked what became of COMMITs.
+    served: watch::Sender<Option<Served>>,
+    /// Told when a client waits for that.
+    doubts: mpsc::UnboundedSender<()>,
 }
 
 impl Monitor {
@@ -96,6 +101,7 @@ impl Monitor {
             parties: parties(watched),
             policy: policy.clone(),
             hooks: hooks(config),
+            resolves: config.failover.commit_resolution,
         };
         tokio::task::spawn_local(conductor.run(given));
         let told = watched.plan.accepted_as();
@@ -104,6 +110,11 @@ impl Monitor {
         tokio::task::spawn_local(beat(primary, self.beats.clone()));
         let (suspects, present) = watch::channel(Vec::new());
         tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
+        let (served, asked) = watch::channel(None);
+        let (doubts, told_of) = mpsc::unbounded_channel();
+        let settler =
+            Settler { cluster: watched.name.clone(), workers: Arc::clone(&self.workers), served: asked };
+        tokio::task::spawn_local(settler.run(told_of));
         let changes = Changes {
             orders,
             told,
@@ -117,6 +128,8 @@ impl Monitor {
             suspects,
             managers: Managers::default(),
             refused: None,
+            served,
+            doubts,
         };
         self.changes.insert(watched.name.clone(), changes);
     }
@@ -147,6 +160,14 @@ impl Monitor {
     pub(super) fn take_seen(&mut self, cluster: &str, seen: Seen) {
         if let Some(changes) = self.changes.get_mut(cluster) {
             changes.managers.take(seen);
+        }
+    }
+
+    /// A client of this cluster waits to hear what became of its COMMIT.
+    pub(super) fn take_doubt(&self, cluster: &str) {
+        if let Some(changes) = self.changes.get(cluster) {
+            // The task ends only with the cluster.
+            let _ = changes.doubts.send(());
         }
     }
 
@@ -193,6 +214,7 @@ impl Monitor {
             changes.tell_accepted(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
+            changes.tell_served(watched);
             changes.tell_progress(watched, now_ns);
             changes.tell_suspects(watched);
             if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
@@ -387,6 +409,17 @@ impl Changes {
         self.heart.send_if_modified(|known| {
             let is_other = *known != primary;
             *known = primary;
+            is_other
+        });
+    }
+
+    fn tell_served(&self, watched: &Watched) {
+        let node = watched.plan.primary().and_then(|node| watched.nodes.get(node));
+        let epoch = watched.plan.epoch();
+        let served = node.map(|node| Served { at: node.at(), target: node.target.clone(), epoch });
+        self.served.send_if_modified(|known| {
+            let is_other = *known != served;
+            *known = served;
             is_other
         });
     }
