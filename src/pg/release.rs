@@ -279,7 +279,14 @@ impl Session {
         let mut words = std::mem::take(&mut self.output);
         write_error(&mut words, &*trouble);
         let wheel = Rc::clone(&self.core.wheel);
-        let _ = wheel.timeout(Some(LAST_WORDS), self.stream.write_all(&words)).await;
+        // A COMMIT that nobody has read would have the words thrown away by the client's system.
+        let is_heard = self.core.resolves && matches!(*trouble, Trouble::TransactionLost(_));
+        let _ = wheel
+            .timeout(Some(LAST_WORDS), async {
+                self.stream.write_all(&words).await?;
+                if is_heard { self.stream.close().await } else { Ok(()) }
+            })
+            .await;
     }
 }
 

@@ -332,7 +332,12 @@ impl Session {
             Plan::Start(_) => {
                 self.keep(rest);
                 let owed = self.rare.owed.take();
-                return owed.and_then(|trouble| self.refuse(*trouble).err()).map(|end| Err(end.into()));
+                if let Some(end) = owed.and_then(|trouble| self.refuse(*trouble).err()) {
+                    return Some(Err(end.into()));
+                }
+                // The rest of the request has come with it, as a rule.
+                let bytes = std::mem::take(&mut self.input);
+                return self.plan_start(&bytes, is_full);
             }
             Plan::More => {
                 self.keep(rest);
