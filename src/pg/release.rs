@@ -178,14 +178,18 @@ impl Session {
             if is_held && was_bound {
                 return Err(End::Trouble(Box::new(Trouble::TransactionToRepeat(reason))));
             }
-            if (closes || was_bound) && !is_held {
-                return Err(End::Trouble(Box::new(Trouble::TransactionLost(reason))));
-            }
-            if is_idle {
+            let is_over = (closes || was_bound) && !is_held;
+            // A COMMIT may be on its way to us. Its client would take words that come before it for no answer to it.
+            let is_told_later = !is_over || self.core.resolves && in_block;
+            if is_idle && is_told_later {
                 // The client has asked nothing yet: it is told when it does.
-                self.rare.owed = Some(Box::new(Trouble::TransactionToRepeat(reason)));
+                let tell = if is_over { Trouble::TransactionLost } else { Trouble::TransactionToRepeat };
+                self.rare.owed = Some(Box::new(tell(reason)));
                 self.start_over();
                 return Ok(None);
+            }
+            if is_over {
+                return Err(End::Trouble(Box::new(Trouble::TransactionLost(reason))));
             }
             Trouble::TransactionToRepeat(reason)
         } else if changed_nothing {

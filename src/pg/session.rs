@@ -331,9 +331,16 @@ impl Session {
             Plan::Start(class) if self.rare.owed.is_none() => class,
             Plan::Start(_) => {
                 self.keep(rest);
-                let owed = self.rare.owed.take();
-                if let Some(end) = owed.and_then(|trouble| self.refuse(*trouble).err()) {
-                    return Some(Err(end.into()));
+                match self.rare.owed.take() {
+                    Some(last) if matches!(*last, Trouble::TransactionLost(_)) => {
+                        return Some(Err(End::Trouble(last).into()));
+                    }
+                    Some(trouble) => {
+                        if let Err(end) = self.refuse(*trouble) {
+                            return Some(Err(end.into()));
+                        }
+                    }
+                    None => {}
                 }
                 // The rest of the request has come with it, as a rule.
                 let bytes = std::mem::take(&mut self.input);

@@ -46,7 +46,7 @@ class Transactions:
                 done = connection.execute("commit", prepare=self.extended)
                 (self.committed if done.statusmessage == "COMMIT" else self.unknown).append(number)
             except psycopg.Error as problem:
-                self.codes.add(problem.sqlstate)
+                self.codes.add(problem.sqlstate or str(problem))
                 # 57P01: the connection was lost before its COMMIT was seen.
                 (self.rolled_back if problem.sqlstate in ("40001", "57P01") else told).append(number)
                 time.sleep(0.02)
@@ -341,6 +341,8 @@ def test_when_the_same_primary_is_back(started):
     forebay = start(mode="follow")
     node = cluster.nodes[0]
     node.configure(synchronous_standby_names=NOBODY)
+    # Without this right nobody can see what the standbys have.
+    node.sql("set synchronous_commit = local; grant pg_monitor to monitor")
     there, gone = committing(forebay, "insert into w values (1)"), committing(forebay, "insert into slow values (1)")
     in_sync_rep(cluster)
     cluster.wait_running("commit")
