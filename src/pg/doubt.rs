@@ -1,8 +1,8 @@
 //! COMMITs whose answer is lost with their server (`failover.commit_resolution`): what has to be known of a transaction
 //! before its COMMIT is sent, and the wait for what became of it.
 //!
-//! A transaction that may have written is asked about as soon as its statement is answered, by a batch of ours whose
-//! answer the client does not see; its COMMIT is not sent before that answer. So a COMMIT that was sent has a number,
+//! A transaction that may have written is asked about right behind its statement, by a batch of ours whose answer the
+//! client does not see; its COMMIT is not sent before that answer. So a COMMIT that was sent has a number,
 //! and one that has none was not sent.
 
 use std::sync::LazyLock;
@@ -87,10 +87,25 @@ impl Session {
     pub(super) fn ask(&mut self, backend: &mut Backend) {
         let is_quiet = backend.track.is_quiet() && backend.track.status == b'T';
         let is_between = is_quiet && !self.flags.unsynced && self.left == 0 && backend.out.is_empty();
-        if !is_between || !matches!(backend.asked, Asked::No) || backend.entry.primary_of.is_none() {
-            return;
+        if is_between && matches!(backend.asked, Asked::No) && backend.entry.primary_of.is_some() {
+            self.ask_now(backend);
         }
+    }
+
+    /// True if the question may follow this lone statement in the same packet: one that reads nothing from the client
+    /// while it runs, and takes a snapshot of its own.
+    pub(super) fn may_ask_behind(&self, backend: &Backend, verdict: &Verdict) -> bool {
+        backend.track.status == b'T'
+            && matches!(backend.asked, Asked::No)
+            && backend.entry.primary_of.is_some()
+            && matches!(verdict.reason, Reason::Keyword("INSERT" | "UPDATE" | "DELETE" | "MERGE"))
+    }
+
+    /// Sends the question behind what waits in the connection's buffer.
+    pub(super) fn ask_now(&mut self, backend: &mut Backend) {
         backend.asked = Asked::Sent { told: None };
+        // Until the answer says so, or another statement comes.
+        self.flags.stirred = false;
         backend.track.push(Expect::Asked);
         super::forward::send(backend, &ASK);
     }
@@ -103,19 +118,28 @@ impl Session {
                 if let Some(end) = self.fatal(backend, body) {
                     return Err(end);
                 }
+                if Fields::read("ErrorResponse", body).is_ok_and(|fields| fields.sqlstate() == Some(b"25P02")) {
+                    // The client's own statement before it has failed, as the client was told.
+                    backend.asked = Asked::No;
+                    self.flags.stirred = true;
+                    return Ok(());
+                }
                 let mut error = vec![b'E'];
                 error.extend(u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
                 error.extend_from_slice(body);
                 backend.asked = Asked::Failed(error);
+                self.flags.stirred = true;
             }
             b'Z' => {
                 backend.track.told(body.first().copied().unwrap_or(b'I'));
+                if backend.track.is_quiet() && self.flags.running {
+                    self.flags.running = false;
+                    self.me.since.set(self.core.read_clock());
+                }
                 if let Asked::Sent { told } = backend.asked {
+                    // Without a number it has written nothing.
                     backend.asked = told.map_or(Asked::No, Asked::Known);
-                    if told.is_none() && backend.track.is_quiet() {
-                        // It has no number, so it has written nothing.
-                        self.flags.stirred = false;
-                    }
+                    self.flags.stirred |= told.is_some();
                 }
             }
             _ => {}
@@ -140,6 +164,7 @@ impl Session {
     pub(super) fn before_commit(&mut self, backend: &mut Backend, text: &[u8]) -> bool {
         match backend.asked {
             Asked::Sent { .. } if !self.flags.unsynced => return false,
+            Asked::Sent { .. } => self.flags.stirred = true,
             Asked::Known(transaction) if is_plain_commit(text) && !backend.track.has_statement() => {
                 backend.entry.doubt.set(Some(transaction));
             }

@@ -157,7 +157,12 @@ impl Session {
                 backend.track.push(Expect::Batch { is_parsed: false });
             }
         }
-        send(backend, request);
+        if self.flags.stirred && verdict.is_some_and(|verdict| self.may_ask_behind(backend, verdict)) {
+            backend.out.extend_from_slice(request);
+            self.ask_now(backend);
+        } else {
+            send(backend, request);
+        }
         self.keep(&[]);
         self.me.is_unwatched.set(true);
     }
@@ -218,9 +223,7 @@ impl Session {
             // Skipped by the server after an error, so nothing of it takes effect.
             _ if backend.track.is_skipping() => Ok(if is_whole { Step::Drop } else { Step::Pass }),
             _ => {
-                if !self.flags.unsynced
-                    && (self.must_hold(backend) || self.must_wait_to_commit(backend, kind, body))
-                {
+                if !self.flags.unsynced && (self.must_hold(backend) || self.must_wait_to_commit(backend, kind, body)) {
                     return Ok(Step::Hold);
                 }
                 self.flags.unsynced = true;

@@ -228,7 +228,9 @@ impl Session {
                         Err(end) => Err(Pause::End(end)),
                     }
                 }
-                Stage::InDoubt(wait) => ready!(self.poll_outcome(cx, wait, scratch)).map(|()| Stage::Idle).map_err(Pause::End),
+                Stage::InDoubt(wait) => {
+                    ready!(self.poll_outcome(cx, wait, scratch)).map(|()| Stage::Idle).map_err(Pause::End)
+                }
             };
             match next {
                 Ok(next) => *stage = next,

@@ -284,11 +284,31 @@ def test_subtransactions_count_as_their_transaction(started):
     for sql in ("begin", "savepoint a", "insert into w values (1)", "release a", "savepoint b",
                 "insert into w values (2)", "rollback to b"):
         client.run(sql)
+    assert wire.errors(client.ask(wire.query("insert into w values (1)"))) == ["23505"]
+    client.run("rollback to b")
     client.send(wire.query("commit"))
     in_sync_rep(cluster)
     cluster.nodes[0].kill()
     assert wire.tags(client.read_until()) == ["COMMIT"]
     assert primary(forebay, cluster, "pg1").sql("select id from w") == [{"id": 1}]
+
+
+def test_a_statement_that_failed_before_a_savepoint_is_rolled_back_to(started):
+    cluster, start = started
+    forebay = start()
+    client = forebay.wire()
+    client.run("insert into w values (1)")
+    for sql in ("begin", "savepoint a"):
+        client.run(sql)
+    assert wire.errors(client.ask(wire.query("insert into w values (1)"))) == ["23505"]
+    for sql in ("rollback to a", "insert into w values (2)"):
+        client.run(sql)
+    cluster.nodes[0].configure(synchronous_standby_names=NOBODY)
+    client.send(wire.query("commit"))
+    in_sync_rep(cluster)
+    cluster.nodes[0].kill()
+    assert wire.tags(client.read_until()) == ["COMMIT"]
+    assert primary(forebay, cluster, "pg1").value("select count(*) from w") == 2
 
 
 def test_a_commit_of_a_failed_transaction_is_a_rollback(started):

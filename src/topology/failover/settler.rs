@@ -76,7 +76,8 @@ impl Patient {
         let limit = served.target.timeout;
         let is_usable = |(of, link): &(Served, Link)| of == served && !link.client.is_closed();
         if !self.link.as_ref().is_some_and(is_usable) {
-            self.link = within(limit, Link::open(served.target.login(), limit)).await.map(|link| (served.clone(), link));
+            self.link =
+                within(limit, Link::open(served.target.login(), limit)).await.map(|link| (served.clone(), link));
         }
         let mut answers = Vec::new();
         let Some((_, link)) = &self.link else { return answers };
@@ -149,7 +150,8 @@ async fn confirmed(link: &Link, from: Option<Lsn>) -> Result<Option<Lsn>, tokio_
     if names.trim().is_empty() {
         return Ok(None);
     }
-    let is_enough = Synchronous::read(names).is_some_and(|wanted| usize::try_from(have).is_ok_and(|n| n >= wanted.least));
+    let is_enough =
+        Synchronous::read(names).is_some_and(|wanted| usize::try_from(have).is_ok_and(|n| n >= wanted.least));
     Ok((!is_enough).then(|| Lsn(from.into())))
 }
 

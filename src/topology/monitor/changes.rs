@@ -112,8 +112,7 @@ impl Monitor {
         tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
         let (served, asked) = watch::channel(None);
         let (doubts, told_of) = mpsc::unbounded_channel();
-        let settler =
-            Settler { cluster: watched.name.clone(), workers: Arc::clone(&self.workers), served: asked };
+        let settler = Settler { cluster: watched.name.clone(), workers: Arc::clone(&self.workers), served: asked };
         tokio::task::spawn_local(settler.run(told_of));
         let changes = Changes {
             orders,
