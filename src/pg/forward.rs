@@ -301,6 +301,10 @@ impl Session {
             // Kept until the answer is complete: if it never is, the text decides what the client is told.
             backend.retained.extend_from_slice(frame);
         }
+        if verdict.effects.contains(Effects::TRANSACTION) && backend.track.status == b'T' {
+            // One of several statements may be a COMMIT.
+            self.flags.committing = true;
+        }
         let op = if verdict.is_plain() { None } else { self.note(&verdict, text).map(Box::new) };
         backend.unnamed_of = 0;
         backend.track.push(Expect::Query(op));

@@ -169,7 +169,8 @@ impl Session {
         // A COPY of the extended protocol has swallowed the Sync that came with it.
         let is_synced = owed == 0 && !self.flags.unsynced && !backend.track.is_copying_in();
         let committing = self.flags.committing;
-        let changed_nothing = self.core.resolves && committing && !self.flags.stirred;
+        let is_told = !matches!(backend.asked, Asked::Sent { .. });
+        let changed_nothing = self.core.resolves && committing && is_told && !self.flags.stirred;
         let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
         let was_bound = self.is_bound();
         self.drop_backend(backend);
