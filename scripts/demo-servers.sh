@@ -33,6 +33,8 @@ no_demo_runs() {
     chmod 755 "$demo"
     (( EUID != 0 )) || chown postgres:postgres "$demo"
     superuser_password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    (umask 077 && printf '*:*:*:%s:%s\n' postgres "$superuser_password" replicator "$superuser_password" >"$demo/pgpass")
+    (( EUID != 0 )) || chown postgres "$demo/pgpass"
 }
 
 server_runs() { [[ -f $demo/$1/postmaster.pid ]] && as_server_user "$pg_bin/pg_ctl" -D "$demo/$1" status >/dev/null; }
@@ -50,7 +52,8 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_wal_senders = 10
 shared_buffers = '32MB'
-wal_retrieve_retry_interval = '500ms'
+wal_retrieve_retry_interval = '100ms'
+wal_log_hints = on
 logging_collector = off
 CONF
     as_server_user tee -a "$demo/pg1/pg_hba.conf" >/dev/null <<<'host replication replicator 127.0.0.1/32 scram-sha-256'
@@ -59,6 +62,45 @@ CONF
     server_sql pg1 "create role app login password 'app'; create role crowd login password 'crowd';
         create role monitor login password 'monitor'; create role replicator login replication password '$superuser_password';
         grant create on schema public to app" >/dev/null
+    # What docs/failover.md names.
+    server_sql pg1 "create role steward login replication password 'steward';
+        grant pg_monitor, pg_signal_backend, pg_checkpoint to steward;
+        grant alter system on parameter primary_conninfo, primary_slot_name, default_transaction_read_only to steward;
+        grant execute on function pg_promote(boolean, integer), pg_reload_conf(), pg_wal_replay_resume() to steward" >/dev/null
+}
+
+# A commit is acknowledged once one replica has it, whichever node is the primary.
+make_synchronous() {
+    local node
+    for node in pg1 pg2 pg3; do
+        server_sql "$node" "alter system set synchronous_standby_names = 'ANY 1 (pg1, pg2, pg3)'" >/dev/null
+        server_sql "$node" 'select pg_reload_conf()' >/dev/null
+    done
+}
+
+# The program for rejoin_command: what scripts/rejoin has to know of the servers here.
+make_rejoin() {
+    local start="$pg_bin/pg_ctl -D $demo/\$FAILED_NODE_NAME -l $demo/\$FAILED_NODE_NAME/server.log -w -o '-p \$FAILED_NODE_PORT' start"
+    (( EUID != 0 )) || start="setpriv --reuid=postgres --regid=postgres --init-groups -- $start"
+    cat >"$demo/rejoin" <<SH
+#!/usr/bin/env bash
+# The servers' user has to be able to look where it is.
+cd "$demo"
+export PGPASSFILE=$demo/pgpass
+exec "$root/scripts/rejoin" --data "$demo/\$FAILED_NODE_NAME" --bin "$pg_bin" --replication replicator \\
+    --start "$start >/dev/null"
+SH
+    chmod 755 "$demo/rejoin"
+}
+
+# kill_server NAME: SIGKILL to every process, as when the machine loses power.
+kill_server() {
+    local postmaster
+    postmaster=$(head -n 1 "$demo/$1/postmaster.pid")
+    kill -STOP "$postmaster"
+    # shellcheck disable=SC2046 a list of numbers
+    kill -KILL $(cat "/proc/$postmaster/task/$postmaster/children") "$postmaster"
+    while kill -0 "$postmaster" 2>/dev/null; do sleep 0.05; done
 }
 
 # make_replica NAME PORT
@@ -70,7 +112,7 @@ make_replica() {
 }
 
 start_server() {
-    as_server_user "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null ||
+    as_server_user env PGPASSFILE="$demo/pgpass" "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null 2>&1 ||
         { tail -n 20 "$demo/$1/server.log" >&2; die "$1 did not start"; }
 }
 
@@ -201,5 +243,5 @@ end_servers() {
         fi
         [[ ! -e $demo/.forebay-demo ]] || rm -rf "${demo:?}/$node"
     done
-    rm -f "$demo/forebay.pid"
+    rm -f "$demo/forebay.pid" "$demo/pgpass"
 }

@@ -196,7 +196,7 @@ impl World {
             }
             Act::Fence => own.read_only = true,
             Act::Unfence => own.read_only = false,
-            Act::Promote | Act::Resume => {}
+            Act::Promote | Act::Resume | Act::EndReads => {}
         }
     }
 }

@@ -138,6 +138,8 @@ struct Member {
     facts: Option<Facts>,
     hold: Option<Hold>,
     fence: Option<String>,
+    /// The primary has answered since this one was promoted beside it, so that it lacks what was written since.
+    is_outlived: bool,
 }
 
 /// The accepted primary.
@@ -208,8 +210,10 @@ impl Plan {
                 if proven && facts.in_recovery {
                     member.fence = None;
                 }
+                member.is_outlived &= !facts.in_recovery;
                 member.facts = Some(facts);
                 member.reach = Reach::Up;
+                self.note_outlived(node);
             }
             Input::Failed(failure) => {
                 if let Some(after) = member.fail(failure) {
@@ -405,7 +409,7 @@ impl Plan {
 
 impl Member {
     fn new(seat: Seat) -> Self {
-        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None }
+        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None, is_outlived: false }
     }
 
     /// Takes in a failure; the answer is when to look again before calling it down.

@@ -5,68 +5,16 @@ import argparse
 import random
 import statistics
 import sys
-import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "system"))
 
-import psycopg  # noqa: E402
-
 from harness import Cluster, Forebay, Relay, rundir, wait_until  # noqa: E402
 from harness.forebay import configuration  # noqa: E402
-from harness.postgres import HungDisk  # noqa: E402
-
-UNKNOWN = {"08007", "08006", None}
-
-
-class Client:
-    """Writes numbered rows, alone and in transactions, and keeps what it was told about each."""
-
-    def __init__(self, dsn, number, stop):
-        self.acknowledged, self.refused, self.unknown, self.codes = set(), set(), set(), {}
-        self.longest, self.lost = 0.0, 0
-        self._dsn, self._number, self._stop = dsn, number, stop
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
-
-    def _work(self):
-        connection, last, step = None, None, 0
-        while not self._stop.is_set():
-            step += 1
-            row = self._number * 10_000_000 + step
-            try:
-                if connection is None or connection.closed:
-                    self.lost += connection is not None
-                    connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=60)
-                self._write(connection, row, in_block=step % 3 == 0)
-            except psycopg.Error as error:
-                self.codes[error.sqlstate] = self.codes.get(error.sqlstate, 0) + 1
-                continue
-            self.acknowledged.add(row)
-            now = time.monotonic()
-            if last is not None:
-                self.longest = max(self.longest, now - last)
-            last = now
-            self._stop.wait(0.001)
-
-    def _write(self, connection, row, in_block):
-        insert = ("insert into chaos (id) values (%s)", [row])
-        # Nothing before the COMMIT can have taken effect; of anything that commits by itself nobody knows.
-        committing = not in_block
-        try:
-            if in_block:
-                connection.execute("begin")
-                connection.execute(*insert)
-                committing = True
-                connection.execute("commit")
-            else:
-                connection.execute(*insert)
-        except psycopg.Error as error:
-            certain = not committing or error.sqlstate not in UNKNOWN
-            (self.refused if certain else self.unknown).add(row)
-            raise
-
+from harness.postgres import BadDisk  # noqa: E402
+from harness.postgres_ledger import TABLE, Ledger, one_primary  # noqa: E402
 
 class Scene:
     """One cluster with Forebay in front of it, and clients.
@@ -78,14 +26,12 @@ class Scene:
     def __init__(self, clients, relayed=False, disk=False, strict=True):
         self.strict, self.lost_rows = strict, 0
         self.cluster = Cluster(fsync=disk)
-        self.disk = HungDisk(self.cluster.folder) if disk else None
+        self.disk = BadDisk(self.cluster.folder) if disk else None
         self.old = self.cluster.nodes[0]
         if disk:
             self.old.stop()
             self.old.start(env=self.disk.env)
-        self.old.sql("create table chaos (id bigint, at timestamptz default clock_timestamp())")
-        self.old.sql("alter table chaos owner to app")
-        self.cluster.caught_up()
+        self.cluster.everywhere(TABLE)
         if strict:
             for node in self.cluster.nodes:
                 node.configure(synchronous_standby_names="ANY 1 (pg1, pg2, pg3)")
@@ -94,15 +40,11 @@ class Scene:
         durability = "strict" if strict else "bounded"
         failover = {"mode": "promote", "hold": "60s", "durability": durability}
         self.forebay = Forebay(configuration(nodes, failover=failover))
-        self._stop = threading.Event()
-        self.clients = [Client(self.forebay.dsn(), number, self._stop) for number in range(clients)]
-        self.progress()
+        self.ledger = Ledger(self.forebay, clients, pace=0.001)
 
-    def progress(self, timeout=90):
+    def progress(self):
         """Waits until every client has written again."""
-        before = [len(client.acknowledged) for client in self.clients]
-        wait_until(lambda: all(len(client.acknowledged) > then + 5 for client, then in zip(self.clients, before)),
-                   timeout, "every client to write", 0.005)
+        self.ledger.progress(90)
 
     def primary(self, other_than=None):
         """Waits for a primary that is in service; the node of the harness."""
@@ -113,35 +55,15 @@ class Scene:
         name = wait_until(found, 90, "a primary", 0.02)
         return next(node for node in self.cluster.nodes if node.name == name)
 
-    def end(self):
-        """Stops the clients; the longest gap between two writes of one of them."""
-        self._stop.set()
-        for client in self.clients:
-            client.thread.join(90)
-            assert not client.thread.is_alive(), "a client hangs"
-        return max(client.longest for client in self.clients)
-
     def check(self, primary, promotions):
-        """What is there against what the clients were told."""
-        rows = [row["id"] for row in primary.sql("select id from chaos")]
-        stored = set(rows)
-        assert len(rows) == len(stored), f"{len(rows) - len(stored)} rows are there twice"
-        for client in self.clients:
-            lost = client.acknowledged - stored
-            assert not (lost and self.strict), f"{len(lost)} acknowledged rows are not there, such as {min(lost)}"
-            self.lost_rows += len(lost)
-            ghosts = client.refused & stored
-            assert not ghosts, f"{len(ghosts)} refused rows are there, such as {min(ghosts)}"
-        histories = sorted(path.name for path in (primary.data / "pg_wal").glob("*.history"))
-        assert len(histories) == promotions, f"{promotions} promotions were to be expected: {histories}"
-        writable = [node.name for node in self.cluster.nodes if node.is_running() and not node.is_replica()]
-        rows = {row["node"]: row for row in self.forebay.admin("SHOW NODES")}
-        open_ones = [name for name in writable if rows[name]["state"] == "up"]
-        assert open_ones == [primary.name], f"writable and in service: {open_ones}"
+        """What is there against what the clients were told; the longest time that one of them could not write."""
+        self.lost_rows = self.ledger.check(primary, promotions, may_lose=not self.strict)
+        one_primary(self.forebay, self.cluster, primary)
+        return self.ledger.gap
 
     def destroy(self):
         """Ends everything."""
-        self._stop.set()
+        self.ledger.end()
         self.forebay.destroy()
         for relay in self.relays:
             relay.destroy()
@@ -178,7 +100,7 @@ def disk_hung(scene, _):
         new = scene.primary("pg1")
         scene.progress()
     finally:
-        scene.disk.go_on()
+        scene.disk.mend()
     return new, 1
 
 
@@ -233,7 +155,7 @@ class Figures:
     """What the runs of one fault have cost."""
 
     def __init__(self):
-        self.gaps, self.codes, self.failed, self.lost, self.rows = [], {}, [], 0, 0
+        self.gaps, self.codes, self.failed, self.lost, self.rows = [], Counter(), [], 0, 0
 
     def row(self, name):
         """A row of the table."""
@@ -249,24 +171,25 @@ class Figures:
 def run(name, clients, seed, figures):
     """One fault on a cluster of its own."""
     fault, needs = FAULTS[name]
-    scene = Scene(clients, **needs)
+    scene = None
     try:
+        scene = Scene(clients, **needs)
         primary, promotions = fault(scene, random.Random(seed))
         scene.progress()
-        gap = scene.end()
-        scene.check(primary, promotions)
-        figures.gaps.append(gap)
+        figures.gaps.append(scene.check(primary, promotions))
         figures.rows += scene.lost_rows
-        for client in scene.clients:
-            figures.lost += client.lost
-            for code, n in client.codes.items():
-                figures.codes[code] = figures.codes.get(code, 0) + n
+        figures.lost += sum(client.lost_connections for client in scene.ledger.clients)
+        figures.codes += scene.ledger.codes
     except Exception as problem:
         print(f"   FAILED, seed {seed}: {problem}", flush=True)
-        print("\n".join("      " + line for line in scene.forebay.log().splitlines()[-40:]), flush=True)
+        if scene:
+            print("\n".join("      " + line for line in scene.forebay.log().splitlines()[-40:]), flush=True)
         figures.failed.append(seed)
     finally:
-        scene.destroy()
+        if scene:
+            scene.destroy()
+        else:
+            rundir.stop_everything()
 
 
 def main():
@@ -284,6 +207,7 @@ def main():
     rounds = options.rounds or (3 if options.hours is None else 10**9)
     end = time.monotonic() + options.hours * 3600 if options.hours else float("inf")
     figures = {name: Figures() for name in names}
+    start, done = time.monotonic(), 0
     rundir.create()
     try:
         for number in range(rounds):
@@ -295,7 +219,12 @@ def main():
                 run(name, options.clients, seed, figures[name])
                 gaps = figures[name].gaps
                 told = f"longest gap {gaps[-1]:.2f} s" if gaps else "failed"
-                print(f"   round {number + 1}, {name}: {told} ({time.monotonic() - begun:.0f} s)", flush=True)
+                done += 1
+                passed = time.monotonic() - start
+                of = f"{passed / 60:.1f} of {options.hours * 60:.0f} min" if options.hours else f"{done} of {rounds * len(names)}"
+                failed = sum(len(each.failed) for each in figures.values())
+                print(f"   {of}{f', {failed} FAILED' if failed else ''}: round {number + 1}, {name}: {told} "
+                      f"({time.monotonic() - begun:.0f} s)", flush=True)
             if time.monotonic() > end:
                 break
     finally:
@@ -305,6 +234,9 @@ def main():
     print("| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
     for name in names:
         print("| " + " | ".join(figures[name].row(name)) + " |")
+    for name in names:
+        for seed in figures[name].failed:
+            print(f"FAILED: {name}; again: scripts/chaos --rounds 1 --only {name} --seed {seed} --clients {options.clients}")
     return 1 if any(each.failed for each in figures.values()) else 0
 
 

@@ -1,6 +1,5 @@
 """Forebay changes the primary itself: because it is lost, or because an admin wants it."""
 
-import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +8,9 @@ import psycopg
 import pytest
 
 from harness import wait_until
-from harness.postgres import HungDisk
+from harness.postgres import BadDisk
 from harness.relay import Relay
+from harness.scene import events, recorded, step_of
 from test_failover_follow import Load
 
 
@@ -33,11 +33,6 @@ def loaded(cluster, start_forebay):
 def missing(load, node):
     """Acknowledged writes that the node does not have."""
     return set(load.acknowledged) - {row["id"] for row in node.sql("select id from w")}
-
-
-def events(forebay, name):
-    """Details of the events of this name."""
-    return [row["detail"] for row in forebay.admin("SHOW EVENTS") if row["event"] == name]
 
 
 def new_primary(forebay, old):
@@ -231,21 +226,10 @@ def test_a_restart_does_not_forget_who_is_the_primary(quiet):
     assert new.value("select count(*) from w") == 3
 
 
-def recorded(forebay):
-    """What Forebay has on disk about the primary."""
-    file = forebay.folder / "state" / "failover" / "main.json"
-    return json.loads(file.read_text())["record"] if file.exists() else {"job": None}
-
-
-def step_of(record):
-    """The step of the job that is under way, with what belongs to it."""
-    step = record["job"] and record["job"]["step"]
-    return (step, {}) if isinstance(step, str) or not step else next(iter(step.items()))
-
-
 @pytest.fixture
-def slowed(cluster, start_forebay):
+def slowed(new_cluster, start_forebay):
     """A cluster behind relays that take their time, so that every step of a change can be met."""
+    cluster = new_cluster(auth="trust")
     cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     cluster.caught_up()
     relays = [Relay(node.port, delay=0.04) for node in cluster.nodes]
@@ -279,7 +263,7 @@ def converges(cluster, forebay, died):
     primary = next(node for node in cluster.nodes if node.name == name)
     assert primary.value("show default_transaction_read_only") == "off"
     step, more = step_of(died)
-    if step == "promoting":
+    if step == "promoting" or (step == "catching_up" and primary is not cluster.nodes[0]):
         assert more["candidate"]["port"] == recorded(forebay)["primary"]["port"], "another one than was decided"
     others = [node for node in cluster.nodes[1:] if node is not primary and node.is_running()]
     for node in others:
@@ -304,25 +288,71 @@ def test_a_failover_goes_on_after_forebay_was_killed(slowed, step):
     assert primary.value("select count(*) from w") == 2
 
 
-@pytest.mark.parametrize("step", ["fencing", "catching_up", "promoting"])
-def test_a_switchover_ends_after_forebay_was_killed(slowed, step):
-    cluster, forebay = slowed
-    assert writes(forebay, 1) == 1
-    prepare_for(cluster, step)
+def dies_during(forebay, order, step):
+    """Gives an order that Forebay does not outlive; what it had on disk then."""
     with ThreadPoolExecutor(1) as pool:
-        ordered = pool.submit(forebay.admin, "SWITCHOVER main")
+        ordered = pool.submit(forebay.admin, order)
         died = dies_at(forebay, step)
         with pytest.raises(psycopg.Error):
             ordered.result(20)
+    return died
+
+
+@pytest.mark.parametrize("order, step", [
+    ("SWITCHOVER main", "fencing"),
+    ("SWITCHOVER main", "catching_up"),
+    ("SWITCHOVER main", "promoting"),
+    ("FAILOVER main ALLOW DATA LOSS", "fencing"),
+    ("FAILOVER main ALLOW DATA LOSS", "freezing"),
+])
+def test_an_ordered_change_ends_after_forebay_was_killed(slowed, order, step):
+    cluster, forebay = slowed
+    assert writes(forebay, 1) == 1
+    prepare_for(cluster, step)
+    died = dies_during(forebay, order, step)
     forebay.start(wait="port")
     primary = converges(cluster, forebay, died)
     assert primary.value("select count(*) from w") == 2
 
 
+def test_what_is_undone_is_undone_after_forebay_was_killed(slowed):
+    cluster, forebay = slowed
+    assert writes(forebay, 1) == 1
+    third = cluster.nodes[2]
+    cluster.everywhere("create table dead as select n from generate_series(1, 1000) n")
+    third.configure(max_standby_streaming_delay=-1)
+    with third.connect(user="other", autocommit=False) as reader:
+        reader.execute("set transaction isolation level repeatable read")
+        reader.execute("select 1 from pg_class")
+        cluster.nodes[0].sql("delete from dead")
+        cluster.nodes[0].sql("vacuum dead")
+        died = dies_during(forebay, "SWITCHOVER main TO pg3", "undoing")
+        assert "reads on it hold it up" in step_of(died)[1]["why"]
+    forebay.start(wait="port")
+    assert converges(cluster, forebay, died) is cluster.nodes[0]
+
+
+def test_replicas_are_led_to_the_new_primary_after_forebay_was_killed(slowed):
+    cluster, forebay = slowed
+    assert writes(forebay, 1) == 1
+    cluster.caught_up()
+    cluster.nodes[0].kill()
+
+    def leads():
+        record = recorded(forebay)
+        return record["job"] is None and record.get("epoch", 1) > 1 and record["astray"]
+    wait_until(leads, 30, "a replica to be led to the new primary", 0.001)
+    forebay.kill()
+    died = recorded(forebay)
+    forebay.start(wait="port")
+    primary = converges(cluster, forebay, died)
+    assert recorded(forebay)["primary"] == died["primary"], "another one than was decided"
+
+
 def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_forebay):
     cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     old = cluster.nodes[0]
-    disk = HungDisk(cluster.folder)  # where the servers' user may look
+    disk = BadDisk(cluster.folder)  # where the servers' user may look
     old.configure(fsync="on")
     old.stop()
     old.start(env=disk.env)
@@ -336,7 +366,7 @@ def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_f
         name = new_primary(forebay, "pg1")
         load.progress()
     finally:
-        disk.go_on()
+        disk.mend()
     load.progress()
     load.stop()
     new = next(node for node in cluster.nodes if node.name == name)

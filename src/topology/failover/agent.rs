@@ -148,6 +148,7 @@ fn describe(act: &Act) -> String {
         Act::Promote => "it could not be promoted".to_owned(),
         Act::Fence => "it could not be kept from writing".to_owned(),
         Act::Unfence => "it could not be let write again".to_owned(),
+        Act::EndReads => "the reads that hold it up could not be ended".to_owned(),
         Act::Slot(name) => format!("the replication slot \"{name}\" could not be made"),
     }
 }
@@ -177,6 +178,7 @@ async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> 
             client.batch_execute("ALTER SYSTEM RESET default_transaction_read_only").await?;
             client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await
         }
+        Act::EndReads => client.batch_execute(END_SESSIONS).await,
         Act::Slot(name) => {
             let make = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS \
                  (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text)";
@@ -218,6 +220,8 @@ const LOOK: &str = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
      (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'cluster_name') AS cluster_name, \
      (SELECT setting <> '0' FROM pg_catalog.pg_settings WHERE name = 'recovery_min_apply_delay') AS delayed, \
      (SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only') AS read_only, \
+     EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
+      AND (wait_event LIKE 'RecoveryConflict%' OR wait_event_type IN ('Lock', 'BufferPin'))) AS held_up, \
      pg_catalog.current_setting('wal_block_size')::pg_catalog.int4 AS wal_block_size, \
      receiver.pid AS receiver, receiver.status, receiver.received_tli AS received_timeline, \
      extract(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::pg_catalog.float8 AS heard, \
@@ -263,6 +267,7 @@ fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
         receiver: receiver.transpose()?,
         is_paused: row.try_get::<_, Option<bool>>("paused")?.unwrap_or(false),
         is_delayed: row.try_get::<_, Option<bool>>("delayed")?.unwrap_or(false),
+        is_held_up: row.try_get("held_up")?,
         read_only: row.try_get::<_, Option<bool>>("read_only")?.unwrap_or(false),
         at_work: u32::try_from(row.try_get::<_, i64>("at_work")?).unwrap_or(u32::MAX),
         slots: row.try_get("slots")?,

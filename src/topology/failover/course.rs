@@ -24,10 +24,14 @@ const QUIET: u32 = 2;
 const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
 /// How long receivers may take to end.
 const FROZEN: Duration = Duration::from_secs(10);
+/// The same for those that will not: see [`Facts::is_busy`].
+const FROZEN_BUSY: Duration = Duration::from_secs(1);
 /// A replica that can be asked at all has answered within this.
 const ASKED: Duration = Duration::from_secs(2);
 /// What a candidate has received is nearly always replayed within this.
 const REPLAYED: Duration = Duration::from_millis(500);
+/// So long reads may hold up the replay of a replica that has been told to promote.
+const READS: Duration = Duration::from_secs(1);
 /// How long the sessions of a primary that steps down may take to end.
 const FENCED: Duration = Duration::from_secs(3);
 
@@ -58,6 +62,8 @@ pub struct Facts {
     pub is_paused: bool,
     /// `recovery_min_apply_delay` is set.
     pub is_delayed: bool,
+    /// Replay waits for the end of somebody's read.
+    pub is_held_up: bool,
     /// `default_transaction_read_only`
     pub read_only: bool,
     /// Sessions that are in a transaction, ours apart.
@@ -73,6 +79,12 @@ impl Facts {
             true => self.receiver.is_none() && self.conninfo.as_deref() == Some(""),
             false => self.read_only && self.at_work == 0,
         }
+    }
+
+    /// Replay waits for something else than more log. Such a replica goes on receiving from where it did, whatever its
+    /// `primary_conninfo` says: PostgreSQL acts upon that only when there is nothing left to replay.
+    fn is_busy(&self) -> bool {
+        self.is_paused || self.is_delayed || self.is_held_up
     }
 }
 
@@ -149,6 +161,8 @@ pub enum Act {
     Fence,
     /// Takes writes again.
     Unfence,
+    /// The sessions of others end: their reads hold up a promotion.
+    EndReads,
     /// A physical replication slot.
     Slot(String),
 }
@@ -163,6 +177,7 @@ impl Act {
             Act::Promote => "promote",
             Act::Fence => "take no writes",
             Act::Unfence => "take writes",
+            Act::EndReads => "end reads",
             Act::Slot(_) => "make a slot",
         }
     }
@@ -212,12 +227,14 @@ impl View<'_> {
 
     /// Those that answer, are in recovery and belong to this cluster.
     fn replicas(&self) -> impl Iterator<Item = (&Seen, &Facts)> {
-        let own = self.record.system_identifier;
         let all = self.look.iter().filter_map(|seen| Some((seen, seen.facts.as_ref()?)));
-        all.filter(move |(seen, facts)| {
-            let is_ours = own.is_none() || facts.system_identifier.is_none() || facts.system_identifier == own;
-            facts.in_recovery && is_ours && seen.at != self.record.primary
-        })
+        all.filter(move |(seen, facts)| facts.in_recovery && self.is_ours(facts) && seen.at != self.record.primary)
+    }
+
+    /// As far as it is known.
+    fn is_ours(&self, facts: &Facts) -> bool {
+        let own = self.record.system_identifier;
+        own.is_none() || facts.system_identifier.is_none() || facts.system_identifier == own
     }
 
     /// The recorded primary answers and takes writes, as it did before.
@@ -329,15 +346,8 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if let Some((seen, facts)) = to_freeze().find(|(seen, _)| seen.quiet < QUIET) {
-            if facts.conninfo.is_none() {
-                let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
-                return self.undo_because(format!("{}: {may_not}", seen.name));
-            }
-            if self.in_step > FROZEN {
-                return self.undo_because(format!("{} did not stop receiving", seen.name));
-            }
-            return Move::Wait("the receivers to end".to_owned());
+        if let Some(moved) = self.wait_for_receivers() {
+            return moved;
         }
         match self.choose(job) {
             Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
@@ -430,48 +440,17 @@ impl View<'_> {
             return self.step(Step::Promoting { candidate: candidate.clone(), from: target });
         }
         if is_planned && self.in_step > CANDIDATE_SILENT {
-            return self.give_up_plan(&seen.name, target);
+            return self.give_up_plan(&seen.name, facts, target);
         }
         Move::Wait(format!("{} to replay up to {target}", seen.name))
     }
 
-    /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
-    /// it from here on; what they have by then, the candidate has to have.
-    fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
-        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
-        let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
-        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
-            return Err(self.undo_because(format!("{}: {why}", seen.name)));
-        }
-        let flows = |facts: &Facts| facts.conninfo.as_deref() != Some("");
-        let acts: Vec<(At, Act)> = others()
-            .filter(|(_, facts)| flows(facts))
-            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
-            .collect();
-        if !acts.is_empty() {
-            return Err(Move::Act(acts));
-        }
-        // One that is being told says nothing meanwhile.
-        let is_told = |seen: &Seen| is_led(&seen.at) && seen.facts.is_none() && seen.silent < ASKED;
-        let moves = self
-            .look
-            .iter()
-            .find(|seen| is_told(seen))
-            .or(others().map(|(seen, _)| seen).find(|seen| seen.quiet < QUIET));
-        match moves {
-            Some(seen) if self.in_step > FROZEN => {
-                Err(self.undo_because(format!("{} did not stop receiving", seen.name)))
-            }
-            Some(_) => Err(Move::Wait("the receivers to end".to_owned())),
-            None => Ok(others().filter_map(|(_, facts)| facts.received).max().unwrap_or_default()),
-        }
-    }
-
     /// A switchover whose candidate does not come as far as the old primary was.
-    fn give_up_plan(&self, candidate: &str, target: Lsn) -> Move {
+    fn give_up_plan(&self, candidate: &str, facts: &Facts, target: Lsn) -> Move {
         let old = &self.record.primary;
         if self.primary_lives() || !self.policy.may_promote {
-            return self.undo_because(format!("{candidate} did not replay up to {target} in time"));
+            let reads = if facts.is_held_up { ": reads on it hold it up" } else { "" };
+            return self.undo_because(format!("{candidate} did not replay up to {target} in time{reads}"));
         }
         // It has died meanwhile: what it had written is known exactly.
         let why = format!("{} was lost during a switchover", self.name(old));
@@ -488,7 +467,9 @@ impl View<'_> {
             return Move::Wait(format!("an answer of {}, which is being promoted", self.name(candidate)));
         };
         if facts.in_recovery {
-            return Move::Act(vec![(candidate.clone(), Act::Promote)]);
+            // With max_standby_streaming_delay = -1 it would wait for them without end.
+            let act = if facts.is_held_up && self.in_step > READS { Act::EndReads } else { Act::Promote };
+            return Move::Act(vec![(candidate.clone(), act)]);
         }
         let Some(timeline) = facts.timeline.filter(|own| *own > self.record.timeline) else {
             return Move::Wait(format!("the new timeline of {}", self.name(candidate)));

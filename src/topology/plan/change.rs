@@ -21,7 +21,7 @@ impl Plan {
             let system_identifier = plan.identifier;
             member.facts = Some(Facts { in_recovery: false, timeline: Some(timeline), system_identifier });
             member.reach = Reach::Up;
-            member.fence = None;
+            (member.fence, member.is_outlived) = (None, false);
             plan.closed = None;
             plan.record = Some(Record { node, timeline });
             plan.floor = plan.floor.max(timeline);

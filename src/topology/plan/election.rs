@@ -51,7 +51,7 @@ impl Plan {
         let Some(member) = self.members.get_mut(node) else {
             return;
         };
-        member.fence = None;
+        (member.fence, member.is_outlived) = (None, false);
         self.record = Some(Record { node, timeline: member.timeline() });
         self.epoch += 1;
         actions.push(Action::ForgetPositions);
@@ -94,8 +94,28 @@ impl Plan {
         if self.mode == FailoverMode::Promote && is_well {
             return Verdict::Stay;
         }
-        let claims = self.claims(|member| member.is_reachable() && member.timeline() >= self.floor);
-        if claims.is_empty() { self.nobody_on_floor(record.node) } else { self.judge_claims(&claims) }
+        let is_stray = |member: &Member| self.mode == FailoverMode::Promote && member.is_outlived;
+        let claims =
+            self.claims(|member| member.is_reachable() && member.timeline() >= self.floor && !is_stray(member));
+        if !claims.is_empty() {
+            return self.judge_claims(&claims);
+        }
+        // One that was promoted beside the primary is no reason to do without a failover.
+        if self.members.iter().any(|member| is_stray(member) && member.timeline() >= self.floor) {
+            return Verdict::Stay;
+        }
+        self.nobody_on_floor(record.node)
+    }
+
+    /// `answered` has just answered: if it is the primary, it has outlived all who claim a newer timeline.
+    pub(super) fn note_outlived(&mut self, answered: usize) {
+        let Some(record) = self.record.filter(|record| record.node == answered) else { return };
+        if !self.members.get(answered).is_some_and(|member| self.is_claimant(member)) {
+            return;
+        }
+        for member in self.members.iter_mut().filter(|member| member.was_writable()) {
+            member.is_outlived |= member.timeline() > record.timeline;
+        }
     }
 
     /// Judges those who claim the newest timeline.

@@ -132,6 +132,10 @@ class Node(Endpoint):
             self._process.wait(60)
         self._process = None
 
+    def signal(self, number):
+        """Sends a signal to the postmaster and waits for nothing."""
+        self._process.send_signal(number)
+
     def restart(self, mode="fast"):
         """Stops and starts."""
         self.stop(mode)
@@ -202,7 +206,7 @@ class Node(Endpoint):
             autocommit=True, row_factory=dict_row, connect_timeout=5, options="-c statement_timeout=60s",
         ) as connection:
             cursor = connection.execute(query, params)
-            return cursor.fetchall() if cursor.description else None
+            return None if cursor.description is None else cursor.fetchall()
 
     def value(self, query, dbname="bench", params=None):
         """The only value of the first row."""
@@ -250,22 +254,27 @@ class Node(Endpoint):
         return self.log_file.read_text("utf-8", "replace")
 
 
-class HungDisk:
-    """Makes the disk of a server hang: start the server with `env`, then `hang()` and `go_on()`."""
+class BadDisk:
+    """A disk of a server that can be made to fail: start the server with `env`, then spoil the disk, and `mend()` it."""
 
     def __init__(self, folder):
-        library, source = folder / "hung_disk.so", Path(__file__).with_name("hung_disk.c")
+        library, source = folder / "bad_disk.so", Path(__file__).with_name("bad_disk.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-        self._flag = folder / "hangs"
-        self.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(self._flag)}
+        self._hangs, self._refuses = folder / "hangs", folder / "is-read-only"
+        self.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(self._hangs), "READ_ONLY_DISK": str(self._refuses)}
 
     def hang(self):
-        """Nothing reaches the disk any more."""
-        self._flag.touch()
+        """Nothing reaches the disk any more, and nobody is told."""
+        self._hangs.touch()
 
-    def go_on(self):
-        """Everything does again."""
-        self._flag.unlink(missing_ok=True)
+    def refuse(self):
+        """Every write is refused (EROFS)."""
+        self._refuses.touch()
+
+    def mend(self):
+        """All is well again."""
+        self._hangs.unlink(missing_ok=True)
+        self._refuses.unlink(missing_ok=True)
 
 
 class Cluster:
@@ -291,20 +300,38 @@ class Cluster:
             raise
 
     def _build(self, auth, settings, fresh):
-        first = self.nodes[0]
+        first, *others = self.nodes
         if fresh:
             _initdb(first, self.user)
         else:
-            process.run_as(self.user, ["cp", "-a", "--reflink=auto", _template(self.user), first.data])
+            process.run_all_as(self.user, [
+                ["cp", "-a", "--reflink=auto", _template(self.user), node.data] for node in self.nodes])
         _configure(first, auth, settings)
-        first.start()
+        first.start(wait=fresh)
         if fresh:
             _create_roles(first)
         if auth == "md5":
+            first.wait_ready()
             for role in ("app", "monitor", "other"):
                 first.sql(f"set password_encryption = md5; alter role {role} password '{role}'")
-        self._add_replicas(self.nodes[1:])
+        if fresh:
+            self._add_replicas(others)
+        else:
+            self._follow_as_copies(others, auth, settings)
         self.caught_up()
+
+    def _follow_as_copies(self, nodes, auth, settings):
+        """Starts copies of the stopped template as replicas: what the primary has written since they are sent."""
+        for node in nodes:
+            follow = {"primary_conninfo": _conninfo(self.nodes[0], node.name), "primary_slot_name": node.name}
+            _configure(node, auth, {**settings, **follow})
+            process.run_as(self.user, ["touch", node.data / "standby.signal"])
+            node.start(wait=False)
+        self.nodes[0].wait_ready()
+        for node in nodes:
+            self.nodes[0].sql("select pg_create_physical_replication_slot(%s, true)", params=[node.name])
+        for node in nodes:
+            node.wait_ready()
 
     def _node_folder(self, number):
         folder = self.folder / f"pg{number + 1}"

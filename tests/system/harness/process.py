@@ -32,6 +32,15 @@ def run_as(user, argv, **options):
     return done.stdout
 
 
+def run_all_as(user, commands):
+    """Runs commands beside each other to their ends; fails with the output of the first that failed."""
+    running = [(argv, subprocess.Popen(
+        command_as(user, argv), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)) for argv in commands]
+    ended = [(argv, started.communicate()[0], started.returncode) for argv, started in running]
+    for argv, said, code in ended:
+        assert code == 0, f"{' '.join(map(str, argv))}: exit {code}\n{said}"
+
+
 def family(pid):
     """The process and all that it started, it first."""
     try:

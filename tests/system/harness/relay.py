@@ -1,11 +1,15 @@
 """A TCP relay in front of a server that can be told to misbehave: stay silent, cut, or answer nonsense."""
 
 import contextlib
+import random
 import socket
+import struct
 import threading
 import time
 
 from harness import ports, rundir
+
+AGAIN = 0.2  # what Linux waits at least before it sends a piece again
 
 
 class Relay:
@@ -20,15 +24,18 @@ class Relay:
     - `refuse` closes each new connection at once;
     - `garbage` sends `junk` instead of what the server answers.
 
+    Of a hundred pieces `lost_percent` are lost and sent again as TCP does it: each time after a longer while, and what comes
+    behind them waits.
+
     What a client sends from a piece on that has `kept` in it is kept back as long as that is so; `has_kept` tells.
     """
 
     def __init__(self, target, mode="pass", junk=b"\xff\xfe\xfd not a frame \x00\x01\x02" * 4, delay=0.0):
         self.target, self.mode, self.junk, self.delay = target, mode, junk, delay
-        self.accepted = 0
+        self.accepted, self.lost_percent = 0, 0
         self.kept, self.has_kept = None, False
         self.port = ports.free_port()
-        self._pairs = []
+        self._pairs, self._to_reset = [], set()
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
         rundir.LIVE.append(self)
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,6 +70,10 @@ class Relay:
             while data := source.recv(65536):
                 if is_answer and self.delay:
                     time.sleep(self.delay)
+                again = AGAIN
+                while random.random() * 100 < self.lost_percent:
+                    time.sleep(again)
+                    again *= 2
                 while self._keeps(data, is_answer):
                     time.sleep(0.002)
                 if self.mode == "garbage" and is_answer:
@@ -74,18 +85,25 @@ class Relay:
         finally:
             for end in (source, sink):
                 with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+                    end.close() if end in self._to_reset else end.shutdown(socket.SHUT_RDWR)
 
     def _keeps(self, data, is_answer):
         is_meant = not is_answer and self.kept is not None and self.kept in data
         self.has_kept |= is_meant
         return (self.mode == "keep" or is_meant) and self in rundir.LIVE
 
-    def cut(self):
-        """Closes every connection that is open."""
+    def cut(self, reset=False):
+        """Closes every connection that is open; with `reset` both ends get an RST."""
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for end in pair:
+                if reset:
+                    # Closed by the pump that this wakes: as long as one reads from it, nothing is sent.
+                    with contextlib.suppress(OSError):
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        self._to_reset.add(end)
+                        end.shutdown(socket.SHUT_RD)
+                    continue
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()

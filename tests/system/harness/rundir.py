@@ -1,6 +1,7 @@
 """The directory of one test run, shared by all of its parallel workers, and what is alive in it.
 
-The controlling pytest process creates it, exports its path, and removes it at the end.
+The controlling pytest process creates it, exports its path, and removes it at the end. It lies in FOREBAY_TEST_DIR, else
+where temporary files go: making a cluster is copying many small files, so that memory is much faster than most disks.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 VARIABLE = "FOREBAY_TEST_RUN"
+BASE = Path(os.environ.get("FOREBAY_TEST_DIR") or tempfile.gettempdir())
 
 # Everything started by this process and not stopped yet. Reports print its logs, the end of the run stops it.
 LIVE = []
@@ -18,10 +20,10 @@ LIVE = []
 
 def create():
     """Makes the run's directory and exports it to the workers; removes those of runs that were killed."""
-    for left in Path(tempfile.gettempdir()).glob("forebay-test-*-*"):
+    for left in BASE.glob("forebay-test-*-*"):
         if not Path("/proc", left.name.split("-")[2]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=f"forebay-test-{os.getpid()}-"))
+    path = Path(tempfile.mkdtemp(prefix=f"forebay-test-{os.getpid()}-", dir=BASE))
     path.chmod(0o755)  # the servers run as another user
     os.environ[VARIABLE] = str(path)
     return path

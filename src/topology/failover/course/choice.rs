@@ -1,8 +1,8 @@
 //! Which replica is promoted, and what proves that not too much is lost by it.
 
-use super::{ASKED, Facts, Move, Seen, View};
+use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, Move, QUIET, Seen, View};
 use crate::config::model::Durability;
-use crate::topology::failover::record::{At, Job};
+use crate::topology::failover::record::{At, Job, Kind};
 use crate::topology::failover::synchronous::Synchronous;
 use crate::topology::lsn::Lsn;
 
@@ -20,6 +20,68 @@ impl View<'_> {
             self.refuse_loss(job, &candidate.name, received)?;
         }
         Ok((candidate.at.clone(), received))
+    }
+
+    /// Until no replica receives any more; those that cannot stop are left out later, see [`View::obstacle`].
+    pub(super) fn wait_for_receivers(&self) -> Option<Move> {
+        let still = || self.replicas().filter(|(seen, _)| seen.quiet < QUIET && !self.is_fed_by_another(seen));
+        if let Some((seen, _)) = still().find(|(_, facts)| facts.conninfo.is_none()) {
+            let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
+            return Some(self.undo_because(format!("{}: {may_not}", seen.name)));
+        }
+        if let Some((seen, _)) = still().find(|(_, facts)| !facts.is_busy()) {
+            return Some(match self.in_step > FROZEN {
+                true => self.undo_because(format!("{} did not stop receiving", seen.name)),
+                false => Move::Wait("the receivers to end".to_owned()),
+            });
+        }
+        still().next()?;
+        if self.in_step <= FROZEN_BUSY {
+            return Some(Move::Wait("the receivers of busy replicas to end".to_owned()));
+        }
+        let freed = still().filter_map(|(seen, facts)| match facts {
+            Facts { is_paused: true, .. } => Some((seen.at.clone(), Act::Resume)),
+            Facts { is_held_up: true, .. } => Some((seen.at.clone(), Act::EndReads)),
+            _ => None,
+        });
+        let acts: Vec<(At, Act)> = freed.collect();
+        (!acts.is_empty() && self.in_step <= FROZEN).then_some(Move::Act(acts))
+    }
+
+    /// It has had its time to stop receiving, and could not.
+    fn is_given_up(&self, facts: &Facts) -> bool {
+        facts.is_busy() && !facts.is_at_rest() && self.in_step > FROZEN_BUSY
+    }
+
+    /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
+    /// it from here on; what they have by then, the candidate has to have.
+    pub(super) fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
+        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
+        let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
+        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return Err(self.undo_because(format!("{}: {why}", seen.name)));
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref() != Some("");
+        let acts: Vec<(At, Act)> = others()
+            .filter(|(_, facts)| flows(facts))
+            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
+            .collect();
+        if !acts.is_empty() {
+            return Err(Move::Act(acts));
+        }
+        // One that is being told says nothing meanwhile.
+        let is_told = |seen: &Seen| is_led(&seen.at) && seen.facts.is_none() && seen.silent < ASKED;
+        let moves =
+            self.look.iter().find(|seen| is_told(seen)).or(others()
+                .find(|(seen, facts)| seen.quiet < QUIET && !self.is_given_up(facts))
+                .map(|(seen, _)| seen));
+        match moves {
+            Some(seen) if self.in_step > FROZEN => {
+                Err(self.undo_because(format!("{} did not stop receiving", seen.name)))
+            }
+            Some(_) => Err(Move::Wait("the receivers to end".to_owned())),
+            None => Ok(others().filter_map(|(_, facts)| facts.received).max().unwrap_or_default()),
+        }
     }
 
     /// Whoever can be asked at all answers within a moment.
@@ -65,6 +127,10 @@ impl View<'_> {
         if facts.is_delayed {
             return Some("recovery_min_apply_delay is set".to_owned());
         }
+        let is_planned = self.record.job.as_ref().is_some_and(|job| job.kind == Kind::Switchover);
+        if !is_planned && self.cannot_stop(seen, facts) {
+            return Some("it does not stop receiving".to_owned());
+        }
         match facts.timeline {
             Some(own) if own != self.record.timeline => {
                 Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
@@ -72,6 +138,10 @@ impl View<'_> {
             _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
             _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
         }
+    }
+
+    fn cannot_stop(&self, seen: &Seen, facts: &Facts) -> bool {
+        facts.is_busy() && !facts.is_at_rest() && !self.is_fed_by_another(seen)
     }
 
     /// The proof that not too much is lost, or why there is none.
@@ -104,7 +174,10 @@ impl View<'_> {
                 let standby = |seen: &Seen, facts: &Facts| {
                     noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
                 };
-                let heard = self.replicas().filter(|(seen, facts)| synchronous.names(&standby(seen, facts))).count();
+                let counts = |seen: &Seen, facts: &Facts| {
+                    synchronous.names(&standby(seen, facts)) && !self.cannot_stop(seen, facts)
+                };
+                let heard = self.replicas().filter(|(seen, facts)| counts(seen, facts)).count();
                 if heard >= needed {
                     return Ok(());
                 }

@@ -150,7 +150,8 @@ impl View<'_> {
         let follows_former =
             || self.upstream_of(facts).is_some_and(|seen| self.record.former.as_ref() == Some(&seen.at));
         let is_well = |conninfo: &str| leads_home(conninfo) || (self.is_fed_by_another(seen) && !follows_former());
-        let astray = astray(&seen.at, facts, &nobody).filter(|astray| facts.in_recovery && !is_well(&astray.conninfo));
+        let may_follow = facts.in_recovery && self.is_ours(facts);
+        let astray = astray(&seen.at, facts, &nobody).filter(|astray| may_follow && !is_well(&astray.conninfo));
         Some(self.write(|record| {
             record.unasked.retain(|other| *other != seen.at);
             record.astray.retain(|other| other.at != seen.at);

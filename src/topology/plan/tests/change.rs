@@ -68,3 +68,26 @@ fn a_promotion_by_hand_counts_only_while_the_primary_is_gone() {
     play(&mut plan, "1x 1x 2p2");
     assert_eq!((plan.primary(), plan.epoch()), (Some(1), 2));
 }
+
+#[test]
+fn who_was_promoted_beside_a_primary_that_went_on_does_not_replace_it() {
+    let mut plan = plan(FailoverMode::Promote, 3);
+    play(&mut plan, "1p1 2r1 3r1 2p2 1p1");
+    assert_eq!(states(&plan), "UFU");
+    play(&mut plan, "1x 1x 2p2");
+    assert_eq!((plan.primary(), plan.accepted(), states(&plan).as_str()), (None, Some(0), "DFU"), "it lacks writes");
+    plan.install(0, 2, 2, 2);
+    play(&mut plan, "2p2 3p2");
+    assert_eq!((plan.primary(), states(&plan).as_str()), (Some(2), "DFU"), "the same timeline, and another history");
+    play(&mut plan, "2r2 2v2 3p2");
+    assert_eq!(states(&plan), "DUU", "as a replica it is one as any other");
+}
+
+#[test]
+fn an_admin_may_insist_on_who_was_promoted_beside_the_primary() {
+    let mut plan = plan(FailoverMode::Promote, 2);
+    play(&mut plan, "1p1 2r1 2p2 1p1 1x 1x");
+    assert_eq!(plan.primary(), None);
+    force(&mut plan, 1).expect("there is no primary");
+    assert_eq!((plan.primary(), states(&plan).as_str()), (Some(1), "DU"));
+}
