@@ -36,6 +36,8 @@ struct Node {
     received: u64,
     replayed: u64,
     conninfo: String,
+    slot: String,
+    slots: Vec<String>,
     read_only: bool,
     /// As Forebay remembers; gone with its process.
     quiet: u32,
@@ -71,7 +73,9 @@ enum Event {
     /// The detector has judged.
     Lost,
     /// An admin's order.
-    Switchover,
+    Switchover {
+        clean: bool,
+    },
     /// Forebay's next move; what it orders reaches only nodes of this set of bits. `late`: time-outs are over.
     Move {
         late: bool,
@@ -96,6 +100,8 @@ impl World {
             received: 1,
             replayed: 1,
             conninfo: upstream(node),
+            slot: String::new(),
+            slots: Vec::new(),
             read_only: false,
             quiet: 0,
         });
@@ -151,6 +157,8 @@ impl World {
                     replayed: own.in_recovery.then_some(Lsn(own.replayed)),
                     flushed: (!own.in_recovery).then_some(Lsn(own.received)),
                     conninfo: Some(own.conninfo.clone()),
+                    slot: own.slot.clone(),
+                    slots: own.slots.clone(),
                     standby: format!("n{node}"),
                     receiver: receiver.filter(|_| own.in_recovery),
                     read_only: own.read_only,
@@ -163,10 +171,22 @@ impl World {
             .collect()
     }
 
+    /// The primary is restarted as a standby, unless something goes wrong; whether Forebay hears that it went well.
+    fn restart_as_standby(&mut self, reaches: u8) -> bool {
+        let primary = place(&self.record().primary.host);
+        let own = &mut self.nodes[primary];
+        let is_done = reaches != 0b000;
+        own.in_recovery |= is_done;
+        own.up &= !is_done || reaches != 0b100;
+        own.quiet = 0;
+        reaches == 0b111
+    }
+
     fn carry_out(&mut self, node: usize, act: &Act, epoch: u64) {
         let own = &mut self.nodes[node];
         match act {
-            Act::Point { conninfo, .. } => own.conninfo.clone_from(conninfo),
+            Act::Point { conninfo, slot } => (own.conninfo, own.slot) = (conninfo.clone(), slot.clone()),
+            Act::Slot(name) => own.slots.push(name.clone()),
             Act::Promote if own.in_recovery => {
                 own.in_recovery = false;
                 own.timeline += 1;
@@ -176,7 +196,7 @@ impl World {
             }
             Act::Fence => own.read_only = true,
             Act::Unfence => own.read_only = false,
-            Act::Promote | Act::Resume | Act::Slot(_) => {}
+            Act::Promote | Act::Resume => {}
         }
     }
 }
@@ -236,24 +256,27 @@ impl Model {
                 next.nodes.iter_mut().for_each(|node| node.quiet = 0);
                 next.faults += 1;
             }
-            Event::Lost | Event::Switchover => {
+            Event::Lost | Event::Switchover { .. } => {
                 let mut record = world.record();
                 let node = place(&record.primary.host);
                 let is_lost = !(world.nodes[node].up && world.nodes[node].seen);
-                let is_planned = matches!(event, Event::Switchover);
-                if record.job.is_some() || is_lost == is_planned || world.jobs == JOBS {
+                let is_planned = matches!(event, Event::Switchover { .. });
+                let is_clean = matches!(event, Event::Switchover { clean: true });
+                let is_away = is_lost || world.nodes[node].in_recovery;
+                // A primary that is a standby answers, and is not in service.
+                if record.job.is_some() || (is_planned && is_away) || (!is_planned && !is_lost) || world.jobs == JOBS {
                     return None;
                 }
+                let (kind, step) = match (is_planned, is_clean) {
+                    (true, true) => (Kind::Switchover, Step::Preparing),
+                    (true, false) => (Kind::Switchover, Step::Fencing),
+                    (false, _) => (Kind::Failover, Step::Witnessing),
+                };
                 record.job = Some(Job {
-                    kind: if is_planned { Kind::Switchover } else { Kind::Failover },
-                    by: String::new(),
-                    why: "the model".into(),
-                    to: None,
-                    allow_loss: false,
-                    is_refused: false,
+                    is_clean,
                     known: Some(Lsn(world.nodes[node].received)),
                     synchronous: if self.is_synchronous { "ANY 1 (n0, n1, n2)".into() } else { String::new() },
-                    step: if is_planned { Step::Fencing } else { Step::Witnessing },
+                    ..Job::new(kind, "the model".into(), step)
                 });
                 next.keep(&record);
                 next.jobs += 1;
@@ -261,11 +284,24 @@ impl Model {
             Event::Move { late, reaches } => {
                 let look = next.look(late);
                 let record = world.record();
+                if !record.is_unsettled() {
+                    return None;
+                }
                 let in_step = if late { Duration::from_secs(60) } else { Duration::ZERO };
                 match course::next(&record, &look, &self.policy, in_step) {
                     Move::Write(new) => {
                         self.check_write(world, &record, &new);
                         next.keep(&new);
+                    }
+                    Move::Demote(mut new) => {
+                        let went_well = next.restart_as_standby(reaches);
+                        if !went_well && let Some(job) = &mut new.job {
+                            job.step = Step::Undoing { why: "the program failed".into() };
+                        }
+                        // Or Forebay ends before it hears of it.
+                        if reaches != 0b010 {
+                            next.keep(&new);
+                        }
                     }
                     Move::Act(acts) => {
                         for (at, act) in acts {
@@ -296,7 +332,12 @@ impl Model {
         if new.primary != old.primary {
             assert_eq!(new.epoch, old.epoch + 1);
             let node = &world.nodes[place(&new.primary.host)];
-            let keeps_all = self.is_synchronous || old.job.as_ref().is_some_and(|job| job.kind == Kind::Switchover);
+            let job = old.job.as_ref();
+            let keeps_all = self.is_synchronous || job.is_some_and(|job| job.kind == Kind::Switchover);
+            if job.is_some_and(|job| job.is_clean && job.kind == Kind::Switchover) {
+                let former = &world.nodes[place(&old.primary.host)];
+                assert!(former.received <= node.received, "the old primary needs a rewind: {world:?}");
+            }
             if keeps_all {
                 let has = node.received;
                 assert!(has >= world.acknowledged, "{has} of {} is left: {world:?}", world.acknowledged);
@@ -312,7 +353,9 @@ impl Model {
     }
 
     fn events(&self, world: &World) -> Vec<Event> {
-        let mut events = vec![Event::Write, Event::Lost, Event::Switchover];
+        let switchovers = [false, true].map(|clean| Event::Switchover { clean });
+        let mut events = vec![Event::Write, Event::Lost];
+        events.extend(switchovers);
         for node in 0..NODES {
             events.extend([Event::Receive(node), Event::Replay(node), Event::Start(node), Event::Show(node)]);
             if world.faults < FAULTS {
@@ -341,7 +384,7 @@ impl Model {
                     world = self.after(&world, event).unwrap_or(world);
                 }
             }
-            world = self.after(&world, Event::Move { late: turn % 4 == 3, reaches: 0b111 }).expect("it moves");
+            world = self.after(&world, Event::Move { late: turn % 4 == 3, reaches: 0b111 }).unwrap_or(world);
         }
         let record = world.record();
         assert_eq!(record.job, None, "it never ends: {world:#?}");

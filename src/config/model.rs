@@ -278,6 +278,21 @@ pub struct Failover {
     pub rejoin_command: Vec<String>,
     /// argv
     pub event_command: Vec<String>,
+    /// How a clean switchover restarts the old primary as a standby.
+    pub demote_method: DemoteMethod,
+    /// argv, for `hook`.
+    pub demote_command: Vec<String>,
+}
+
+/// `failover.demote_method`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DemoteMethod {
+    /// There is no clean switchover.
+    Nobody,
+    /// `demote_command`
+    Hook,
+    /// `COPY ... TO PROGRAM` on the server itself.
+    CopyProgram,
 }
 
 /// `failover.mode`

@@ -48,12 +48,7 @@ pub(super) fn shortened(request: &[u8], passed: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn request(line: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(&mut out, &line.split(' ').collect::<Vec<_>>());
-        out
-    }
+    use crate::redis::testing::request;
 
     #[test]
     fn what_ends_by_itself_is_known_by_its_timeout() {

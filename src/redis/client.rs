@@ -227,6 +227,9 @@ impl Client {
             self.wake();
             return true;
         }
+        if self.is_gone.get() {
+            return true;
+        }
         output.bytes.extend_from_slice(bytes);
         self.recount(&mut output);
         output.waiting() < MOST_OUTPUT
@@ -348,5 +351,23 @@ pub(super) fn keep_waker(kept: &RefCell<Option<Waker>>, cx: &Context<'_>) {
     let mut kept = kept.borrow_mut();
     if kept.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
         *kept = Some(cx.waker().clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::redis::testing;
+
+    #[tokio::test]
+    async fn what_comes_for_a_client_that_has_left_is_not_counted_as_kept_for_it() {
+        let (client, _far) = testing::client().await;
+        let large = vec![b'x'; 16 << 20];
+        assert!(client.deliver(&large));
+        assert!(client.service.kept.get() > 0, "the socket takes less than that");
+        client.leave();
+        assert_eq!(client.service.kept.get(), 0);
+        client.say(b"-ERR lost\r\n");
+        assert!(client.deliver(&large), "nobody has to wait for it");
+        assert_eq!(client.service.kept.get(), 0);
     }
 }

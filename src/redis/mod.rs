@@ -30,6 +30,8 @@ mod session;
 pub mod shared;
 mod stream;
 mod subscriptions;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod verbs;
 

@@ -438,13 +438,7 @@ fn confirmations(request: Option<&[u8]>, subscribed: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::resp::encode;
-
-    fn request(line: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(&mut out, &line.split(' ').collect::<Vec<_>>());
-        out
-    }
+    use crate::redis::testing::request;
 
     #[test]
     fn confirmations_are_counted() {

@@ -166,12 +166,13 @@ impl Session {
         let rights = link.client.query_one(RIGHTS, &[]).await?;
         let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?);
         let query = link.client.prepare(&query).await?;
+        let newest_timeline = timeline_of_log(&link).await;
         Ok(Self {
             link,
             query,
             server_version: rights.try_get(0)?,
             wal_block_size: u64::from(rights.try_get::<_, i32>(1)?.unsigned_abs()),
-            newest_timeline: None,
+            newest_timeline,
         })
     }
 
@@ -245,6 +246,24 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
         ),
     )
 }
+
+/// The newest timeline on which a replica has the segment that it replayed last; none on a primary, or if the login may
+/// not look (pg_monitor). A receiver makes a segment of a timeline only once it receives that, so that this proves as
+/// much as a running receiver does. Without one nothing else shows it before the next restartpoint: neither
+/// `pg_control_checkpoint()` nor `pg_control_recovery()` does.
+pub(super) async fn timeline_of_log(link: &Link) -> Option<u32> {
+    let row = link.client.query_opt(OF_LOG, &[]).await.ok()??;
+    row.try_get::<_, Option<&str>>(0).ok()?.and_then(timeline_of_wal_file)
+}
+
+const OF_LOG: &str = "SELECT pg_catalog.max(file.name OPERATOR(pg_catalog.||) '') \
+     FROM (SELECT (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn - 1)::pg_catalog.int8 AS last, \
+           (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') AS size) AS at, \
+     pg_catalog.pg_ls_waldir() AS file \
+     WHERE pg_catalog.pg_is_in_recovery() AND file.name OPERATOR(pg_catalog.~) '^[0-9A-F]{24}$' \
+     AND pg_catalog.substr(file.name, 9) = pg_catalog.upper( \
+     pg_catalog.lpad(pg_catalog.to_hex(at.last / at.size / (4294967296 / at.size)), 8, '0') || \
+     pg_catalog.lpad(pg_catalog.to_hex(at.last / at.size % (4294967296 / at.size)), 8, '0'))";
 
 /// The newest timeline that a replica shows: what it streams, or what its control file says.
 pub(super) fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tokio_postgres::Error> {

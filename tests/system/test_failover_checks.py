@@ -116,6 +116,9 @@ def test_room_for_the_other_nodes_is_counted(cluster, start):
     result, detail = checks(forebay, "max_replication_slots", "pg3")["max_replication_slots", "pg3"]
     # pg2 uses one, the primary does not.
     assert result == "warning" and "max_replication_slots = 2" in detail, detail
+    # A server with more slots than that would not start, and Forebay makes some.
+    forebay.admin("PAUSE FAILOVER main")
+    last.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
     last.sql("alter system set max_replication_slots = 0")
     last.restart()
     forebay.wait_node("pg3", state="up")
@@ -177,6 +180,30 @@ def test_beside_another_manager_nothing_is_promoted(with_table, start):
         assert "under way" in str(error) or "is well" in str(error), error
     new_primary(forebay, "pg1")
     assert writes(forebay, 2) == 2
+
+
+def test_of_two_instances_one_promotes_and_the_other_takes_its_place(with_table, start):
+    def claim():
+        return with_table.primary.value("select count(*) from pg_locks where locktype = 'advisory' and classid = 1179603525")
+
+    first = start(with_table)
+    wait_until(claim, 15, "the first instance to have the claim")
+    second = start(with_table)
+    wait_until(lambda: events(second, "promotion_claim"), 15, "the second to see it")
+    with_table.nodes[0].kill()
+    new = new_primary(first, "pg1")
+    assert new_primary(second, "pg1") == new
+    assert "another instance" in wait_until(lambda: events(second, "failover_refused"), 15, "the second to refuse")[0]
+    assert not events(second, "failover_begun")
+    assert writes(first, 1) == 1 and writes(second, 2) == 2
+    first.kill()
+    wait_until(lambda: len(events(second, "promotion_claim")) == 2, 30, "the second to have the claim")
+    with_table.rebuild(with_table.nodes[0])
+    second.wait_node("pg1", role="replica", state="up")
+    with_table.caught_up()
+    with_table.primary.kill()
+    new_primary(second, new)
+    assert events(second, "failover_begun") and writes(second, 3) == 3
 
 
 def test_another_manager_that_was_there_first_is_seen_at_the_start(with_table, start):

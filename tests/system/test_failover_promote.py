@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -356,3 +357,50 @@ def test_a_login_without_rights_changes_nothing_and_says_so(cluster, start_foreb
         forebay.admin("FAILOVER main")
     assert all(node.is_replica() for node in cluster.nodes[1:])
     assert "order_refused" in {row["event"] for row in forebay.admin("SHOW EVENTS")}
+
+
+def test_a_replica_without_a_receiver_is_known_to_be_on_the_new_timeline(quiet):
+    cluster, start = quiet
+    first, second, third = cluster.nodes
+    forebay = start()
+    assert writes(forebay, 1) == 1
+    cluster.caught_up()
+    forebay.admin("SWITCHOVER main TO pg2")
+    assert writes(forebay, 2) == 2
+    wait_until(lambda: third.value("select count(*) from w") == 2, 20, "pg3 to follow")
+    # While nobody looks: the receiver, the only one to tell the timeline, is gone by the time Forebay is back.
+    forebay.kill()
+    second.kill()
+    first.kill()
+    wait_until(lambda: not third.sql("select from pg_stat_wal_receiver"), 20, "the receiver to end")
+    shown = third.value("select greatest((select timeline_id from pg_control_checkpoint()), "
+                        "(select min_recovery_end_timeline from pg_control_recovery()))")
+    assert shown == 1, "its control file tells: this test proves nothing"
+    forebay.start(wait="port")
+    assert new_primary(forebay, "pg2") == "pg3"
+    assert writes(forebay, 3) == 3
+    assert third.value("select count(*) from w") == 3
+
+
+def test_log_that_the_old_primary_still_writes_reaches_no_replica(quiet):
+    cluster, start = quiet
+    first, _, third = cluster.nodes
+    forebay = start()
+    assert writes(forebay, 1) == 1
+    cluster.caught_up()
+    over = threading.Event()
+
+    def write_log():
+        # A superuser's session, which the monitoring login may not end.
+        with psycopg.connect(host=str(first.folder), port=first.port, user="postgres", dbname="bench", autocommit=True) as own:
+            while not over.wait(0.01):
+                own.execute("select pg_logical_emit_message(false, 'test', 'x')")
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write_log)
+        try:
+            forebay.admin("SWITCHOVER main TO pg2")
+            assert writes(forebay, 2) == 2
+            wait_until(lambda: third.value("select count(*) from w") == 2, 20, "pg3 to follow")
+        finally:
+            over.set()
+        writer.result(10)

@@ -59,6 +59,8 @@ pub fn config(ports: &[u16], user: &str, check_interval: Duration) -> conf::Post
             validate_command: Vec::new(),
             rejoin_command: Vec::new(),
             event_command: Vec::new(),
+            demote_method: conf::DemoteMethod::Nobody,
+            demote_command: Vec::new(),
         },
         clusters: vec![conf::Cluster {
             name: "main".to_owned(),

@@ -94,26 +94,11 @@ impl Admin<'_> {
             let why = "is the Sentinels' to decide for Redis: SWITCHOVER changes the primary of a service that is well";
             return Err(Refusal::NotAvailable { what: "FAILOVER", why });
         }
-        self.change(tag, service, to, None, allow_loss, false).await
+        let (cluster, to, by) = (service.to_owned(), to.map(str::to_owned), self.name.to_owned());
+        self.change(tag, Change { cluster, to, drain: None, clean: false, allow_loss, dry_run: false, by }).await
     }
 
-    async fn change(
-        &self,
-        tag: &'static str,
-        cluster: &str,
-        to: Option<&str>,
-        drain: Option<Duration>,
-        allow_loss: bool,
-        dry_run: bool,
-    ) -> Result<Answer, Refusal> {
-        let change = Change {
-            cluster: cluster.to_owned(),
-            to: to.map(str::to_owned),
-            drain,
-            allow_loss,
-            dry_run,
-            by: self.name.to_owned(),
-        };
+    async fn change(&self, tag: &'static str, change: Change) -> Result<Answer, Refusal> {
         let told = self.instance.monitor.change(change).await;
         self.instance.settled().await;
         told.map(|told| Answer::done(tag).with(Notice::info(told))).map_err(Refusal::WrongState)
@@ -130,12 +115,11 @@ impl Admin<'_> {
     ) -> Result<Answer, Refusal> {
         let config = self.instance.config.load_full();
         if config.postgres.clusters.iter().any(|cluster| cluster.name == service) {
-            if mode == Mode::Clean {
-                let why = "is not available in this version for PostgreSQL: MODE fast changes the primary";
-                return Err(Refusal::NotAvailable { what: "MODE clean", why });
-            }
             let drain = Some(drain.unwrap_or(config.postgres.failover.drain));
-            return self.change("SWITCHOVER", service, to, drain, false, dry_run).await;
+            let (cluster, to, by) = (service.to_owned(), to.map(str::to_owned), self.name.to_owned());
+            let clean = mode == Mode::Clean;
+            let change = Change { cluster, to, drain, clean, allow_loss: false, dry_run, by };
+            return self.change("SWITCHOVER", change).await;
         }
         let conf = config.redis.iter().find(|conf| conf.name == service);
         // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.

@@ -254,10 +254,13 @@ impl<'a> Checks<'a> {
         let primary = view.primary.and_then(|n| Some((view.nodes.get(n)?.name.as_str(), of(n)?.synchronous())));
         let nodes = || view.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node, of(n)?)));
         for (n, node, needs) in nodes() {
+            let their_slots: Vec<&str> =
+                nodes().filter(|(other, ..)| *other != n).filter_map(|(.., needs)| needs.slot()).collect();
             let company = Company {
                 durability: pg.failover.durability,
                 others: view.nodes.len().saturating_sub(1),
-                with_slot: nodes().filter(|(other, _, needs)| *other != n && needs.uses_slot()).count(),
+                with_slot: their_slots.len(),
+                their_slots,
                 primary,
             };
             promotion::check(self, &node.name, needs, &company);

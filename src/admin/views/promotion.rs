@@ -40,6 +40,8 @@ pub(super) struct Needs {
     retry_ms: i64,
     senders: i64,
     slots: i64,
+    /// Names of the slots that it has.
+    slot_names: Vec<String>,
     synchronous: String,
     /// Another manager.
     manager: Option<String>,
@@ -51,6 +53,8 @@ pub(super) struct Company<'a> {
     /// Nodes besides this one, and how many of those use a replication slot.
     pub(super) others: usize,
     pub(super) with_slot: usize,
+    /// Slots that the others use.
+    pub(super) their_slots: Vec<&'a str>,
     /// The primary and its `synchronous_standby_names`.
     pub(super) primary: Option<(&'a str, &'a str)>,
 }
@@ -72,6 +76,7 @@ const LOOK: &str = "SELECT pg_catalog.current_setting('server_version_num')::pg_
      (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings WHERE name = 'wal_retrieve_retry_interval') AS retry, \
      pg_catalog.current_setting('max_wal_senders')::pg_catalog.int8 AS senders, \
      pg_catalog.current_setting('max_replication_slots')::pg_catalog.int8 AS slots, \
+     ARRAY(SELECT slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots) AS slot_names, \
      pg_catalog.current_setting('synchronous_standby_names') AS synchronous \
      FROM pg_catalog.pg_roles AS own WHERE own.rolname = current_user";
 
@@ -113,14 +118,16 @@ pub(super) async fn ask(client: &Client) -> Result<Needs, tokio_postgres::Error>
         retry_ms: row.try_get("retry")?,
         senders: row.try_get("senders")?,
         slots: row.try_get("slots")?,
+        slot_names: row.try_get("slot_names")?,
         synchronous: row.try_get("synchronous")?,
         manager: managers::at_work(client).await?,
     })
 }
 
 impl Needs {
-    pub(super) fn uses_slot(&self) -> bool {
-        !self.slot.is_empty()
+    /// `primary_slot_name`, unless it uses none.
+    pub(super) fn slot(&self) -> Option<&str> {
+        (!self.slot.is_empty()).then_some(self.slot.as_str())
     }
 
     pub(super) fn synchronous(&self) -> &str {
@@ -245,14 +252,20 @@ fn senders(needs: &Needs, company: &Company<'_>) -> (Grade, String) {
 }
 
 fn slots(needs: &Needs, company: &Company<'_>) -> (Grade, String) {
-    let others = company.others;
-    if is_enough(needs.slots, others) {
-        return (Fine, format!("{} for {others} other nodes", needs.slots));
+    let (others, with_slot) = (company.others, company.with_slot);
+    let is_theirs = |name: &&String| company.their_slots.contains(&name.as_str());
+    let besides = needs.slot_names.iter().filter(|name| !is_theirs(name)).count();
+    let needed = others + besides;
+    let for_whom = match besides {
+        0 => format!("{others} other nodes"),
+        _ => format!("{others} other nodes and {besides} slots besides"),
+    };
+    if is_enough(needs.slots, needed) {
+        return (Fine, format!("{} for {for_whom}", needs.slots));
     }
-    let way_out = format!("ALTER SYSTEM SET max_replication_slots = {others}, and restart");
-    let result = if is_enough(needs.slots, company.with_slot) { Warning } else { Error };
-    let with_slot = company.with_slot;
-    (result, format!("{} for {others} other nodes, {with_slot} of which use one: {way_out}", needs.slots))
+    let way_out = format!("ALTER SYSTEM SET max_replication_slots = {needed}, and restart");
+    let result = if is_enough(needs.slots, with_slot + besides) { Warning } else { Error };
+    (result, format!("{} for {for_whom}, {with_slot} of the nodes use one: {way_out}", needs.slots))
 }
 
 fn is_enough(has: i64, needed: usize) -> bool {
@@ -323,13 +336,20 @@ mod tests {
             retry_ms: 100,
             senders: 10,
             slots: 10,
+            slot_names: vec!["pg1".into(), "backup".into()],
             synchronous: "ANY 1 (pg1, pg2)".into(),
             manager: None,
         }
     }
 
     fn company(durability: Durability) -> Company<'static> {
-        Company { durability, others: 2, with_slot: 1, primary: Some(("pg1", "ANY 1 (pg1, pg2)")) }
+        Company {
+            durability,
+            others: 2,
+            with_slot: 1,
+            their_slots: vec!["pg1"],
+            primary: Some(("pg1", "ANY 1 (pg1, pg2)")),
+        }
     }
 
     fn told(needs: &Needs, durability: Durability) -> Vec<(String, String)> {
@@ -363,8 +383,10 @@ mod tests {
 
     #[test]
     fn slots_matter_more_where_they_are_used() {
-        assert_eq!(one(&Needs { slots: 1, ..good() }, Durability::Bounded), "max_replication_slots warning");
-        assert_eq!(one(&Needs { slots: 0, ..good() }, Durability::Bounded), "max_replication_slots error");
+        // Of two other nodes one uses a slot, and there is one slot for something else.
+        assert_eq!(one(&Needs { slots: 3, ..good() }, Durability::Bounded), "");
+        assert_eq!(one(&Needs { slots: 2, ..good() }, Durability::Bounded), "max_replication_slots warning");
+        assert_eq!(one(&Needs { slots: 1, ..good() }, Durability::Bounded), "max_replication_slots error");
     }
 
     #[test]

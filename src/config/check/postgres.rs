@@ -8,6 +8,16 @@ use crate::config::setting::quote;
 use crate::config::suggest::nearest;
 use crate::config::verifier::{self, Kind};
 
+pub(super) fn failover(failover: &Failover, reader: &mut Reader<'_>) {
+    if failover.demote_method == DemoteMethod::Hook && failover.demote_command.is_empty() {
+        let way_out = "set demote_command, such as to scripts/demote with its arguments";
+        reader.error_in(
+            "postgres.failover.demote_method",
+            format!("postgres.failover.demote_method is \"hook\", and there is none; {way_out}"),
+        );
+    }
+}
+
 pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
     for (i, cluster) in postgres.clusters.iter().enumerate() {
         let place = format!("postgres.cluster[{i}]");

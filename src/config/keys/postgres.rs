@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::pool::{pool_keys, routing_keys, routing_keys_of_a_user};
 use super::section;
 use crate::config::model::{
-    AuthMethod, Cluster, Database, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute, Node, NodeRole,
-    PoolSettings, Postgres, RoutingSettings, Secret, User,
+    AuthMethod, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute,
+    Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, User,
 };
 use crate::config::setting::words;
 
@@ -15,6 +15,7 @@ words! {
     ListenRoute { Auto = "auto", Primary = "primary", Replica = "replica" }
     FailoverMode { Follow = "follow", Promote = "promote", Off = "off" }
     Durability { Bounded = "bounded", Strict = "strict", BestEffort = "best_effort" }
+    DemoteMethod { Nobody = "none", Hook = "hook", CopyProgram = "copy_program" }
     NodeRole { Auto = "auto", Primary = "primary", Replica = "replica" }
 }
 
@@ -80,6 +81,12 @@ section! {
         rejoin_command: Vec<String> = "[]" [command()];
         /// Run for every event.
         event_command: Vec<String> = "[]" [command()];
+        /// How SWITCHOVER ... MODE clean restarts the old primary as a standby: none cannot, hook runs
+        /// `demote_command`, copy_program has the server do it (monitor_user then needs pg_execute_server_program,
+        /// which is as good as a shell there).
+        demote_method: DemoteMethod = "\"none\"";
+        /// Run to restart a primary as a standby, for `demote_method = "hook"`.
+        demote_command: Vec<String> = "[]" [command()];
     }
 }
 

@@ -111,6 +111,18 @@ fn a_command_is_a_list_of_arguments() {
 }
 
 #[test]
+fn a_hook_that_demotes_has_to_be_there() {
+    refused(
+        "[postgres.failover]\ndemote_method = \"hook\"\n",
+        &[
+            "2:17: postgres.failover.demote_method is \"hook\", and there is none; set demote_command, such as to scripts/demote with its arguments",
+        ],
+    );
+    let both = "[postgres.failover]\ndemote_method = \"hook\"\ndemote_command = [\"demote\"]\n";
+    assert_eq!(accepted(&format!("{BASE}{both}")).postgres.failover.demote_command, ["demote"]);
+}
+
+#[test]
 fn log_levels_are_checked() {
     let level = |text: &str| accepted(&format!("{BASE}[general]\nlog.level = \"{text}\"\n")).general.log_level;
     assert_eq!(level("info,forebay::pool=debug"), "info,forebay::pool=debug");

@@ -5,6 +5,7 @@
 //! are answered, so that they can be run again elsewhere when the connection is lost ([`returned`]).
 
 mod returned;
+mod rhythm;
 mod task;
 
 use std::cell::{Cell, RefCell};
@@ -67,6 +68,8 @@ pub struct Lane {
     pushed: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     is_woken: Cell<bool>,
+    /// Requests wait for replies, see [`rhythm`]; a few more are no reason to wake the task.
+    holds: Cell<bool>,
 }
 
 /// How a lane is doing.
@@ -156,6 +159,7 @@ impl Lane {
             pushed: Cell::new(0),
             waker: RefCell::default(),
             is_woken: Cell::new(false),
+            holds: Cell::new(false),
         })
     }
 
@@ -168,13 +172,12 @@ impl Lane {
     /// True if clients have to wait until the server has taken more; the caller calls [`Lane::wait_for_room`].
     #[inline]
     pub fn is_full(&self) -> bool {
-        let sending = self.sending.borrow();
-        sending.bytes.len() - sending.written > MOST_WAITING
+        self.unsent() > MOST_WAITING
     }
 
-    fn has_unsent(&self) -> bool {
+    fn unsent(&self) -> usize {
         let sending = self.sending.borrow();
-        sending.written < sending.bytes.len()
+        sending.bytes.len() - sending.written
     }
 
     /// The client is woken when there is room.
@@ -234,7 +237,7 @@ impl Lane {
             }),
         }
         drop(fifo);
-        self.wake();
+        self.wake_to_write();
     }
 
     /// Sends requests whose `replies` are not simply the client's.
@@ -246,7 +249,14 @@ impl Lane {
             .set(client.in_flight.get() + if matches!(kind, EntryKind::Block { .. }) { 1 } else { replies });
         let entry = Entry { client: Rc::clone(client), kind, left: replies, total: replies, bytes: requests.len() };
         self.fifo.borrow_mut().push_back(entry);
-        self.wake();
+        self.wake_to_write();
+    }
+
+    #[inline]
+    fn wake_to_write(&self) {
+        if !self.holds.get() || self.unsent() >= rhythm::MUCH {
+            self.wake();
+        }
     }
 
     #[inline]

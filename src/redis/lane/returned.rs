@@ -242,37 +242,16 @@ impl Item {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::time::SystemTime;
-
     use super::*;
-    use crate::config::load_str;
-    use crate::net::{Target, dial};
     use crate::redis::lane::{Kind, Lane, LaneKey};
-    use crate::redis::service::Service;
-    use crate::wire::resp::{Version, encode};
-
-    async fn client() -> Rc<Client> {
-        let text = "[[redis.service]]\nname = \"r\"\nnodes = [\"r1\"]\nlisten = [\"127.0.0.1:6380\"]\n";
-        let mut config = load_str(text, "f.toml", Path::new(".")).expect("it is right").config;
-        let service = Service::new(config.redis.remove(0), Default::default());
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let stream = dial(&Target { host: "127.0.0.1".into(), port }).await.expect("a connection");
-        Client::new(1, service, stream, None, SystemTime::now(), 0)
-    }
-
-    fn request(line: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(&mut out, &line.split(' ').collect::<Vec<_>>());
-        out
-    }
+    use crate::redis::testing::{client, request};
+    use crate::wire::resp::Version;
 
     #[tokio::test]
     async fn of_a_node_that_was_replaced_only_refusals_count_however_they_come() {
         let replies = b"+OK\r\n-READONLY You can't write against a read only replica.\r\n:1\r\n";
         for piece in 1..=replies.len() {
-            let client = client().await;
+            let (client, _far) = client().await;
             let key = LaneKey { node: 0, version: Version::Resp2, db: 0, login: 0, kind: Kind::Quick };
             let lane = Lane::new(key, true);
             for line in ["SET a 1", "SET b 1", "INCR c", "INCR d"] {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::returned::Returned;
+use super::rhythm::Rhythm;
 use super::{EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
 use crate::net::Stream;
 use crate::redis::client::{Client, MOST_OUTPUT, keep_waker};
@@ -22,6 +23,8 @@ pub(super) const HEAVY_FOR: u16 = 100;
 const MOST_FOR_OTHERS: usize = 32 * 1024 * 1024;
 /// Reads from a node that has been replaced.
 const MOST_LOOKS: usize = 64;
+/// Looks for requests of others before a write.
+const MOST_GATHERS: u8 = 8;
 /// A reply that is larger takes its lane out of the others' way, bytes.
 const LARGE_REPLY: u64 = 256 * 1024;
 
@@ -57,7 +60,8 @@ pub fn open(core: &Rc<Core>, service: &Rc<Service>, lane: &Rc<Lane>, wanted: Wan
                     scan: ReplyScan::default(),
                     input: Vec::new(),
                     returned: None,
-                    has_gathered: false,
+                    gathered: (0, 0),
+                    rhythm: Rhythm::default(),
                 };
                 let why = loop {
                     match poll_fn(|cx| task.poll(cx, &core)).await {
@@ -89,7 +93,7 @@ pub(super) enum Ended {
 
 /// Why a lane's task does not simply wait.
 enum Turn {
-    /// The event loop looks once for requests of others before what is there is written.
+    /// The event loop looks for requests of others before what is there is written.
     Gathers,
     Ended(Ended),
 }
@@ -109,27 +113,33 @@ struct Task {
     input: Vec<u8>,
     /// The node has refused a request: what is behind it is looked through.
     returned: Option<Returned>,
-    /// The event loop has looked for requests of others.
-    has_gathered: bool,
+    /// How often the event loop has looked for requests of others, and what had gathered by then, bytes.
+    gathered: (u8, usize),
+    rhythm: Rhythm,
 }
 
 impl Task {
     fn poll(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Turn> {
         self.lane.keep_waker(cx);
-        if self.gathers() {
+        let is_usual = self.lane.key.kind == Kind::Quick && self.lane.state.get() == State::Open;
+        let holds = is_usual && self.rhythm.waits(self.lane.unsent());
+        self.lane.holds.set(holds);
+        if !holds && self.gathers() {
             return Poll::Ready(Turn::Gathers);
         }
         self.turn(cx, core).map(Turn::from)
     }
 
     /// Where several clients are at work, more requests are nearly always on their way, and a write for all of them
-    /// costs the server hardly more than one for each.
+    /// costs the server hardly more than one for each. So it goes on as long as each look brings more.
     fn gathers(&mut self) -> bool {
-        let begins = !self.has_gathered && self.lane.load() > 1 && self.lane.has_unsent();
-        self.has_gathered = begins;
+        let (looks, before) = self.gathered;
+        let unsent = self.lane.unsent();
+        let goes_on = unsent > before && looks < MOST_GATHERS && self.lane.load() > 1;
+        self.gathered = if goes_on { (looks + 1, unsent) } else { (0, 0) };
         // Nobody has to wake it: it goes on by itself.
-        self.lane.is_woken.set(begins);
-        begins
+        self.lane.is_woken.set(goes_on);
+        goes_on
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, core: &Core) -> Poll<Ended> {
@@ -141,7 +151,9 @@ impl Task {
             State::Retired if self.is_over() => return Poll::Ready(Ended::Idle),
             _ => {}
         }
-        if let Err(e) = self.write(cx) {
+        if !self.lane.holds.get()
+            && let Err(e) = self.write(cx)
+        {
             return Poll::Ready(Ended::Lost(e.to_string()));
         }
         loop {
@@ -156,6 +168,9 @@ impl Task {
                 Poll::Ready(Err(e)) => return Poll::Ready(Ended::Lost(e.to_string())),
             };
             let read = scratch.get(..n).unwrap_or_default();
+            self.rhythm.heard(now_ns);
+            // The server works on what has waited while this thread hands out.
+            let written = if self.lane.holds.take() { self.write(cx) } else { Ok(()) };
             let done = if self.input.is_empty() {
                 self.take(core, read).map(|used| {
                     self.input.extend_from_slice(read.get(used..).unwrap_or_default());
@@ -168,7 +183,7 @@ impl Task {
                     self.input = input;
                 })
             };
-            if let Err(lost) = done {
+            if let Err(lost) = done.and(written.map_err(|e| e.to_string())) {
                 return Poll::Ready(Ended::Lost(lost));
             }
             if self.returned.as_ref().is_some_and(|returned| !returned.has_written()) {
@@ -231,6 +246,8 @@ impl Task {
     /// Sends what has gathered.
     fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut sending = self.lane.sending.borrow_mut();
+        let (begun, mut count) = (sending.written, 0);
+        let is_alone = begun == sending.answered;
         while sending.written < sending.bytes.len() {
             let rest = sending.bytes.get(sending.written..).unwrap_or_default();
             let sent = self.stream.try_write(rest)?;
@@ -241,9 +258,15 @@ impl Task {
                 }
             } else {
                 let (commands, writes) = self.lane.writes.get();
-                self.lane.writes.set((commands + self.lane.pushed.take(), writes + 1));
+                let new = self.lane.pushed.take();
+                count += new;
+                self.lane.writes.set((commands + new, writes + 1));
             }
             sending.written += sent;
+        }
+        if sending.written > begun {
+            let is_whole = sending.written == sending.bytes.len();
+            self.rhythm.wrote(count, is_whole, is_alone.then(now_ns));
         }
         let has_room = sending.bytes.len() - sending.written < MOST_WAITING / 2;
         drop(sending);

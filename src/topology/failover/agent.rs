@@ -15,7 +15,7 @@ use super::record::At;
 use crate::topology::lag::last_record_end;
 use crate::topology::link::{Link, words};
 use crate::topology::lsn::Lsn;
-use crate::topology::probe::{Target, replica_timeline, timeline_of_wal_file};
+use crate::topology::probe::{Target, replica_timeline, timeline_of_log, timeline_of_wal_file};
 
 /// What came of a turn.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ async fn run(
             done = number;
             acts.push(act);
         }
-        let mut facts = turn(&mut link, &target, &acts, &mut refused).await;
+        let mut facts = turn(&mut link, &target, &acts, &mut refused, &mut timeline).await;
         match &mut facts {
             Ok(facts) => {
                 timeline = timeline.max(facts.timeline);
@@ -103,9 +103,16 @@ async fn turn(
     target: &Target,
     acts: &[Act],
     refused: &mut Vec<String>,
+    timeline: &mut Option<u32>,
 ) -> Result<Facts, String> {
     if link.as_ref().is_none_or(|link| link.client.is_closed()) {
-        let opened = within(target.timeout, Link::open(target.login(), target.timeout)).await?;
+        let opened = within(target.timeout, async {
+            let opened = Link::open(target.login(), target.timeout).await?;
+            let of_log = timeline_of_log(&opened).await;
+            Ok((opened, of_log))
+        });
+        let (opened, of_log) = opened.await?;
+        *timeline = (*timeline).max(of_log);
         *link = Some(opened);
     }
     let Some(link) = link else { return Err("no connection".to_owned()) };
@@ -123,7 +130,10 @@ async fn turn(
     facts(&row).map_err(|error| words(&error))
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, String> {
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, String> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done.map_err(|error| words(&error)),
         Err(_) => Err(format!("no answer within {limit:?}")),
@@ -176,7 +186,7 @@ async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> 
 }
 
 /// A string constant whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     match quoted.contains('\\') {
         true => format!("E'{}'", quoted.replace('\\', "\\\\")),

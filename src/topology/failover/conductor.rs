@@ -9,8 +9,9 @@ use tokio::time::sleep;
 
 use super::agent::{Agent, Report};
 use super::course::{self, Facts, Move, Policy, Seen};
+use super::demote;
 use super::doubt::{Doubt, Outcome, Settled, Transaction};
-use super::hooks::{self, Hooks, Named, Told};
+use super::hooks::{self, Demote, Hooks, Named, Told};
 use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step};
 use super::settler::{ask_candidate, ask_promoted};
 use crate::topology::events::EventLog;
@@ -108,7 +109,7 @@ impl Conductor {
     pub(in crate::topology) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut begun = None;
         loop {
-            if self.is_needed() {
+            if self.record.as_ref().is_some_and(Record::is_unsettled) {
                 self.conduct(&mut orders, begun.take()).await;
                 continue;
             }
@@ -117,12 +118,6 @@ impl Conductor {
                 None => return,
             }
         }
-    }
-
-    fn is_needed(&self) -> bool {
-        self.record
-            .as_ref()
-            .is_some_and(|record| record.job.is_some() || !record.astray.is_empty() || !record.unasked.is_empty())
     }
 
     /// Takes an order; a job that could begin is answered later.
@@ -160,6 +155,12 @@ impl Conductor {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
             record.unasked.clone_from(&known.unasked);
             record.seen = known.seen.clone().filter(|_| known.primary == record.primary);
+            record.demoted = known.demoted && known.primary == record.primary;
+            let returns = known.job.as_ref().is_some_and(|job| job.kind == Kind::Return);
+            if returns && known.primary == record.primary {
+                // Its new timeline is our own doing, and told when the job ends.
+                return;
+            }
             if *known == record {
                 return;
             }
@@ -197,13 +198,34 @@ impl Conductor {
                 let ended = hooks::run(&self.hooks.fence, &told(), hooks::PATIENCE).await;
                 ended.map_err(|why| format!("the old primary may still write: fence_command: {why}"))
             }
-            Step::Promoting { candidate, .. } if !old.is_some_and(Job::is_promoting) => {
+            Step::Promoting { candidate, .. } if !old.is_some_and(Job::is_promoting) && job.kind != Kind::Return => {
                 let told = told().new_main(&self.named(candidate));
                 let ended = hooks::run(&self.hooks.validate, &told, hooks::PATIENCE).await;
                 ended.map_err(|why| format!("{} may not be promoted: validate_command: {why}", self.name(candidate)))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Has the primary restarted as a standby; the answer is the record to go on with.
+    async fn demote(&self, mut next: Record) -> Record {
+        let old = self.named(&next.primary);
+        let Some(job) = &mut next.job else { return next };
+        let done = match (&self.hooks.demote, &job.step) {
+            (Demote::Program(argv), Step::Comparing { candidate }) => {
+                let told = Told::about(&self.cluster, next.epoch).failed(&old).new_main(&self.named(candidate));
+                hooks::run(argv, &told, demote::PATIENCE).await.map_err(|why| format!("demote_command: {why}"))
+            }
+            (Demote::ThroughSql, _) => match self.parties.iter().find(|party| party.at == old.at) {
+                Some(party) => demote::by_sql(&party.target).await,
+                None => Err("it is no node of this cluster any more".to_owned()),
+            },
+            _ => Err("demote_method is none by now".to_owned()),
+        };
+        if let Err(why) = done {
+            job.step = Step::Undoing { why: format!("{} could not be made a standby: {why}", old.name) };
+        }
+        next
     }
 
     /// Begins a job: nobody new writes from here on, and it is on disk.
@@ -271,11 +293,20 @@ impl Conductor {
             match course::next(&record, &look, &self.policy, in_step.elapsed()) {
                 Move::Rest => break,
                 Move::Write(next) => {
-                    if self.write(&record, *next, &mut running).await {
-                        in_step = Instant::now();
-                    } else {
+                    match self.write(&record, *next, &mut running).await {
+                        true => in_step = Instant::now(),
+                        false => sleep(AGAIN).await,
+                    }
+                    continue;
+                }
+                Move::Demote(next) => {
+                    let next = self.demote(*next).await;
+                    while !self.write(&record, next.clone(), &mut running).await {
                         sleep(AGAIN).await;
                     }
+                    in_step = Instant::now();
+                    // What they said before is of another time.
+                    (agents, told) = self.hire();
                     continue;
                 }
                 Move::Act(acts) => {
@@ -454,7 +485,14 @@ impl Conductor {
     /// A job is over: another primary, or none.
     async fn end(&mut self, old: &Record, new: &Record, job: &Job, running: &mut Running) {
         let took = running.begun.elapsed().as_secs_f64();
-        let result = if old.primary == new.primary {
+        let result = if job.kind == Kind::Return {
+            let (primary, timeline, epoch) = (new.primary.clone(), new.timeline, new.epoch);
+            self.notify(Notice::Install { primary, timeline, epoch }).await;
+            let name = self.name(&new.primary);
+            let text = format!("{name} takes writes again, timeline {timeline}; {took:.3}s; nothing is lost");
+            self.report(new, ended(job.kind, true), &name, &text);
+            Ok(text)
+        } else if old.primary == new.primary {
             self.notify(Notice::Open).await;
             let why = match &job.step {
                 Step::Undoing { why } => why.clone(),
@@ -538,6 +576,7 @@ fn began(kind: Kind) -> &'static str {
     match kind {
         Kind::Failover | Kind::Ordered => "failover_begun",
         Kind::Switchover => "switchover_begun",
+        Kind::Return => "return_begun",
     }
 }
 
@@ -545,6 +584,7 @@ fn ended(kind: Kind, is_done: bool) -> &'static str {
     match (kind, is_done) {
         (Kind::Switchover, true) => "switchover_done",
         (Kind::Switchover, false) => "switchover_undone",
+        (Kind::Return, _) => "primary_returned",
         (_, true) => "failover_done",
         (_, false) => "failover_undone",
     }

@@ -52,6 +52,13 @@ pub fn value(text: &str, keyword: &str) -> Option<String> {
     pairs(text)?.into_iter().rev().find(|(name, _)| name == keyword).map(|(_, value)| value)
 }
 
+/// The one server that a connection string leads to; `None` if there are several, or none.
+pub fn server(text: &str) -> Option<At> {
+    let host = value(text, "host").or_else(|| value(text, "hostaddr"))?;
+    let port = value(text, "port").map_or(Some(5432), |port| port.parse().ok())?;
+    Some(At { host, port })
+}
+
 /// The same connection to another server; `None` if the text cannot be read.
 pub fn led_to(text: &str, to: &At) -> Option<String> {
     let mut pairs = pairs(text)?;

@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use super::conninfo;
 use super::record::{Astray, At, Job, Kind, Record, Step};
-use super::synchronous::Synchronous;
 use crate::config::model::Durability;
 use crate::topology::lsn::Lsn;
 
+mod cascade;
+mod choice;
+mod clean;
+mod tend;
+
 /// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
-const WITNESS: Duration = Duration::from_millis(1500);
+const WITNESS: Duration = Duration::from_millis(1000);
 /// Frozen replicas are looked at so often before they are believed: the receiver may be about to be started again.
 const QUIET: u32 = 2;
 /// A candidate that says nothing for so long before it was told to promote is left for another one.
@@ -116,6 +120,9 @@ pub struct Policy {
 pub enum Move {
     /// This record takes the place of the present one.
     Write(Box<Record>),
+    /// The primary is restarted as a standby, by the program that is configured for that; once that has ended well,
+    /// this record takes the place of the present one.
+    Demote(Box<Record>),
     /// To be done at these nodes, which are then asked again.
     Act(Vec<(At, Act)>),
     /// Something has to change first; in words, what.
@@ -172,8 +179,11 @@ pub fn next(record: &Record, look: &[Seen], policy: &Policy, in_step: Duration) 
             Step::Witnessing => view.witness(job),
             Step::Freezing => view.freeze(job),
             Step::Fencing => view.fence(job),
+            Step::Preparing => view.prepare(job),
+            Step::Demoting { candidate } => view.demote(candidate),
+            Step::Comparing { candidate } => view.compare(candidate),
             Step::CatchingUp { candidate, target } => view.catch_up(job, candidate, *target),
-            Step::Promoting { candidate, from } => view.promote(candidate, *from),
+            Step::Promoting { candidate, from } => view.promote(job, candidate, *from),
             Step::Undoing { .. } => view.undo(),
         },
     }
@@ -236,7 +246,9 @@ impl View<'_> {
 
     fn undo_if_primary_lives(&self) -> Option<Move> {
         let primary = &self.record.primary;
-        self.primary_lives().then(|| self.undo_because(format!("{} answers again", self.name(primary))))
+        // One that we have made a standby takes writes as soon as it is promoted again.
+        let comes_back = self.record.demoted && self.facts(primary).is_some_and(|facts| facts.in_recovery);
+        (self.primary_lives() || comes_back).then(|| self.undo_because(format!("{} answers again", self.name(primary))))
     }
 
     /// Notes replicas whose upstream will be changed, before it is.
@@ -244,7 +256,8 @@ impl View<'_> {
         let known = |at: &At| self.record.astray.iter().any(|astray| astray.at == *at);
         let new: Vec<Astray> = self
             .replicas()
-            .filter(|(seen, _)| !known(&seen.at))
+            .filter(|(seen, _)| !known(&seen.at) && !self.is_fed_by_another(seen))
+            .filter(|(_, facts)| self.upstream_is_silent_for_a_moment(facts).is_none())
             .filter_map(|(seen, facts)| astray(&seen.at, facts, &self.record.primary))
             .collect();
         (!new.is_empty()).then(|| self.write(|record| record.astray.extend(new)))
@@ -262,6 +275,10 @@ impl View<'_> {
         let mut is_open = false;
         for (seen, facts) in self.replicas() {
             let Some(astray) = self.record.astray.iter().find(|astray| astray.at == seen.at) else { continue };
+            if self.upstream_of(facts).is_some() {
+                // It hears another replica, which says nothing of the primary.
+                continue;
+            }
             let Some(bounced) = bounced(&astray.conninfo) else { continue };
             if facts.conninfo.as_deref() != Some(bounced.as_str()) {
                 acts.push((seen.at.clone(), Act::Point { conninfo: bounced, slot: astray.slot.clone() }));
@@ -280,7 +297,7 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if self.in_step < if job.is_refused && !is_open { WITNESS / 8 } else { WITNESS } {
+        if self.in_step < if job.is_refused && !is_open { WITNESS / 5 } else { WITNESS } {
             return Move::Wait(format!("whether a replica still hears {}", self.name(&self.record.primary)));
         }
         self.step(Step::Freezing)
@@ -296,22 +313,23 @@ impl View<'_> {
         if let Some(noting) = self.note_astray() {
             return noting;
         }
-        if self.look.iter().any(|seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary) {
-            return Move::Wait("an answer of every node".to_owned());
+        if let Some(waiting) = self.wait_for_others() {
+            return waiting;
         }
         if let Some((seen, why)) = self.replicas().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
             return self.undo_because(format!("{}: {why}", seen.name));
         }
         let flows = |facts: &Facts| facts.conninfo.as_deref().is_some_and(|conninfo| !conninfo.is_empty());
-        let acts: Vec<(At, Act)> = self
-            .replicas()
+        // Who follows a frozen one gets no further either.
+        let to_freeze = || self.replicas().filter(|(seen, _)| !self.is_fed_by_another(seen));
+        let acts: Vec<(At, Act)> = to_freeze()
             .filter(|(_, facts)| flows(facts))
             .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
             .collect();
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if let Some((seen, facts)) = self.replicas().find(|(seen, _)| seen.quiet < QUIET) {
+        if let Some((seen, facts)) = to_freeze().find(|(seen, _)| seen.quiet < QUIET) {
             if facts.conninfo.is_none() {
                 let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
                 return self.undo_because(format!("{}: {may_not}", seen.name));
@@ -324,96 +342,6 @@ impl View<'_> {
         match self.choose(job) {
             Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
             Err(why) => self.undo_because(why),
-        }
-    }
-
-    /// The replica to promote, and what it has; the error is why none is good enough.
-    fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
-        let mut refused = Vec::new();
-        let mut best: Option<(&Seen, Lsn)> = None;
-        for (seen, facts) in self.replicas() {
-            match self.obstacle(seen, facts) {
-                Some(why) => refused.push(format!("{}: {why}", seen.name)),
-                None => {
-                    let received = facts.received.unwrap_or_default();
-                    let is_wanted = job.to.as_ref().is_none_or(|to| *to == seen.at);
-                    if is_wanted && best.is_none_or(|(_, most)| received > most) {
-                        best = Some((seen, received));
-                    }
-                }
-            }
-        }
-        let Some((candidate, received)) = best else {
-            let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
-            refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
-            let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
-            return Err(format!("no replica can be promoted: {why}"));
-        };
-        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
-        if !job.allow_loss {
-            let behind = most.bytes_since(received);
-            if behind > 0 && self.policy.durability == Durability::Strict {
-                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
-            }
-            self.refuse_loss(job, &candidate.name, received)?;
-        }
-        Ok((candidate.at.clone(), received))
-    }
-
-    /// Why a replica must not be promoted whatever it has.
-    fn obstacle(&self, seen: &Seen, facts: &Facts) -> Option<String> {
-        if !seen.may_lead {
-            return Some("it may not become the primary (promote = false, or an admin's order)".to_owned());
-        }
-        if facts.is_delayed {
-            return Some("recovery_min_apply_delay is set".to_owned());
-        }
-        match facts.timeline {
-            Some(own) if own != self.record.timeline => {
-                Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
-            }
-            _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
-            _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
-        }
-    }
-
-    /// The proof that not too much is lost, or why there is none.
-    fn refuse_loss(&self, job: &Job, candidate: &str, received: Lsn) -> Result<(), String> {
-        let hint = "FAILOVER ... ALLOW DATA LOSS promotes it nevertheless";
-        match self.policy.durability {
-            Durability::BestEffort => Ok(()),
-            Durability::Bounded => {
-                let known = job.known.ok_or_else(|| {
-                    format!("how far the primary had come is not known, so that no bound can be proven; {hint}")
-                })?;
-                let (lost, most) = (known.bytes_since(received), self.policy.max_lost_bytes);
-                if lost <= most {
-                    return Ok(());
-                }
-                Err(format!(
-                    "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
-                ))
-            }
-            Durability::Strict => {
-                let Some(synchronous) = Synchronous::read(&job.synchronous) else {
-                    let why = "durability is strict, but the primary had no synchronous_standby_names";
-                    return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
-                };
-                // Any set of so many contains one that has the last acknowledged commit.
-                let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
-                let needed = (of + 1).saturating_sub(synchronous.least);
-                let is_heard = |astray: &&Astray| {
-                    synchronous.names(&astray.standby) && self.facts(&astray.at).is_some_and(|facts| facts.in_recovery)
-                };
-                let heard = self.record.astray.iter().filter(is_heard).count();
-                if heard >= needed {
-                    return Ok(());
-                }
-                Err(format!(
-                    "durability is strict: {needed} of the {of} standbys of synchronous_standby_names have to be \
-                     heard to be sure of every commit, {heard} are; {hint}"
-                ))
-            }
         }
     }
 
@@ -439,7 +367,8 @@ impl View<'_> {
             {
                 return self.undo_because(format!("{}: {why}", seen.name));
             }
-            if self.in_step > FENCED && job.kind == Kind::Ordered {
+            // Nothing reaches its disk, as a rule: nobody waits for what cannot be had.
+            if job.kind == Kind::Ordered && (seen.refused.is_some() || self.in_step > FENCED) {
                 return self.step(Step::Freezing);
             }
             if self.in_step > FENCED {
@@ -458,11 +387,7 @@ impl View<'_> {
         if let Some(noting) = self.note_astray() {
             return noting;
         }
-        let wanted = self.replicas().filter(|(seen, facts)| {
-            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
-        });
-        let best = wanted.max_by_key(|(_, facts)| facts.received);
-        match (best, facts.flushed) {
+        match (self.best_replica(job), facts.flushed) {
             (Some((candidate, _)), Some(target)) => {
                 self.step(Step::CatchingUp { candidate: candidate.at.clone(), target })
             }
@@ -493,6 +418,11 @@ impl View<'_> {
         if facts.is_paused {
             return Move::Act(vec![(candidate.clone(), Act::Resume)]);
         }
+        let target = match is_planned.then(|| self.hold_others(candidate)) {
+            Some(Err(first)) => return first,
+            Some(Ok(most)) => target.max(most),
+            None => target,
+        };
         // What was received may end within a record, which is never replayed. A promotion replays whatever else there is
         // before it ends; only a planned one has to be sure of it before.
         let is_near = !is_planned && self.in_step >= REPLAYED;
@@ -503,6 +433,38 @@ impl View<'_> {
             return self.give_up_plan(&seen.name, target);
         }
         Move::Wait(format!("{} to replay up to {target}", seen.name))
+    }
+
+    /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
+    /// it from here on; what they have by then, the candidate has to have.
+    fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
+        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
+        let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
+        if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
+            return Err(self.undo_because(format!("{}: {why}", seen.name)));
+        }
+        let flows = |facts: &Facts| facts.conninfo.as_deref() != Some("");
+        let acts: Vec<(At, Act)> = others()
+            .filter(|(_, facts)| flows(facts))
+            .map(|(seen, _)| (seen.at.clone(), Act::Point { conninfo: String::new(), slot: String::new() }))
+            .collect();
+        if !acts.is_empty() {
+            return Err(Move::Act(acts));
+        }
+        // One that is being told says nothing meanwhile.
+        let is_told = |seen: &Seen| is_led(&seen.at) && seen.facts.is_none() && seen.silent < ASKED;
+        let moves = self
+            .look
+            .iter()
+            .find(|seen| is_told(seen))
+            .or(others().map(|(seen, _)| seen).find(|seen| seen.quiet < QUIET));
+        match moves {
+            Some(seen) if self.in_step > FROZEN => {
+                Err(self.undo_because(format!("{} did not stop receiving", seen.name)))
+            }
+            Some(_) => Err(Move::Wait("the receivers to end".to_owned())),
+            None => Ok(others().filter_map(|(_, facts)| facts.received).max().unwrap_or_default()),
+        }
     }
 
     /// A switchover whose candidate does not come as far as the old primary was.
@@ -521,7 +483,7 @@ impl View<'_> {
         })
     }
 
-    fn promote(&self, candidate: &At, from: Lsn) -> Move {
+    fn promote(&self, job: &Job, candidate: &At, from: Lsn) -> Move {
         let Some(facts) = self.facts(candidate) else {
             return Move::Wait(format!("an answer of {}, which is being promoted", self.name(candidate)));
         };
@@ -534,20 +496,33 @@ impl View<'_> {
         if self.record.read_only.contains(candidate) && facts.read_only {
             return Move::Act(vec![(candidate.clone(), Act::Unfence)]);
         }
-        let is_known = |at: &At| {
-            at == candidate || *at == self.record.primary || self.record.astray.iter().any(|astray| astray.at == *at)
+        if job.kind == Kind::Return {
+            // Whoever followed it follows it still.
+            return self.write(|record| {
+                record.epoch += 1;
+                record.timeline = timeline;
+                record.fork = Some(from);
+                (record.seen, record.job, record.demoted) = (None, None, false);
+                record.read_only.retain(|at| at != candidate);
+            });
+        }
+        let old = &self.record.primary;
+        // One that was restarted as a standby was told whom to follow; whether it does is looked at.
+        let is_known = |at: &At| match at == old {
+            true => !self.record.demoted,
+            false => at == candidate || self.record.astray.iter().any(|astray| astray.at == *at),
         };
         let unasked: Vec<At> = self.look.iter().map(|seen| seen.at.clone()).filter(|at| !is_known(at)).collect();
         self.write(|record| {
             record.epoch += 1;
-            record.primary = candidate.clone();
-            record.seen = None;
+            let old = std::mem::replace(&mut record.primary, candidate.clone());
             record.timeline = timeline;
             record.fork = Some(from);
-            record.astray.retain(|astray| astray.at != *candidate);
+            (record.seen, record.job, record.demoted) = (None, None, false);
+            record.astray.retain(|astray| astray.at != *candidate && astray.at != old);
+            record.former = Some(old);
             record.unasked = unasked;
             record.read_only.retain(|at| at != candidate);
-            record.job = None;
         })
     }
 
@@ -558,90 +533,14 @@ impl View<'_> {
             // Clients are let in as soon as this is over: not before it can take writes.
             return Move::Wait(format!("an answer of {}", self.name(primary)));
         }
+        if self.record.demoted && self.facts(primary).is_none() && self.in_step < clean::COMES_BACK {
+            return Move::Wait(format!("{} to come back", self.name(primary)));
+        }
         // What is left is done by `tend`, as soon as the node can be reached.
         match self.unfence() {
             Some(act) => Move::Act(vec![act]),
             None => self.write(|record| record.job = None),
         }
-    }
-
-    fn unfence(&self) -> Option<(At, Act)> {
-        let at = self.record.read_only.iter().find(|at| **at == self.record.primary)?;
-        let facts = self.facts(at)?;
-        (!facts.in_recovery && facts.read_only).then(|| (at.clone(), Act::Unfence))
-    }
-
-    /// Without a job: what was changed for one is put right.
-    fn tend(&self) -> Move {
-        let primary = &self.record.primary;
-        if self.record.read_only.contains(primary) && self.facts(primary).is_some_and(|facts| !facts.read_only) {
-            return self.write(|record| record.read_only.retain(|at| *at != record.primary));
-        }
-        if let Some(asked) = self.ask_unasked() {
-            return asked;
-        }
-        let mut acts: Vec<(At, Act)> = self.unfence().into_iter().collect();
-        let mut done = Vec::new();
-        let mut missing: Vec<String> =
-            self.record.unasked.iter().map(|at| format!("{} to answer", self.name(at))).collect();
-        for astray in &self.record.astray {
-            let Some(facts) = self.facts(&astray.at) else {
-                missing.push(format!("{} to answer", self.name(&astray.at)));
-                continue;
-            };
-            let Some(conninfo) = self.home_of(astray) else {
-                missing.push(format!("somebody to set primary_conninfo of {}", self.name(&astray.at)));
-                continue;
-            };
-            if !facts.in_recovery || facts.conninfo.as_deref() == Some(conninfo.as_str()) {
-                done.push(astray.at.clone());
-                continue;
-            }
-            let Some(primary) = self.facts(&self.record.primary).filter(|primary| !primary.in_recovery) else {
-                // To an old primary it can be led back at any time: it has its slots.
-                if astray.upstream == self.record.primary {
-                    acts.push((astray.at.clone(), Act::Point { conninfo, slot: astray.slot.clone() }));
-                } else {
-                    missing.push(format!("{} to answer", self.name(&self.record.primary)));
-                }
-                continue;
-            };
-            if !astray.slot.is_empty() && !primary.slots.contains(&astray.slot) {
-                acts.push((self.record.primary.clone(), Act::Slot(astray.slot.clone())));
-            } else {
-                acts.push((astray.at.clone(), Act::Point { conninfo, slot: astray.slot.clone() }));
-            }
-        }
-        if !acts.is_empty() {
-            return Move::Act(acts);
-        }
-        if !done.is_empty() {
-            return self.write(|record| record.astray.retain(|astray| !done.contains(&astray.at)));
-        }
-        if missing.is_empty() { Move::Rest } else { Move::Wait(missing.join(", ")) }
-    }
-
-    /// Nodes that can be asked now and could not when the primary was changed.
-    fn ask_unasked(&self) -> Option<Move> {
-        let (at, facts) = self.record.unasked.iter().find_map(|at| Some((at, self.facts(at)?)))?;
-        let primary = &self.record.primary;
-        let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
-        // Whom it followed is not known; not the primary of now.
-        let nobody = At { host: String::new(), port: 0 };
-        let astray = astray(at, facts, &nobody).filter(|astray| facts.in_recovery && !leads_home(&astray.conninfo));
-        Some(self.write(|record| {
-            record.unasked.retain(|other| other != at);
-            record.astray.retain(|other| other.at != *at);
-            record.astray.extend(astray);
-        }))
-    }
-
-    /// What leads a replica to the recorded primary.
-    fn home_of(&self, astray: &Astray) -> Option<String> {
-        if astray.upstream == self.record.primary {
-            return Some(astray.conninfo.clone());
-        }
-        conninfo::led_to(&astray.conninfo, &self.record.primary)
     }
 }
 

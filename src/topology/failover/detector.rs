@@ -9,8 +9,9 @@ use crate::topology::plan::Failure;
 /// Refusals have to last for so long, and to be so many.
 const REFUSED_FOR: Duration = Duration::from_millis(400);
 const REFUSED_TIMES: u32 = 3;
-/// Probes in a row that were not answered in time.
-const SILENT_TIMES: u32 = 3;
+/// Probes in a row that were not answered in time. It is asked once more while the replicas are heard, and goes on as the
+/// primary if it answers then.
+const SILENT_TIMES: u32 = 2;
 /// Between two probes of a primary that has failed.
 pub const AGAIN: Duration = Duration::from_millis(150);
 /// Beats in a row that were not committed in time.
@@ -114,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn three_silences() {
+    fn two_silences() {
         let mut detector = Detector::default();
-        for at in 1..=3 {
+        for at in 1..=2 {
             assert_eq!(detector.verdict(at * 1000 * MS), None);
             detector.take(at * 1000 * MS, Err(&Failure::Silent("no answer".into())));
         }
-        assert!(!detector.verdict(3000 * MS).expect("lost").is_refused);
+        assert!(!detector.verdict(2000 * MS).expect("lost").is_refused);
     }
 
     #[test]

@@ -15,6 +15,18 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// The same for those that copy data.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(3600);
 
+/// How a primary is restarted as a standby.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Demote {
+    /// Not at all.
+    #[default]
+    Nobody,
+    /// `demote_command`
+    Program(Vec<String>),
+    /// `COPY ... TO PROGRAM`
+    ThroughSql,
+}
+
 /// The programs of `[postgres.failover]`; an empty list is none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hooks {
@@ -24,6 +36,8 @@ pub struct Hooks {
     pub validate: Vec<String>,
     /// `rejoin_command`
     pub rejoin: Vec<String>,
+    /// `demote_method` with `demote_command`
+    pub demote: Demote,
 }
 
 /// One node, as a program is told of it.

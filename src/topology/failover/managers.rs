@@ -66,6 +66,8 @@ pub(in crate::topology) struct Managers {
     found: BTreeMap<String, String>,
     /// All nodes have been looked at, or could not be.
     looked: bool,
+    /// Another instance of Forebay had the claim to promote when it was last asked for.
+    is_taken: bool,
 }
 
 /// Looks for signs with a connection of the monitor's login; the answer is who is at work, and what shows it.
@@ -143,6 +145,27 @@ impl Managers {
     pub(in crate::topology) fn take_instead(&mut self, seen: Seen) {
         self.found.clear();
         self.take(seen);
+    }
+
+    /// The nodes are others.
+    pub(in crate::topology) fn forget(&mut self) {
+        *self = Self { is_taken: self.is_taken, ..Self::default() };
+    }
+
+    /// Whether another instance of Forebay has the claim to promote, see [`super::heart`]; in words if that is new.
+    pub(in crate::topology) fn take_claim(&mut self, is_taken: bool) -> Option<&'static str> {
+        let is_new = std::mem::replace(&mut self.is_taken, is_taken) != is_taken;
+        let told = match is_taken {
+            true => "another instance of Forebay promotes here, and this one only follows",
+            false => "this instance promotes from now on",
+        };
+        is_new.then_some(told)
+    }
+
+    /// Why no failover may begin by itself.
+    pub(in crate::topology) fn objection(&self) -> Option<String> {
+        let other = "another instance of Forebay promotes here; FAILOVER promotes all the same";
+        self.refusal().or_else(|| self.is_taken.then(|| other.to_owned()))
     }
 
     /// Whether it is known by now who is at work.

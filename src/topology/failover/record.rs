@@ -60,6 +60,12 @@ pub struct Record {
     /// COMMITs to the primary before whose answers were lost, with what their clients are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_doubt: Vec<Settled>,
+    /// The primary may have been restarted as a standby, by us: it is promoted again when it says that it is one.
+    #[serde(default)]
+    pub demoted: bool,
+    /// The primary before this one, if we have made this one.
+    #[serde(default)]
+    pub former: Option<At>,
 }
 
 /// What a promotion has to know of a primary that cannot be asked any more.
@@ -102,6 +108,9 @@ pub struct Job {
     pub to: Option<At>,
     /// `ALLOW DATA LOSS`
     pub allow_loss: bool,
+    /// `MODE clean`
+    #[serde(default)]
+    pub is_clean: bool,
     /// Nothing listens where the primary did, so that it need not be waited for as long as a silent one.
     pub is_refused: bool,
     /// The last position of the old primary that was seen.
@@ -122,6 +131,8 @@ pub enum Kind {
     Ordered,
     /// The primary is well and steps down.
     Switchover,
+    /// The primary was restarted as a standby for a switchover that was undone, and takes writes again.
+    Return,
 }
 
 /// Steps of a job, in their order.
@@ -134,6 +145,18 @@ pub enum Step {
     Freezing,
     /// The old primary of a switchover stops taking writes.
     Fencing,
+    /// `MODE clean`: a candidate is chosen while the old primary is still as it was.
+    Preparing,
+    /// `MODE clean`: the old primary is told whom to follow, and is being restarted as a standby.
+    Demoting {
+        /// Who will be promoted.
+        candidate: At,
+    },
+    /// `MODE clean`: the candidate has to have exactly what the old primary has.
+    Comparing {
+        /// Who will be promoted.
+        candidate: At,
+    },
     /// The candidate replays what it has to have.
     CatchingUp {
         /// Who will be promoted.
@@ -156,6 +179,22 @@ pub enum Step {
 }
 
 impl Job {
+    /// A job of Forebay's own, with nothing known of the primary.
+    pub fn new(kind: Kind, why: String, step: Step) -> Self {
+        Self {
+            kind,
+            by: String::new(),
+            why,
+            to: None,
+            allow_loss: false,
+            is_clean: false,
+            is_refused: false,
+            known: None,
+            synchronous: String::new(),
+            step,
+        }
+    }
+
     /// There is no way back any more.
     pub fn is_promoting(&self) -> bool {
         matches!(self.step, Step::Promoting { .. })
@@ -177,7 +216,15 @@ impl Record {
             unasked: Vec::new(),
             read_only: Vec::new(),
             in_doubt: Vec::new(),
+            demoted: false,
+            former: None,
         }
+    }
+
+    /// Something is under way, or something that was changed has to be put right.
+    pub fn is_unsettled(&self) -> bool {
+        let is_out_of_place = !self.astray.is_empty() || !self.unasked.is_empty();
+        self.job.is_some() || is_out_of_place || self.demoted || self.read_only.contains(&self.primary)
     }
 }
 
@@ -244,7 +291,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 }
 
 /// A cluster may be called anything; a file may not.
-fn file_name(cluster: &str) -> String {
+pub(super) fn file_name(cluster: &str) -> String {
     let mut name = String::new();
     for byte in cluster.bytes() {
         match byte {
@@ -264,15 +311,9 @@ mod tests {
         let step = Step::CatchingUp { candidate: at(2), target: Lsn(77) };
         Record {
             job: Some(Job {
-                kind: Kind::Failover,
-                by: String::new(),
-                why: "refused".into(),
-                to: None,
-                allow_loss: false,
                 is_refused: true,
                 known: Some(Lsn(80)),
-                synchronous: String::new(),
-                step,
+                ..Job::new(Kind::Failover, "refused".into(), step)
             }),
             astray: vec![Astray {
                 at: at(3),

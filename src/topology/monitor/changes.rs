@@ -7,16 +7,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Monitor};
-use crate::config::model::{FailoverMode, Postgres};
+use crate::config::model::{DemoteMethod, FailoverMode, Postgres};
 use crate::topology::clock::now_ns;
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
+use crate::topology::failover::demote;
 use crate::topology::failover::heart::{Beat, beat};
-use crate::topology::failover::hooks::Hooks;
+use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
 use crate::topology::failover::settler::{Served, Settler};
+use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
 
@@ -37,6 +39,8 @@ pub struct Change {
     pub to: Option<String>,
     /// A planned one, with the time that open transactions have; `None` if the primary is lost.
     pub drain: Option<Duration>,
+    /// `MODE clean`: the old primary is restarted as a standby before.
+    pub clean: bool,
     /// `ALLOW DATA LOSS`
     pub allow_loss: bool,
     /// Only say whether it could be done.
@@ -65,6 +69,8 @@ pub(super) struct Changes {
     /// These are looked at for other managers; none if we would not promote.
     suspects: watch::Sender<Vec<Suspect>>,
     managers: Managers,
+    /// Slots made beforehand.
+    slots: watch::Sender<Wanted>,
     /// Why an automatic failover did not begin, as it was told.
     refused: Option<String>,
     /// The primary that may be asked what became of COMMITs.
@@ -114,6 +120,9 @@ impl Monitor {
         let (doubts, told_of) = mpsc::unbounded_channel();
         let settler = Settler { cluster: watched.name.clone(), workers: Arc::clone(&self.workers), served: asked };
         tokio::task::spawn_local(settler.run(told_of));
+        let (slots, wanted) = watch::channel(Wanted::default());
+        let keeper = Keeper::open(&self.state_dir, &watched.name, self.events.clone());
+        tokio::task::spawn_local(keeper.run(wanted));
         let changes = Changes {
             orders,
             told,
@@ -126,6 +135,7 @@ impl Monitor {
             heart,
             suspects,
             managers: Managers::default(),
+            slots,
             refused: None,
             served,
             doubts,
@@ -200,6 +210,12 @@ impl Monitor {
             let accepted = watched.plan.accepted().and_then(|node| watched.nodes.get(node));
             if accepted.is_some_and(|node| node.is_at(&beat.at)) {
                 watched.detector.beat(beat.hangs);
+                if let Some(changes) = self.changes.get_mut(&watched.name)
+                    && let Some(told) = changes.managers.take_claim(beat.is_taken)
+                {
+                    let node = accepted.map_or("", |node| &node.conf.name);
+                    self.events.record(&watched.name, watched.plan.epoch(), "promotion_claim", node, told);
+                }
             }
         }
     }
@@ -216,6 +232,7 @@ impl Monitor {
             changes.tell_served(watched);
             changes.tell_progress(watched, now_ns);
             changes.tell_suspects(watched);
+            changes.tell_slots(watched);
             if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
                 changes.refused = None;
             }
@@ -227,7 +244,7 @@ impl Monitor {
                 && let Some(lost) = watched.detector.verdict(now_ns)
                 && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
             {
-                if let Some(why) = changes.managers.refusal() {
+                if let Some(why) = changes.managers.objection() {
                     if changes.refused.as_ref() != Some(&why) {
                         let detail = format!("the primary is lost: {}; nothing is promoted: {why}", lost.why);
                         self.events.record(&watched.name, watched.plan.epoch(), "failover_refused", "", &detail);
@@ -242,17 +259,8 @@ impl Monitor {
                     true => (Kind::Ordered, Step::Fencing),
                     false => (Kind::Failover, Step::Witnessing),
                 };
-                let job = Job {
-                    kind,
-                    by: String::new(),
-                    why: format!("the primary is lost: {}", lost.why),
-                    to: None,
-                    allow_loss: false,
-                    is_refused: lost.is_refused,
-                    known,
-                    synchronous,
-                    step,
-                };
+                let why = format!("the primary is lost: {}", lost.why);
+                let job = Job { is_refused: lost.is_refused, known, synchronous, ..Job::new(kind, why, step) };
                 // Closed at once, not only when the task comes to it.
                 let actions = watched.plan.close(now_ns, job.why.clone(), false);
                 watched.carry_out(now_ns, actions);
@@ -271,8 +279,21 @@ impl Monitor {
         };
         let watched = self.clusters.iter().find(|watched| watched.name == cluster);
         let suspects = watched.map(suspects).unwrap_or_default();
+        let demoted =
+            self.changes.get(&cluster).zip(watched).filter(|_| change.clean).and_then(|(changes, watched)| {
+                let primary = watched.nodes.get(watched.plan.accepted()?)?;
+                Some((primary.conf.name.clone(), primary.target.clone(), changes.hooks.demote.clone()))
+            });
         let commands = self.commands.clone();
         tokio::task::spawn_local(async move {
+            if let Some((name, target, how)) = demoted {
+                if let Err(why) = demote::is_possible(&target, &how).await {
+                    return drop(reply.send(Err(format!("{name} cannot be restarted as a standby: {why}"))));
+                }
+                if !change.dry_run {
+                    demote::shorten(&target).await;
+                }
+            }
             let seen = managers::look(&suspects).await;
             if let Some(commands) = commands.upgrade() {
                 // Whoever waits hears of a monitor that has stopped.
@@ -293,7 +314,7 @@ impl Monitor {
         });
         match prepared {
             Err(why) => drop(reply.send(Err(why))),
-            Ok((cluster, job)) if change.dry_run => drop(reply.send(Ok(promise(&cluster, &job)))),
+            Ok((cluster, job)) if change.dry_run => drop(reply.send(Ok(self.promise(&cluster, &job)))),
             Ok((cluster, job)) => {
                 let watched = self.clusters.iter().find(|watched| watched.name == cluster);
                 let Some((changes, watched)) = self.changes.get(&cluster).zip(watched) else { return };
@@ -353,22 +374,39 @@ impl Monitor {
             _ => {}
         }
         let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
+        if change.clean && self.changes.get(&watched.name).is_none_or(|own| own.hooks.demote == Demote::Nobody) {
+            return Err(format!("MODE clean has to restart {} as a standby: {}", names(accepted), demote::WAY_OUT));
+        }
         let step = match (kind, serving) {
+            (Kind::Switchover, _) if change.clean => Step::Preparing,
             (Kind::Switchover, _) | (_, Some(_)) => Step::Fencing,
             _ => Step::Freezing,
         };
         let job = Job {
-            kind,
             by: change.by.clone(),
-            why: ordered.to_owned(),
             to: to.and_then(|node| watched.nodes.get(node)).map(WatchedNode::at),
             allow_loss: change.allow_loss,
-            is_refused: false,
+            is_clean: change.clean,
             known,
             synchronous,
-            step,
+            ..Job::new(kind, ordered.to_owned(), step)
         };
         Ok((watched.name.clone(), job))
+    }
+
+    fn promise(&self, cluster: &str, job: &Job) -> String {
+        let what = match job.kind {
+            Kind::Switchover if job.is_clean => "clean switchover",
+            Kind::Switchover => "switchover",
+            _ => "failover",
+        };
+        let to = job.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+        let by = match self.changes.get(cluster).map(|changes| &changes.hooks.demote) {
+            Some(Demote::Program(_)) if job.is_clean => "; demote_command would restart the old primary as a standby",
+            Some(Demote::ThroughSql) if job.is_clean => "; the old primary would restart itself as a standby",
+            _ => "",
+        };
+        format!("a {what} of {cluster}{to} is possible{by}")
     }
 
     fn find_in(&self, cluster: &str, node: &str) -> Result<(usize, usize), String> {
@@ -390,7 +428,13 @@ impl Monitor {
             changes.hooks = hooks(config);
             changes.parties.clear();
         }
-        self.changes.retain(|name, _| self.clusters.iter().any(|watched| watched.name == *name));
+        self.changes.retain(|name, changes| {
+            let stays = self.clusters.iter().any(|watched| watched.name == *name);
+            if !stays {
+                changes.slots.send_modify(Wanted::end);
+            }
+            stays
+        });
     }
 }
 
@@ -442,9 +486,18 @@ impl Changes {
         let present = if watched.plan.mode() == FailoverMode::Promote { suspects(watched) } else { Vec::new() };
         let is_other = *self.suspects.borrow() != present;
         if is_other {
-            self.managers = Managers::default();
+            self.managers.forget();
             self.suspects.send_replace(present);
         }
+    }
+
+    fn tell_slots(&self, watched: &Watched) {
+        let present = Wanted::of(watched);
+        self.slots.send_if_modified(|known| {
+            let is_other = *known != present;
+            *known = present;
+            is_other
+        });
     }
 
     /// A former primary that answers is for `rejoin_command`, once a minute at the most.
@@ -509,6 +562,11 @@ fn hooks(config: &Postgres) -> Hooks {
         fence: failover.fence_command.clone(),
         validate: failover.validate_command.clone(),
         rejoin: failover.rejoin_command.clone(),
+        demote: match failover.demote_method {
+            DemoteMethod::Nobody => Demote::Nobody,
+            DemoteMethod::Hook => Demote::Program(failover.demote_command.clone()),
+            DemoteMethod::CopyProgram => Demote::ThroughSql,
+        },
     }
 }
 
@@ -553,13 +611,5 @@ fn obstacle(watched: &Watched, node: usize) -> String {
         }
         Some(standing) => format!("it is {}, {}: {}", standing.role, standing.state, standing.reason),
         None => "there is no such node".to_owned(),
-    }
-}
-
-fn promise(cluster: &str, job: &Job) -> String {
-    let what = if job.kind == Kind::Switchover { "switchover" } else { "failover" };
-    match &job.to {
-        Some(to) => format!("a {what} of {cluster} to {to} is possible"),
-        None => format!("a {what} of {cluster} is possible"),
     }
 }

@@ -78,6 +78,14 @@ def bin_dir():
     return Path(program).resolve().parent
 
 
+class Adopted(psutil.Process):
+    """A postmaster that somebody else has started."""
+
+    def poll(self):
+        """As of `subprocess.Popen`: None while it runs."""
+        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+
+
 class Node(Endpoint):
     """One PostgreSQL server. As an endpoint it is used directly, without Forebay."""
 
@@ -143,6 +151,15 @@ class Node(Endpoint):
         if len(lines) > 6 and len(lines[6].split()) == 2:  # key and id of the segment that a killed server leaves
             subprocess.run(["ipcrm", "-m", lines[6].split()[1]], stderr=subprocess.DEVNULL, check=False)
 
+    def adopt(self):
+        """Takes over a server that somebody else has started in this folder, if there is one; whether there is."""
+        pid_file = self.data / "postmaster.pid"
+        lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+        if self.is_running() or not lines or not psutil.pid_exists(int(lines[0])):
+            return False
+        self._process = Adopted(int(lines[0]))
+        return True
+
     def pause(self):
         """SIGSTOP of every process: connections stay open and nothing answers."""
         process.freeze_family(self.pid)
@@ -163,6 +180,7 @@ class Node(Endpoint):
 
     def destroy(self):
         """Ends the server at once and gives its port back."""
+        self.adopt()
         self.kill()
         ports.release(self.port)
 
@@ -349,18 +367,22 @@ class Cluster:
             for node in self.replicas
         }
 
-    def promote(self):
-        """Replaces a dead primary by the replica that received most; the others follow it. Returns them in that order.
+    def furthest_first(self):
+        """The replicas of a dead primary by what they have received.
 
         Of two replicas of a primary that was killed either may have more, and one that has more than a new primary
         can never follow it.
         """
-        replicas = [node for node in self.nodes if node.is_running() and node.is_replica()]
+        replicas = self.replicas
         for node in replicas:
             wait_until(lambda node=node: node.value("select count(*) from pg_stat_wal_receiver") == 0, 10,
                        f"{node.name} to have received all there was")
-        first, *others = sorted(
+        return sorted(
             replicas, reverse=True, key=lambda node: node.value("select pg_last_wal_receive_lsn() - '0/0'::pg_lsn"))
+
+    def promote(self):
+        """Replaces a dead primary by the replica that received most; the others follow it. Returns them in that order."""
+        first, *others = self.furthest_first()
         first.promote()
         for node in others:
             node.follow(first)

@@ -1,0 +1,118 @@
+//! Which replica is promoted, and what proves that not too much is lost by it.
+
+use super::{ASKED, Facts, Move, Seen, View};
+use crate::config::model::Durability;
+use crate::topology::failover::record::{At, Job};
+use crate::topology::failover::synchronous::Synchronous;
+use crate::topology::lsn::Lsn;
+
+impl View<'_> {
+    /// The replica to promote, and what it has; the error is why none is good enough.
+    pub(super) fn choose(&self, job: &Job) -> Result<(At, Lsn), String> {
+        let best = self.best_replica(job).map(|(seen, facts)| (seen, facts.received.unwrap_or_default()));
+        let Some((candidate, received)) = best else { return Err(self.nobody()) };
+        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default();
+        if !job.allow_loss {
+            let behind = most.bytes_since(received);
+            if behind > 0 && self.policy.durability == Durability::Strict {
+                return Err(format!("{} lacks {behind} bytes that another replica has", candidate.name));
+            }
+            self.refuse_loss(job, &candidate.name, received)?;
+        }
+        Ok((candidate.at.clone(), received))
+    }
+
+    /// Whoever can be asked at all answers within a moment.
+    pub(super) fn wait_for_others(&self) -> Option<Move> {
+        let is_asked = |seen: &Seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary;
+        self.look.iter().any(is_asked).then(|| Move::Wait("an answer of every node".to_owned()))
+    }
+
+    /// Why no replica can be promoted.
+    pub(super) fn nobody(&self) -> String {
+        let mut refused = Vec::new();
+        for (seen, facts) in self.replicas() {
+            if let Some(why) = self.obstacle(seen, facts) {
+                refused.push(format!("{}: {why}", seen.name));
+            }
+        }
+        let unseen = self.look.iter().filter(|seen| seen.facts.is_none() && seen.at != self.record.primary);
+        refused.extend(unseen.map(|seen| format!("{}: does not answer", seen.name)));
+        let why = if refused.is_empty() { "there is none".to_owned() } else { refused.join("; ") };
+        format!("no replica can be promoted: {why}")
+    }
+
+    /// The replica that has most of those that may be promoted; of equals one that followed the primary itself.
+    pub(super) fn best_replica(&self, job: &Job) -> Option<(&Seen, &Facts)> {
+        let wanted = self.replicas().filter(|(seen, facts)| {
+            job.to.as_ref().is_none_or(|to| *to == seen.at) && self.obstacle(seen, facts).is_none()
+        });
+        let mut best: Option<(&Seen, &Facts)> = None;
+        for (seen, facts) in wanted {
+            let rank = |seen: &Seen, facts: &Facts| (facts.received, !self.is_fed_by_another(seen));
+            if best.is_none_or(|(other, most)| rank(seen, facts) > rank(other, most)) {
+                best = Some((seen, facts));
+            }
+        }
+        best
+    }
+
+    /// Why a replica must not be promoted whatever it has.
+    pub(super) fn obstacle(&self, seen: &Seen, facts: &Facts) -> Option<String> {
+        if !seen.may_lead {
+            return Some("it may not become the primary (promote = false, or an admin's order)".to_owned());
+        }
+        if facts.is_delayed {
+            return Some("recovery_min_apply_delay is set".to_owned());
+        }
+        match facts.timeline {
+            Some(own) if own != self.record.timeline => {
+                Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
+            }
+            _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
+            _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
+        }
+    }
+
+    /// The proof that not too much is lost, or why there is none.
+    fn refuse_loss(&self, job: &Job, candidate: &str, received: Lsn) -> Result<(), String> {
+        let hint = "FAILOVER ... ALLOW DATA LOSS promotes it nevertheless";
+        match self.policy.durability {
+            Durability::BestEffort => Ok(()),
+            Durability::Bounded => {
+                let known = job.known.ok_or_else(|| {
+                    format!("how far the primary had come is not known, so that no bound can be proven; {hint}")
+                })?;
+                let (lost, most) = (known.bytes_since(received), self.policy.max_lost_bytes);
+                if lost <= most {
+                    return Ok(());
+                }
+                Err(format!(
+                    "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
+                ))
+            }
+            Durability::Strict => {
+                let Some(synchronous) = Synchronous::read(&job.synchronous) else {
+                    let why = "durability is strict, but the primary had no synchronous_standby_names";
+                    return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
+                };
+                // Any set of so many contains one that has the last acknowledged commit.
+                let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
+                let needed = (of + 1).saturating_sub(synchronous.least);
+                // One that was led elsewhere is known by the name that it had before.
+                let noted = |at: &At| self.record.astray.iter().find(|astray| astray.at == *at);
+                let standby = |seen: &Seen, facts: &Facts| {
+                    noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
+                };
+                let heard = self.replicas().filter(|(seen, facts)| synchronous.names(&standby(seen, facts))).count();
+                if heard >= needed {
+                    return Ok(());
+                }
+                Err(format!(
+                    "durability is strict: {needed} of the {of} standbys of synchronous_standby_names have to be \
+                     heard to be sure of every commit, {heard} are; {hint}"
+                ))
+            }
+        }
+    }
+}
