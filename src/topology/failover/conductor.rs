@@ -47,7 +47,7 @@ pub(in crate::topology) enum Order {
     /// A node accepts writes and is not the primary: `rejoin_command` is for it.
     Rejoin(At),
     /// Somebody else has promoted a primary, and it was accepted.
-    Accepted(Record),
+    Accepted(Box<Record>),
     /// How the primary was just now.
     Seen(At, LastSeen),
     /// A change of the primary.
@@ -128,7 +128,7 @@ impl Conductor {
             }
             Order::Rejoin(at) => self.rejoin(&at),
             Order::Seen(at, seen) => self.seen(&at, seen),
-            Order::Accepted(record) => self.accepted(record),
+            Order::Accepted(record) => self.accepted(*record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
                 // Whoever asked may have left.

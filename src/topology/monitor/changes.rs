@@ -542,7 +542,7 @@ impl Changes {
             && let Some(node) = watched.nodes.get(node)
         {
             let record = Record::accepted(node.at(), timeline, epoch, watched.plan.system_identifier());
-            let _ = self.orders.send(Order::Accepted(record));
+            let _ = self.orders.send(Order::Accepted(Box::new(record)));
         }
     }
 }
