@@ -48,7 +48,8 @@ impl Session {
         // Start of the bytes that go to the client as they are.
         let mut run = 0;
         let mut is_free = false;
-        let is_asked = matches!(backend.asked, Asked::Sent { .. });
+        // Until its ReadyForQuery, whatever was said before: that may come alone.
+        let is_asked = self.core.resolves;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if backend.track.has_local_front() {
                 self.pass(bytes, run, at);
