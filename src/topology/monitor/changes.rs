@@ -240,9 +240,9 @@ impl Monitor {
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
                 && now_ns >= changes.not_before_ns
-                && changes.managers.is_known()
+                && changes.managers.is_known(replicas_up(watched))
                 && let Some(lost) = watched.detector.verdict(now_ns)
-                && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
+                && replicas_up(watched).next().is_some()
             {
                 if let Some(why) = changes.managers.objection() {
                     if changes.refused.as_ref() != Some(&why) {
@@ -591,6 +591,11 @@ fn suspects(watched: &Watched) -> Vec<Suspect> {
         target: node.target.clone(),
     };
     watched.nodes.iter().map(suspect).collect()
+}
+
+fn replicas_up(watched: &Watched) -> impl Iterator<Item = &str> {
+    let up = watched.nodes.iter().enumerate().filter(|(node, _)| is_replica_up(watched, *node));
+    up.map(|(_, node)| node.conf.name.as_str())
 }
 
 fn is_replica_up(watched: &Watched, node: usize) -> bool {
