@@ -143,7 +143,6 @@ impl World {
     }
 
     fn look(&mut self, late: bool) -> Vec<Seen> {
-        let silent = if late { Duration::from_secs(60) } else { Duration::ZERO };
         (0..NODES)
             .map(|node| {
                 let receiver =
@@ -164,6 +163,8 @@ impl World {
                     read_only: own.read_only,
                     ..Facts::default()
                 });
+                let is_silent = late && facts.is_none();
+                let silent = if is_silent { Duration::from_secs(60) } else { Duration::ZERO };
                 own.quiet = if facts.as_ref().is_some_and(Facts::is_at_rest) { (own.quiet + 1).min(2) } else { 0 };
                 let quiet = own.quiet;
                 Seen { at: at(node), name: format!("n{node}"), may_lead: true, facts, silent, quiet, refused: None }

@@ -124,8 +124,6 @@ def test_a_candidate_that_is_lost_before_its_promotion_is_left_for_another(begin
     getattr(lost, how)()
     relay.cut()
     relay.mode = "pass"
-    step = wait_until(lambda: next(iter({step_of(recorded(scene.forebay))[0]} - {"catching_up"}), None), 30, "the next step")
-    assert step == "freezing", f"it has to be chosen anew, and is {step}"
     new = scene.new_primary()
     assert new is not lost
     scene.ledger.progress()
@@ -309,7 +307,7 @@ def test_a_long_read_on_the_candidate_does_not_keep_it_from_being_promoted(begin
         reader.close()
 
 
-def test_a_replica_whose_log_is_gone_is_not_promoted_and_not_read(begin):
+def test_a_replica_whose_log_is_gone_is_not_promoted(begin):
     scene = begin()
     second, third = scene.cluster.nodes[1:]
     led = third.value("show primary_conninfo")
@@ -327,8 +325,6 @@ def test_a_replica_whose_log_is_gone_is_not_promoted_and_not_read(begin):
     wait_until(lambda: "has already been removed" in third.log(), 30, "the log to be missed")
     scene.old.kill()
     assert scene.new_primary() is second
-    scene.ledger.progress(of=50)
-    never_reads_on(scene, third)
     scene.judge(second)
 
 

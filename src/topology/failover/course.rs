@@ -436,6 +436,10 @@ impl View<'_> {
         // What was received may end within a record, which is never replayed. A promotion replays whatever else there is
         // before it ends; only a planned one has to be sure of it before.
         let is_near = !is_planned && self.in_step >= REPLAYED;
+        // What it said before it was lost is no reason to bind everything to it.
+        if seen.silent >= REPLAYED {
+            return Move::Wait(format!("another answer of {}", seen.name));
+        }
         if is_near || facts.replayed.is_some_and(|replayed| replayed >= target) {
             return self.step(Step::Promoting { candidate: candidate.clone(), from: target });
         }
