@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use forebay::config::model as conf;
 use forebay::topology::clock::now_ns;
+use forebay::topology::failover::doubt::{Doubt, Outcome};
 use forebay::topology::model::Workers;
 use forebay::topology::{EventLog, Monitor, MonitorHandle, NodeView, Role, Snapshot, State};
 
@@ -34,6 +35,12 @@ impl Workers for Nobody {
     fn busy<'a>(&'a self, _: &'a str, _: u16) -> Pin<Box<dyn Future<Output = usize> + Send + 'a>> {
         Box::pin(async { 0 })
     }
+
+    fn in_doubt<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Vec<Doubt>> + Send + 'a>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn settle(&self, _: &[(Doubt, Outcome)]) {}
 }
 
 /// What an instance of Forebay would hold.

@@ -159,7 +159,6 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
 
 /// Existing keys that have no effect: section, keys, what will not happen.
 static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    ("postgres.failover", &["commit_resolution"], "unknown COMMITs are not resolved in this version"),
     ("security", &["ban_after", "ban_window", "ban_time"], "failed logins are not banned in this version"),
     ("notify", &["webhook"], "webhooks are not called in this version"),
 ];

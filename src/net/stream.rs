@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket registered with this thread's runtime.
@@ -113,6 +113,17 @@ impl Stream {
             }
             buf = buf.get(n..).unwrap_or_default();
         }
+        Ok(())
+    }
+
+    /// Says no more, and waits until the other side has nothing more to say either.
+    pub async fn close(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(s) => s.shutdown().await?,
+            Stream::Unix(s) => s.shutdown().await?,
+        }
+        let mut unread = [0; 256];
+        while self.read(&mut unread).await? > 0 {}
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use crate::config::model::Config;
 use crate::net;
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
+use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::model::Workers;
 use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
@@ -36,6 +37,9 @@ struct Asks {
 impl Control for Asks {
     fn suspect(&self, cluster: usize, node: usize, why: &str) {
         self.monitor.suspect(cluster, node, why);
+    }
+    fn in_doubt(&self, cluster: &str) {
+        self.monitor.in_doubt(cluster);
     }
     fn want_catalog(&self, cluster: usize, database: &str) {
         let _ = self.catalogs.send((cluster, database.to_owned()));
@@ -73,6 +77,27 @@ impl Workers for Threads {
             }
             busy
         })
+    }
+
+    fn in_doubt<'a>(&'a self, cluster: &'a str) -> Pin<Box<dyn Future<Output = Vec<Doubt>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut doubts = Vec::new();
+            for worker in self.workers() {
+                let cluster = cluster.to_owned();
+                doubts.extend(worker.ask(move |core| core.in_doubt(&cluster)).await.unwrap_or_default());
+            }
+            doubts
+        })
+    }
+
+    fn settle(&self, answers: &[(Doubt, Outcome)]) {
+        if answers.is_empty() {
+            return;
+        }
+        for worker in self.workers() {
+            let answers = answers.to_vec();
+            worker.post(move |core| core.settle(&answers));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::backend::Backend;
+use super::doubt::Asked;
 use super::errors::{End, Trouble};
 use super::pool::Welcome;
 use super::session::Session;
@@ -37,6 +38,9 @@ impl Session {
             let status = bytes.last().copied().unwrap_or(b'I');
             self.ready(backend, &[status]);
             self.deliver(bytes, 0, bytes.len())?;
+            if self.flags.stirred {
+                self.ask(backend);
+            }
             return Ok(self.is_released(backend));
         }
         let mut at = backend.left.min(bytes.len());
@@ -44,6 +48,8 @@ impl Session {
         // Start of the bytes that go to the client as they are.
         let mut run = 0;
         let mut is_free = false;
+        // Until its ReadyForQuery, whatever was said before: that may come alone.
+        let is_asked = self.core.resolves;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if backend.track.has_local_front() {
                 self.pass(bytes, run, at);
@@ -55,8 +61,9 @@ impl Session {
                 Head::Bad(_) => return Err(End::ServerLost(Box::new(Trouble::ServerNonsense))),
                 Head::Frame { kind, len } => (kind, len),
             };
+            let is_told = is_asked && backend.track.is_asked() && !matches!(kind, b'N' | b'S' | b'A');
             let Some(frame) = rest.get(..len) else {
-                if self.must_be_whole(kind, len) {
+                if is_told || self.must_be_whole(kind, len) {
                     break;
                 }
                 self.take_cut_message(backend, kind);
@@ -67,6 +74,13 @@ impl Session {
                 at = bytes.len();
                 break;
             };
+            if is_told {
+                self.pass(bytes, run, at);
+                self.take_told(backend, kind, frame.get(5..).unwrap_or_default())?;
+                at += len;
+                run = at;
+                continue;
+            }
             if kind == b'D' && !self.flags.undecided && !self.flags.rerun {
                 at += len;
                 continue;
@@ -105,6 +119,9 @@ impl Session {
         }
         if self.flags.rerun && is_free {
             return Err(End::Rerun);
+        }
+        if self.flags.stirred {
+            self.ask(backend);
         }
         Ok(is_free)
     }
@@ -156,8 +173,15 @@ impl Session {
                 let op = backend.track.executed();
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
+                    if let Some(error) = self.own_failure(backend) {
+                        self.rare.instead = Some(error);
+                        return Ok(Turn::Swallow);
+                    }
                     // Outside of a transaction it takes nothing back.
                     self.flags.rolled_back = self.before_tx.is_some();
+                } else if self.core.resolves && tag == b"COMMIT" {
+                    // Another transaction may begin in the same message.
+                    backend.asked = Asked::No;
                 } else if let [b'D', b'E' | b'I', ..] = tag {
                     forget_taught(backend, tag);
                 }
@@ -235,6 +259,11 @@ impl Session {
                 self.flags.unexamined = false;
             }
             self.flags.committing = false;
+            if self.core.resolves {
+                self.flags.stirred = false;
+                backend.asked = Asked::No;
+                backend.entry.doubt.set(None);
+            }
             if self.before_tx.is_some() || self.rare.actual.is_some() || !Arc::ptr_eq(&backend.settings, &self.settings)
             {
                 self.settle_settings(backend);
@@ -296,15 +325,10 @@ impl Session {
             return Err(End::ServerLost(Box::new(Trouble::ServerNonsense)));
         };
         let code = fields.sqlstate().unwrap_or_default();
-        let severity = fields.severity().unwrap_or_default();
-        if severity == b"FATAL" || severity == b"PANIC" {
-            let is_panic = severity == b"PANIC";
-            self.pool.stats.count_on(backend.entry.node, |n| if is_panic { n.panics += 1 } else { n.fatals += 1 });
-            return Err(End::ServerLost(Box::new(Trouble::ServerEnded {
-                code: String::from_utf8_lossy(code).into_owned(),
-                message: String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned(),
-            })));
+        if let Some(end) = self.fatal(backend, body) {
+            return Err(end);
         }
+        backend.entry.doubt.set(None);
         self.pool.stats.count_on(backend.entry.node, |n| n.errors += 1);
         add(&self.pool.stats.errors, 1);
         if self.flags.undecided && is_standby_error(code, fields.message().unwrap_or_default()) {

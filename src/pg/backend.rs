@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::doubt::Asked;
 use super::prepare::Taught;
 use super::registry::Server;
 use super::settings::Settings;
@@ -43,6 +44,8 @@ pub struct Backend {
     pub is_standby: bool,
     /// Its session state is not known any more: it must be cleaned before somebody else gets it.
     pub is_dirty: bool,
+    /// What is known of the open transaction; nothing without `failover.commit_resolution`.
+    pub asked: Asked,
 }
 
 /// The socket of a server connection, which an admin may cut ([`Server::is_cut`]): from then on it reads as failed with

@@ -276,6 +276,7 @@ impl Core {
             primary_of: self.view(pool).filter(|view| view.primary == Some(node)).map(|view| view.epoch),
             is_cut: Default::default(),
             prepared: Default::default(),
+            doubt: Default::default(),
         });
         self.servers.borrow_mut().insert(entry.id, Rc::clone(&entry));
         let lifetime = pool.config.borrow().server_lifetime;
@@ -293,6 +294,7 @@ impl Core {
             retained: Vec::new(),
             is_standby: false,
             is_dirty: false,
+            asked: Default::default(),
         })
     }
 }

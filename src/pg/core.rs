@@ -19,6 +19,7 @@ use crate::config::model::{Balance, Config};
 use crate::net::{Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Verdict, VerdictCache, classify};
+use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
 use crate::wire::pg::auth::Credential;
 use crate::worker::Wheel;
@@ -60,6 +61,10 @@ pub struct Core {
     pub inert: Arc<Verdict>,
     /// What an admin has ordered about databases.
     pub orders: RefCell<Rc<Orders>>,
+    /// `failover.commit_resolution`, as the process began.
+    pub resolves: bool,
+    /// Clients that wait to hear what became of their COMMIT, with the answer once it is known.
+    pub doubts: RefCell<FxHashMap<u64, (Doubt, Option<Outcome>)>>,
     /// Buffers to be used again.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The last reading of the clock, ns.
@@ -88,6 +93,8 @@ impl Core {
             id,
             shared,
             wheel,
+            resolves: config.postgres.failover.commit_resolution,
+            doubts: RefCell::default(),
             config: RefCell::new(config),
             topology: RefCell::new(topology),
             pools: RefCell::default(),
@@ -163,6 +170,17 @@ impl Core {
         // A reload that changes the order of the clusters arrives in two steps: until the second, names tell.
         let in_place = topology.clusters.get(cluster).filter(|view| view.name == *name);
         in_place.or_else(|| topology.clusters.iter().find(|view| view.name == *name)).cloned()
+    }
+
+    /// The name of a pool's cluster.
+    pub(super) fn cluster_name(&self, pool: &PgPool) -> Option<String> {
+        self.view(pool).map(|view| view.name.clone())
+    }
+
+    /// The pool that a connection belongs to.
+    pub(super) fn pool_of(&self, server: &Server) -> Option<Rc<PgPool>> {
+        let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
+        self.pools.borrow().get(&key).cloned()
     }
 
     /// Tells a pool what each node may be used for.
@@ -415,6 +433,7 @@ impl Core {
     pub fn tick(self: &Rc<Self>, now: u64) {
         self.clock.set(now);
         self.call_served(now);
+        self.call_in_doubt();
         for pool in self.all_pools() {
             let config = Rc::clone(&pool.config.borrow());
             if pool.state.borrow().is_waited_for() {
@@ -451,6 +470,12 @@ impl Core {
                 client.call();
             }
         }
+    }
+
+    /// Those who wait to hear of their COMMIT look whether they have waited long enough.
+    fn call_in_doubt(&self) {
+        let clients = self.clients.borrow();
+        self.doubts.borrow().keys().filter_map(|id| clients.get(id)).for_each(|client| client.call());
     }
 
     /// True if a client that has a connection may have run out of some time; the session knows exactly.
@@ -647,6 +672,7 @@ impl Core {
     /// A client's session is over.
     pub fn client_left(&self, client: &Client, pool: &PgPool, home: usize) {
         self.clients.borrow_mut().remove(&client.id);
+        self.doubts.borrow_mut().remove(&client.id);
         self.shared.cancels.remove(&client.key.process_id);
         self.shared.clients.fetch_sub(1, Ordering::Relaxed);
         pool.clients.update(|n| n - 1);

@@ -64,7 +64,7 @@ impl Session {
         let mut at = self.left.min(bytes.len());
         self.left -= at;
         let mut run = Run { bytes, from: 0, at };
-        if backend.track.is_quiet() && at == 0 {
+        if (backend.track.is_quiet() || backend.track.is_only_asked()) && at == 0 {
             self.begin_request(backend);
         }
         let kept = loop {
@@ -157,7 +157,12 @@ impl Session {
                 backend.track.push(Expect::Batch { is_parsed: false });
             }
         }
-        send(backend, request);
+        if self.flags.stirred && verdict.is_some_and(|verdict| self.may_ask_behind(backend, verdict)) {
+            backend.out.extend_from_slice(request);
+            self.ask_now(backend);
+        } else {
+            send(backend, request);
+        }
         self.keep(&[]);
         self.me.is_unwatched.set(true);
     }
@@ -210,6 +215,7 @@ impl Session {
                     return Ok(Step::Hold);
                 }
                 self.flags.wrote = true;
+                self.flags.stirred = self.core.resolves;
                 backend.track.push(Expect::Function);
                 Ok(Step::Pass)
             }
@@ -217,7 +223,7 @@ impl Session {
             // Skipped by the server after an error, so nothing of it takes effect.
             _ if backend.track.is_skipping() => Ok(if is_whole { Step::Drop } else { Step::Pass }),
             _ => {
-                if !self.flags.unsynced && self.must_hold(backend) {
+                if !self.flags.unsynced && (self.must_hold(backend) || self.must_wait_to_commit(backend, kind, body)) {
                     return Ok(Step::Hold);
                 }
                 self.flags.unsynced = true;
@@ -265,6 +271,7 @@ impl Session {
         if !is_whole {
             // Too long to look at: whatever it leaves behind is cleaned up after it.
             self.flags.wrote = true;
+            self.flags.stirred = self.core.resolves;
             self.flags.dirty = true;
             backend.track.push(Expect::Query(None));
             return Ok(Step::Pass);
@@ -286,10 +293,17 @@ impl Session {
                 return Ok(Step::Drop);
             }
         }
+        if self.core.resolves && verdict.kind == Kind::Commit && !self.before_commit(backend, text) {
+            return Ok(Step::Hold);
+        }
         self.note_access(backend, &verdict);
         if self.flags.unexamined && !self.flags.undecided {
             // Kept until the answer is complete: if it never is, the text decides what the client is told.
             backend.retained.extend_from_slice(frame);
+        }
+        if verdict.effects.contains(Effects::TRANSACTION) && backend.track.status == b'T' {
+            // One of several statements may be a COMMIT.
+            self.flags.committing = true;
         }
         let op = if verdict.is_plain() { None } else { self.note(&verdict, text).map(Box::new) };
         backend.unnamed_of = 0;
@@ -316,6 +330,9 @@ impl Session {
         if verdict.may_change_data() {
             self.flags.unexamined = !self.flags.wrote && verdict.reason == Reason::NotExamined;
             self.flags.wrote = true;
+            if self.core.resolves {
+                self.note_stir(verdict);
+            }
         }
     }
 
@@ -425,6 +442,7 @@ impl Session {
             return Err(End::Trouble(Box::new(Trouble::TooLong)));
         }
         self.flags.wrote = true;
+        self.flags.stirred = self.core.resolves;
         self.flags.dirty = true;
         if let Some(names) = &mut self.names {
             names.clear_unnamed();
@@ -499,6 +517,10 @@ impl Session {
             self.note_access(backend, &verdict);
             if !verdict.is_plain() {
                 self.refresh_show(bind.statement, &verdict);
+                if self.core.resolves && verdict.kind == Kind::Commit {
+                    let text = self.text_of_statement(bind.statement).unwrap_or_default();
+                    self.before_commit(backend, &text);
+                }
                 op = self.note_bound(bind.statement, &verdict).map(Box::new);
             }
         }
@@ -532,11 +554,15 @@ impl Session {
 
     /// As [`Session::note`], for a statement that is bound.
     fn note_bound(&mut self, name: &[u8], verdict: &Verdict) -> Option<Op> {
-        let text = match self.names.as_ref()? {
+        let text = self.text_of_statement(name)?;
+        self.note(verdict, &text)
+    }
+
+    fn text_of_statement(&self, name: &[u8]) -> Option<Vec<u8>> {
+        Some(match self.names.as_ref()? {
             names if name.is_empty() => names.unnamed_text().to_vec(),
             names => names.find(name)?.text().to_vec(),
-        };
-        self.note(verdict, &text)
+        })
     }
 
     /// A prepared `SHOW forebay.*` must tell what is true now, not when it was parsed.
@@ -617,7 +643,7 @@ impl Session {
 
 /// Sends what is in the connection's buffer, then `raw`. What the socket does not take waits in the buffer.
 #[inline]
-fn send(backend: &mut Backend, raw: &[u8]) {
+pub(super) fn send(backend: &mut Backend, raw: &[u8]) {
     if backend.out.is_empty() {
         if !raw.is_empty() {
             // An error shows again when the answer is read, after what the server said before it closed.

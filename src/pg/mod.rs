@@ -14,6 +14,7 @@ mod connect;
 pub mod consoles;
 mod control;
 pub mod core;
+pub mod doubt;
 pub mod errors;
 mod forward;
 mod handover;

@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use crate::net::{Endpoint, Target};
+use crate::topology::failover::doubt::Transaction;
 use crate::wire::pg::cancel_key::CancelKey;
 
 /// One client, from its login to its end.
@@ -128,6 +129,8 @@ pub struct Server {
     pub is_cut: Cell<bool>,
     /// Statements that it knows.
     pub prepared: Cell<usize>,
+    /// The transaction whose COMMIT was sent and not answered, if it is known.
+    pub doubt: Cell<Option<Transaction>>,
 }
 
 /// State of a server connection, as `SHOW SERVERS` names it.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::core::Core;
+use super::doubt::Asked;
 use super::errors::{End, Trouble};
 use super::pool::PgPool;
 use super::registry::{ClientState, ServerState};
 use super::request::transaction_status;
-use super::session::Session;
+use super::session::{Session, Stage};
 use super::stats::add;
 use super::{cancel, control};
 use crate::pool::Put;
@@ -135,8 +136,9 @@ impl Session {
         self.core.give_back(&self.pool, backend);
     }
 
-    /// The server connection ended under a session. Goes on if the client can be told what became of its request.
-    pub(super) fn server_lost(&mut self, mut backend: Box<Backend>, why: Trouble) -> Result<(), End> {
+    /// The server connection ended under a session. Goes on if the client can be told what became of its request, or
+    /// once it is known.
+    pub(super) fn server_lost(&mut self, mut backend: Box<Backend>, why: Trouble) -> Result<Option<Stage>, End> {
         let node = backend.entry.node;
         let reason = why.reason();
         self.core.suspect(&self.pool, node, &reason);
@@ -151,30 +153,47 @@ impl Session {
         if was_undecided && self.rare.reruns < 3 && !backend.retained.is_empty() {
             self.rerun(&mut backend, false);
             self.drop_backend(backend);
-            return Ok(());
+            return Ok(None);
         }
         self.output.truncate(if was_undecided { self.rare.held_from } else { self.output.len() });
         let is_cut = backend.left > 0 && !was_undecided || self.left > 0;
+        if let Some(wait) = self.in_doubt(&backend, &why).filter(|_| !is_cut) {
+            self.drop_backend(backend);
+            return Ok(Some(Stage::InDoubt(self.await_outcome(wait))));
+        }
         let in_block = backend.track.status != b'I';
-        let is_idle = backend.track.is_quiet() && !self.flags.unsynced;
+        let is_idle = (backend.track.is_quiet() || backend.track.is_only_asked()) && !self.flags.unsynced;
+        // Its COMMIT waits here and was not sent.
+        let is_held = is_idle && self.flags.hold && matches!(backend.asked, Asked::Sent { .. });
         let owed = backend.track.owed_readies();
         // A COPY of the extended protocol has swallowed the Sync that came with it.
         let is_synced = owed == 0 && !self.flags.unsynced && !backend.track.is_copying_in();
         let committing = self.flags.committing;
+        let is_told = !matches!(backend.asked, Asked::Sent { .. });
+        let changed_nothing = self.core.resolves && committing && is_told && !self.flags.stirred;
         let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
         let was_bound = self.is_bound();
         self.drop_backend(backend);
         let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
         let trouble = if (in_block && !committing) || (is_idle && was_bound) {
-            if closes || was_bound {
+            if is_held && was_bound {
+                return Err(End::Trouble(Box::new(Trouble::TransactionToRepeat(reason))));
+            }
+            let is_over = (closes || was_bound) && !is_held;
+            // A COMMIT may be on its way to us. Its client would take words that come before it for no answer to it.
+            let is_told_later = !is_over || self.core.resolves && in_block;
+            if is_idle && is_told_later {
+                // The client has asked nothing yet: it is told when it does.
+                let tell = if is_over { Trouble::TransactionLost } else { Trouble::TransactionToRepeat };
+                self.rare.owed = Some(Box::new(tell(reason)));
+                self.start_over();
+                return Ok(None);
+            }
+            if is_over {
                 return Err(End::Trouble(Box::new(Trouble::TransactionLost(reason))));
             }
-            if is_idle {
-                // The client has asked nothing yet: it is told when it does.
-                self.rare.owed = Some(Box::new(Trouble::TransactionToRepeat(reason)));
-                self.start_over();
-                return Ok(());
-            }
+            Trouble::TransactionToRepeat(reason)
+        } else if changed_nothing {
             Trouble::TransactionToRepeat(reason)
         } else if committing || wrote {
             Trouble::OutcomeUnknown(reason)
@@ -198,7 +217,7 @@ impl Session {
         if wrote || committing {
             self.wrote_at = self.core.read_clock();
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Examines the statement whose answer was lost and which nobody examined before.
@@ -211,7 +230,7 @@ impl Session {
     }
 
     /// The session is outside a transaction, whatever it was in before.
-    fn start_over(&mut self) {
+    pub(super) fn start_over(&mut self) {
         if let Some(before) = self.before_tx.take() {
             self.settings = before;
         }
@@ -224,6 +243,10 @@ impl Session {
         self.flags.committing = false;
         self.flags.rolled_back = false;
         self.flags.dirty = false;
+        self.flags.stirred = false;
+        if let Some(route) = self.rare.route_local.take() {
+            self.rare.route = route;
+        }
     }
 
     /// Answers the request at the front of `input` with an error instead of running it.
@@ -261,7 +284,14 @@ impl Session {
         let mut words = std::mem::take(&mut self.output);
         write_error(&mut words, &*trouble);
         let wheel = Rc::clone(&self.core.wheel);
-        let _ = wheel.timeout(Some(LAST_WORDS), self.stream.write_all(&words)).await;
+        // A COMMIT that nobody has read would have the words thrown away by the client's system.
+        let is_heard = self.core.resolves && matches!(*trouble, Trouble::TransactionLost(_));
+        let _ = wheel
+            .timeout(Some(LAST_WORDS), async {
+                self.stream.write_all(&words).await?;
+                if is_heard { self.stream.close().await } else { Ok(()) }
+            })
+            .await;
     }
 }
 

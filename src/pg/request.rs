@@ -145,7 +145,7 @@ impl Session {
     /// even examined: those have no verdict.
     #[inline]
     pub(super) fn judge_plain(&mut self, text: &[u8]) -> Option<(Option<Arc<Verdict>>, Class)> {
-        if self.is_never_steered() {
+        if self.is_never_steered() && !self.core.resolves {
             return passes_unexamined(text).then_some((None, Class::Primary));
         }
         if self.flags.force_primary || text.len() > LONGEST_TEXT {
@@ -163,7 +163,7 @@ impl Session {
     /// Extended messages up to their Sync, all there and none of them steering: they go to the primary. `None`: they
     /// have to be looked at more closely.
     fn plan_plain_batch(&mut self, mut bytes: &[u8]) -> Option<Class> {
-        if !self.is_never_steered() || self.names.as_ref().is_some_and(|names| names.may_steer) {
+        if !self.is_never_steered() || self.core.resolves || self.names.as_ref().is_some_and(|names| names.may_steer) {
             return None;
         }
         loop {
@@ -291,7 +291,7 @@ impl Session {
     }
 
     /// What a statement of the client's is, by its name.
-    fn verdict_of<'a>(&'a self, name: &[u8], unnamed: Option<&'a Arc<Verdict>>) -> Option<&'a Arc<Verdict>> {
+    pub(super) fn verdict_of<'a>(&'a self, name: &[u8], unnamed: Option<&'a Arc<Verdict>>) -> Option<&'a Arc<Verdict>> {
         if name.is_empty() {
             return unnamed.or_else(|| self.names.as_ref()?.unnamed_verdict.as_ref());
         }
@@ -377,7 +377,8 @@ impl Session {
     /// What a statement is, as far as this pool has to know.
     #[inline]
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Verdict> {
-        if !self.pool.is_split.get() && passes_unexamined(text) {
+        // What a transaction may have written has to be known if its COMMIT is to be resolved.
+        if !self.pool.is_split.get() && !self.core.resolves && passes_unexamined(text) {
             return Arc::clone(&self.core.inert);
         }
         self.examine(text)

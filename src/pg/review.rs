@@ -7,11 +7,10 @@
 //! its place: that is at once.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::cancel;
 use super::core::Core;
-use super::pool::{PgPool, PoolKey};
+use super::pool::PgPool;
 use super::registry::Server;
 use crate::net::Target;
 use crate::pool::Stale;
@@ -24,8 +23,7 @@ impl Core {
         let servers: Vec<Rc<Server>> = self.servers.borrow().values().cloned().collect();
         let mut pools: Vec<Rc<PgPool>> = Vec::new();
         for server in servers {
-            let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
-            let Some(pool) = self.pools.borrow().get(&key).cloned() else { continue };
+            let Some(pool) = self.pool_of(&server) else { continue };
             let is_superseded = self.is_superseded(&pool, &server);
             if is_superseded || self.state_of(&pool, &server) == Some(State::Detached) {
                 self.cut(&server);

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use super::backend::Backend;
 use super::core::Core;
+use super::doubt::InDoubt;
 use super::errors::{End, Trouble};
 use super::pool::PgPool;
 use super::prepare::Names;
@@ -146,6 +147,9 @@ pub(super) struct Flags {
     pub running: bool,
     /// The connection must be cleaned before somebody else gets it.
     pub dirty: bool,
+    /// The open transaction may have written data, and its server has not denied it; only with
+    /// `failover.commit_resolution`.
+    pub stirred: bool,
 }
 
 /// What a session is doing.
@@ -156,6 +160,8 @@ pub(super) enum Stage {
     Waiting(Wait),
     /// Has a connection until it is free again.
     Serving(Box<Backend>),
+    /// Waits to hear what became of its COMMIT.
+    InDoubt(Box<InDoubt>),
 }
 
 /// Why the loop over the stages stopped.
@@ -217,9 +223,13 @@ impl Session {
                     let served = ready!(self.poll_serve(cx, backend, scratch));
                     let Stage::Serving(backend) = std::mem::replace(stage, Stage::Idle) else { continue };
                     match self.served(backend, served) {
-                        Ok(()) => continue,
+                        Ok(None) => continue,
+                        Ok(Some(next)) => Ok(next),
                         Err(end) => Err(Pause::End(end)),
                     }
+                }
+                Stage::InDoubt(wait) => {
+                    ready!(self.poll_outcome(cx, wait, scratch)).map(|()| Stage::Idle).map_err(Pause::End)
                 }
             };
             match next {
@@ -234,7 +244,7 @@ impl Session {
 
     /// The use of a connection is over.
     #[inline]
-    fn served(&mut self, backend: Box<Backend>, how: Result<(), End>) -> Result<(), End> {
+    fn served(&mut self, backend: Box<Backend>, how: Result<(), End>) -> Result<Option<Stage>, End> {
         match how {
             Ok(()) => self.release(backend),
             Err(End::Rerun) => self.reroute(backend),
@@ -245,7 +255,7 @@ impl Session {
                 return Err(end);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// A client that is closed while its COMMIT, or its write outside a transaction, is with the server is told that
@@ -323,8 +333,20 @@ impl Session {
             Plan::Start(class) if self.rare.owed.is_none() => class,
             Plan::Start(_) => {
                 self.keep(rest);
-                let owed = self.rare.owed.take();
-                return owed.and_then(|trouble| self.refuse(*trouble).err()).map(|end| Err(end.into()));
+                match self.rare.owed.take() {
+                    Some(last) if matches!(*last, Trouble::TransactionLost(_)) => {
+                        return Some(Err(End::Trouble(last).into()));
+                    }
+                    Some(trouble) => {
+                        if let Err(end) = self.refuse(*trouble) {
+                            return Some(Err(end.into()));
+                        }
+                    }
+                    None => {}
+                }
+                // The rest of the request has come with it, as a rule.
+                let bytes = std::mem::take(&mut self.input);
+                return self.plan_start(&bytes, is_full);
             }
             Plan::More => {
                 self.keep(rest);
@@ -517,7 +539,8 @@ impl Session {
                 add(&self.pool.stats.received, n as u64);
                 self.input.clear();
                 let bytes = scratch.get(..have + n).unwrap_or_default();
-                if backend.track.is_quiet() && !self.flags.unsynced && self.left == 0 {
+                let is_quiet = backend.track.is_quiet() || backend.track.is_only_asked();
+                if is_quiet && !self.flags.unsynced && self.left == 0 {
                     self.next_begins(backend);
                 }
                 Poll::Ready(self.forward(backend, bytes))

@@ -21,6 +21,8 @@ use crate::worker::Remote;
 pub trait Control: Send + Sync {
     /// A node failed or said something that does not fit its role.
     fn suspect(&self, cluster: usize, node: usize, why: &str);
+    /// A client of this cluster waits to hear what became of its COMMIT.
+    fn in_doubt(&self, cluster: &str);
     /// Statements for this database are going to be classified: its catalog is wanted. Called once per pool.
     fn want_catalog(&self, cluster: usize, database: &str);
     /// A client of the admin console, its startup packet read.

@@ -69,6 +69,8 @@ pub enum Expect {
     CloseInjected(Option<Arc<Statement>>),
     /// ReadyForQuery
     Sync,
+    /// A whole batch of ours about the open transaction: everything until its ReadyForQuery is for us.
+    Asked,
     /// No answer: marks that the client ended its COPY here.
     CopyEnd,
 }
@@ -313,6 +315,30 @@ impl Track {
         }
     }
 
+    /// True if the server's next message answers a question of ours.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        matches!(self.ring.front(), Some(Expect::Asked))
+    }
+
+    /// True if nothing but the answer to a question of ours is owed.
+    pub fn is_only_asked(&self) -> bool {
+        self.ring.len() == 1 && self.is_asked()
+    }
+
+    /// `Z` of the answer to a question of ours.
+    pub fn told(&mut self, status: u8) {
+        self.status = status;
+        if self.is_asked() {
+            self.ring.pop_front();
+        }
+    }
+
+    /// What is owed, in order.
+    pub fn owed(&self) -> impl Iterator<Item = &Expect> {
+        self.ring.iter()
+    }
+
     /// `G`: Syncs that were sent before the client saw it are swallowed by the server's COPY mode.
     pub fn copy_in(&mut self) {
         self.copying_in = true;
@@ -415,6 +441,18 @@ mod tests {
         assert!(!track.is_skipping(), "its Sync was sent with it");
         track.ready(b'I');
         assert!(track.is_free());
+    }
+
+    #[test]
+    fn a_question_of_ours_is_no_statement_and_leaves_what_came_after_it() {
+        let mut track = Track::default();
+        track.push(Expect::Asked);
+        assert!(track.is_only_asked() && !track.is_quiet() && !track.has_statement());
+        assert_eq!(track.owed_readies(), 0, "the client waits for nothing");
+        track.push(Expect::Query(None));
+        assert!(track.is_asked() && !track.is_only_asked());
+        track.told(b'T');
+        assert_eq!((track.is_asked(), track.status, track.owed_readies()), (false, b'T', 1));
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// The client may leave, or send ahead, while it waits.
-    fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Option<End> {
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Option<End> {
         while self.input.len() < AHEAD {
             let room = scratch.get_mut(..AHEAD).unwrap_or_default();
             match self.stream.poll_read(cx, room) {

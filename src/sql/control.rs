@@ -26,6 +26,20 @@ pub(super) fn kind(first: Word, after: Lexer<'_>) -> Kind {
     }
 }
 
+/// True for a COMMIT, known to be one statement, after which no transaction is open and none is prepared.
+pub fn is_plain_commit(text: &[u8]) -> bool {
+    let mut words = Lexer::new(text);
+    let first = words.token();
+    if !first.is("commit") && !first.is("end") {
+        return false;
+    }
+    let mut next = words.token();
+    if next.is("work") || next.is("transaction") {
+        next = words.token();
+    }
+    next.is_end() || next.is("and") && words.token().is("no") && words.token().is("chain")
+}
+
 fn begin(mut words: Lexer<'_>) -> Kind {
     let mut read_only = None;
     let mut serializable = false;

@@ -23,6 +23,7 @@ pub use cache::VerdictCache;
 pub use catalog::Catalog;
 pub use catalog_builder::CatalogBuilder;
 pub use classify::classify;
+pub use control::is_plain_commit;
 pub use inert::is_inert;
 
 use bitflags::bitflags;

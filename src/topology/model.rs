@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::failover::doubt::{Doubt, Outcome};
 use super::lag::Limits;
 use super::lsn::Lsn;
 
@@ -79,6 +80,12 @@ pub trait Workers: Send + Sync {
 
     /// Server connections to this node that have a client's work, over all threads.
     fn busy<'a>(&'a self, host: &'a str, port: u16) -> Pin<Box<dyn Future<Output = usize> + Send + 'a>>;
+
+    /// COMMITs to this cluster that will never be answered by their servers, and whose clients wait, over all threads.
+    fn in_doubt<'a>(&'a self, cluster: &'a str) -> Pin<Box<dyn Future<Output = Vec<Doubt>> + Send + 'a>>;
+
+    /// Tells those clients what became of them. Posted at once, in order with everything else.
+    fn settle(&self, answers: &[(Doubt, Outcome)]);
 }
 
 /// One node at one moment.

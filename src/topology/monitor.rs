@@ -204,6 +204,7 @@ impl Monitor {
             }
             Command::Consider { change, reply } => self.consider(change, reply),
             Command::Change { change, seen, reply } => self.change(&change, seen, reply),
+            Command::InDoubt { cluster } => self.take_doubt(&cluster),
             Command::Looked { cluster, seen } => self.take_seen(&cluster, seen),
             Command::Notice { cluster, notice, done } => {
                 self.heed(&cluster, notice);

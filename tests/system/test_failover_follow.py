@@ -180,6 +180,31 @@ def test_with_txn_loss_error_the_session_goes_on(cluster, start_forebay):
     assert client.value("select to_regclass('never') is null") == "t"
 
 
+def test_with_txn_loss_error_an_extended_request_is_answered_whole(cluster, start_forebay):
+    forebay = start_forebay(servers=cluster, failover={"txn_loss": "error", "hold": "25s"})
+    client = forebay.wire()
+    client.run("begin")
+    client.run("create table never (a int)")
+    cluster.nodes[0].kill()
+    forebay.wait_log("a server connection was lost in use")
+    # The loss is seen before the request comes, and the request comes in one packet with its Sync.
+    assert wire.types(client.ask(wire.parse("select 1"), wire.bind(), wire.execute(), wire.sync())) == "EZ"
+    cluster.nodes[0].start()
+    client.run("create table afterwards (a int)")
+
+
+def test_a_commit_among_several_statements_is_reported_as_unknown(cluster, start_forebay):
+    cluster.everywhere("create table w (id int); grant all on w to app")
+    client = start_forebay(servers=cluster).wire()
+    client.run("begin")
+    client.run("insert into w values (1)")
+    client.send(wire.query("commit; select pg_sleep(60)"))
+    cluster.wait_running("pg_sleep(60)")
+    wait_until(lambda: cluster.value("select count(*) from w") == 1, 10, "the commit")
+    cluster.nodes[0].kill()
+    assert wire.errors(client.read_until("E")) == ["08007"], "it was committed"
+
+
 def test_a_write_in_flight_when_the_server_died_is_reported_as_unknown(cluster, start_forebay, name):
     forebay = start_forebay(servers=cluster)
     client = forebay.wire()

@@ -67,8 +67,9 @@ section! {
         hold: Duration = "\"15s\"";
         /// How long a switchover waits for open transactions.
         drain: Duration = "\"5s\"";
-        /// Whether a COMMIT whose outcome is not known is looked up on the new primary.
-        commit_resolution: bool = "\"off\"" [words("off", "on")];
+        /// Whether a client whose COMMIT was on its way when the primary was lost waits, for `hold` at the longest, and
+        /// is then told what became of it. Costs a transaction that writes one more query.
+        commit_resolution: bool = "\"off\"" [words("off", "on"), restart()];
         /// What a client gets whose transaction was lost before its COMMIT: its connection closed (57P01), or
         /// error 40001 and the session goes on unless the client was tied to that connection.
         txn_loss_close as "txn_loss": bool = "\"close\"" [words("error", "close")];

@@ -138,6 +138,7 @@ fn only_listeners_threads_folders_and_log_format_wait_for_a_restart() {
             "general.log.format",
             "admin.listen",
             "postgres.listen",
+            "postgres.failover.commit_resolution",
             "redis.service.listen",
             "coordination.etcd",
             "coordination.prefix",

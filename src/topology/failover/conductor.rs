@@ -10,8 +10,10 @@ use tokio::time::sleep;
 use super::agent::{Agent, Report};
 use super::course::{self, Facts, Move, Policy, Seen};
 use super::demote;
+use super::doubt::{Doubt, Outcome, Settled, Transaction};
 use super::hooks::{self, Demote, Hooks, Named, Told};
 use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step};
+use super::settler::{ask_candidate, ask_promoted};
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
 use crate::topology::probe::Target;
@@ -45,7 +47,7 @@ pub(in crate::topology) enum Order {
     /// A node accepts writes and is not the primary: `rejoin_command` is for it.
     Rejoin(At),
     /// Somebody else has promoted a primary, and it was accepted.
-    Accepted(Record),
+    Accepted(Box<Record>),
     /// How the primary was just now.
     Seen(At, LastSeen),
     /// A change of the primary.
@@ -77,6 +79,8 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) parties: Vec<Party>,
     pub(in crate::topology) policy: Policy,
     pub(in crate::topology) hooks: Hooks,
+    /// `failover.commit_resolution`
+    pub(in crate::topology) resolves: bool,
 }
 
 /// A job that somebody waits for, and what it has brought so far.
@@ -124,7 +128,7 @@ impl Conductor {
             }
             Order::Rejoin(at) => self.rejoin(&at),
             Order::Seen(at, seen) => self.seen(&at, seen),
-            Order::Accepted(record) => self.accepted(record),
+            Order::Accepted(record) => self.accepted(*record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
                 // Whoever asked may have left.
@@ -402,6 +406,10 @@ impl Conductor {
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = format!("{} is being promoted", new.job.as_ref().map_or_else(String::new, |job| job.why.clone()));
             self.notify(Notice::Close { why, cut: true }).await;
+            new.in_doubt = self.resolve(&new).await;
+        }
+        if promotes(old) && new.job.is_none() {
+            self.resolve_rest(&mut new).await;
         }
         if let Err(why) = self.keep.write(&new) {
             self.report(old, "record_not_kept", "", &why);
@@ -416,6 +424,62 @@ impl Conductor {
             _ => {}
         }
         true
+    }
+
+    /// What the candidate knows of the COMMITs that the old primary will not answer any more.
+    async fn resolve(&self, record: &Record) -> Vec<Settled> {
+        let Some(Step::Promoting { candidate, from }) = record.job.as_ref().map(|job| &job.step) else {
+            return Vec::new();
+        };
+        if !self.resolves {
+            return Vec::new();
+        }
+        let mut transactions: Vec<Transaction> = Vec::new();
+        for doubt in self.workers.in_doubt(&self.cluster).await {
+            if doubt.at == record.primary && doubt.epoch == record.epoch {
+                transactions.push(doubt.transaction);
+            }
+        }
+        let target = self.parties.iter().find(|party| party.at == *candidate).map(|party| &party.target);
+        let outcomes = match target.filter(|_| !transactions.is_empty()) {
+            Some(target) => ask_candidate(target, *from, &transactions).await,
+            None => vec![None; transactions.len()],
+        };
+        settled(&transactions, outcomes)
+    }
+
+    /// The same of the new primary, about those that the candidate could not tell for certain.
+    async fn resolve_rest(&self, record: &mut Record) {
+        let open: Vec<Transaction> =
+            record.in_doubt.iter().filter(|known| known.outcome.is_none()).map(|known| known.transaction).collect();
+        let target = self.parties.iter().find(|party| party.at == record.primary).map(|party| &party.target);
+        let Some(target) = target.filter(|_| !open.is_empty()) else { return };
+        let outcomes = ask_promoted(target, &open).await;
+        record.in_doubt.retain(|known| known.outcome.is_some());
+        // Asked later it could only be believed less.
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.or(Some(Outcome::Unknown))).collect();
+        record.in_doubt.extend(settled(&open, outcomes));
+    }
+
+    /// Tells the clients what the record says.
+    fn settle(&self, old: &Record, new: &Record) {
+        let answer = |known: &Settled| {
+            let (at, transaction) = (old.primary.clone(), known.transaction);
+            let doubt = Doubt { cluster: self.cluster.clone(), at, epoch: old.epoch, transaction };
+            Some((doubt, known.outcome?))
+        };
+        let answers: Vec<(Doubt, Outcome)> = new.in_doubt.iter().filter_map(answer).collect();
+        self.workers.settle(&answers);
+        if !answers.is_empty() {
+            let count = |wanted| answers.iter().filter(|(_, outcome)| *outcome == wanted).count();
+            let detail = format!(
+                "{} committed, {} rolled back, {} unknown",
+                count(Outcome::Committed),
+                count(Outcome::RolledBack),
+                count(Outcome::Unknown)
+            );
+            self.report(new, "commits_resolved", &self.name(&new.primary), &detail);
+        }
     }
 
     /// A job is over: another primary, or none.
@@ -439,6 +503,7 @@ impl Conductor {
         } else {
             let (primary, timeline, epoch) = (new.primary.clone(), new.timeline, new.epoch);
             self.notify(Notice::Install { primary, timeline, epoch }).await;
+            self.settle(old, new);
             let (from, to) = (self.name(&old.primary), self.name(&new.primary));
             let lost = match (job.kind, job.known, new.fork) {
                 (Kind::Switchover, ..) => "nothing is lost".to_owned(),
@@ -500,6 +565,11 @@ fn take(agents: &mut HashMap<At, Known>, report: Report) {
             known.facts = None;
         }
     }
+}
+
+fn settled(transactions: &[Transaction], outcomes: Vec<Option<Outcome>>) -> Vec<Settled> {
+    let both = transactions.iter().zip(outcomes);
+    both.map(|(transaction, outcome)| Settled { transaction: *transaction, outcome }).collect()
 }
 
 fn began(kind: Kind) -> &'static str {

@@ -3,7 +3,7 @@
 //! Seen by what they leave in the catalogs and by the names of their connections. Those count only for roles that may
 //! replicate or may everything: no ordinary client can stop a failover by a name that it gives itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,6 +16,10 @@ use crate::topology::probe::Target;
 
 /// Between two looks.
 const PACE: Duration = Duration::from_secs(60);
+/// The same while a node has not been seen at all.
+const SOON: Duration = Duration::from_secs(1);
+/// A node that could not be looked at in so many attempts, such as one without a free connection, is not waited for.
+const ATTEMPTS: u32 = 10;
 
 /// Who, what shows it, and its name in lower case; with a star at the end any that begins so.
 const SIGNS: &[(&str, &str, &str)] = &[
@@ -64,8 +68,10 @@ pub(in crate::topology) type Seen = BTreeMap<String, Result<Option<String>, Stri
 pub(in crate::topology) struct Managers {
     /// Of nodes that show one.
     found: BTreeMap<String, String>,
-    /// All nodes have been looked at, or could not be.
-    looked: bool,
+    /// Nodes that could be looked at.
+    looked_at: BTreeSet<String>,
+    /// How often it was tried.
+    looks: u32,
     /// Another instance of Forebay had the claim to promote when it was last asked for.
     is_taken: bool,
 }
@@ -115,14 +121,21 @@ pub(in crate::topology) async fn look(suspects: &[Suspect]) -> Seen {
 
 /// Looks at whatever nodes there are once a minute, and when there are others, until nobody names any more.
 pub(in crate::topology) async fn watch(mut suspects: watch::Receiver<Vec<Suspect>>, tell: impl Fn(Seen)) {
+    let mut looked_at = BTreeSet::new();
     loop {
         let present = suspects.borrow_and_update().clone();
         if !present.is_empty() {
-            tell(look(&present).await);
+            let seen = look(&present).await;
+            looked_at.extend(seen.iter().filter(|(_, seen)| seen.is_ok()).map(|(node, _)| node.clone()));
+            tell(seen);
         }
+        let pause = if present.iter().all(|suspect| looked_at.contains(&suspect.name)) { PACE } else { SOON };
         tokio::select! {
-            changed = suspects.changed() => if changed.is_err() { return },
-            () = sleep(PACE), if !present.is_empty() => {}
+            changed = suspects.changed() => match changed {
+                Ok(()) => looked_at.clear(),
+                Err(_) => return,
+            },
+            () = sleep(pause), if !present.is_empty() => {}
         }
     }
 }
@@ -130,8 +143,11 @@ pub(in crate::topology) async fn watch(mut suspects: watch::Receiver<Vec<Suspect
 impl Managers {
     /// A node that could not be looked at keeps what is known of it: it may be the primary that was just lost.
     pub(in crate::topology) fn take(&mut self, seen: Seen) {
-        self.looked = true;
+        self.looks = self.looks.saturating_add(1);
         for (node, seen) in seen {
+            if seen.is_ok() {
+                self.looked_at.insert(node.clone());
+            }
             match seen {
                 Ok(Some(who)) => drop(self.found.insert(node, who)),
                 Ok(None) => drop(self.found.remove(&node)),
@@ -168,9 +184,9 @@ impl Managers {
         self.refusal().or_else(|| self.is_taken.then(|| other.to_owned()))
     }
 
-    /// Whether it is known by now who is at work.
-    pub(in crate::topology) fn is_known(&self) -> bool {
-        self.looked
+    /// Whether it is known who is at work on these nodes, which answer.
+    pub(in crate::topology) fn is_known<'a>(&self, mut nodes: impl Iterator<Item = &'a str>) -> bool {
+        self.looks >= ATTEMPTS || nodes.all(|node| self.looked_at.contains(node))
     }
 
     /// Why nothing may be promoted.
@@ -202,10 +218,13 @@ mod tests {
     #[test]
     fn a_node_that_does_not_answer_keeps_what_it_showed() {
         let mut managers = Managers::default();
-        assert!(!managers.is_known());
+        assert!(!managers.is_known(["pg1"].into_iter()));
         managers.take(Seen::from([("pg1".into(), Ok(Some("Patroni".into()))), ("pg2".into(), Ok(None))]));
-        assert!(managers.is_known());
-        managers.take(Seen::from([("pg1".into(), Err("gone".into())), ("pg2".into(), Ok(None))]));
+        managers.take(Seen::from([("pg1".into(), Err("gone".into())), ("pg3".into(), Err("late".into()))]));
+        assert!(managers.is_known(["pg1", "pg2"].into_iter()));
+        assert!(!managers.is_known(["pg2", "pg3"].into_iter()), "nobody knows what it would show");
+        (0..ATTEMPTS).for_each(|_| managers.take(Seen::from([("pg3".into(), Err("full".into()))])));
+        assert!(managers.is_known(["pg2", "pg3"].into_iter()), "it is not waited for without end");
         assert!(managers.refusal().is_some_and(|why| why.contains("Patroni on pg1")));
         managers.take(Seen::from([("pg1".into(), Ok(None))]));
         assert_eq!(managers.refusal(), None);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::doubt::Settled;
 use crate::topology::lsn::Lsn;
 use crate::topology::store::{replace, set_aside};
 
@@ -62,6 +63,9 @@ pub struct Record {
     /// The primary before this one, if we have made this one.
     #[serde(default)]
     pub former: Option<At>,
+    /// COMMITs to the primary before whose answers were lost, with what their clients are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_doubt: Vec<Settled>,
 }
 
 /// What a promotion has to know of a primary that cannot be asked any more.
@@ -213,6 +217,7 @@ impl Record {
             read_only: Vec::new(),
             demoted: false,
             former: None,
+            in_doubt: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
+use crate::topology::failover::settler::{Served, Settler};
 use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
 use crate::topology::probe::Target;
@@ -72,6 +73,10 @@ pub(super) struct Changes {
     slots: watch::Sender<Wanted>,
     /// Why an automatic failover did not begin, as it was told.
     refused: Option<String>,
+    /// The primary that may be asked what became of COMMITs.
+    served: watch::Sender<Option<Served>>,
+    /// Told when a client waits for that.
+    doubts: mpsc::UnboundedSender<()>,
 }
 
 impl Monitor {
@@ -102,6 +107,7 @@ impl Monitor {
             parties: parties(watched),
             policy: policy.clone(),
             hooks: hooks(config),
+            resolves: config.failover.commit_resolution,
         };
         tokio::task::spawn_local(conductor.run(given));
         let told = watched.plan.accepted_as();
@@ -113,6 +119,10 @@ impl Monitor {
         let (slots, wanted) = watch::channel(Wanted::default());
         let keeper = Keeper::open(&self.state_dir, &watched.name, self.events.clone());
         tokio::task::spawn_local(keeper.run(wanted));
+        let (served, asked) = watch::channel(None);
+        let (doubts, told_of) = mpsc::unbounded_channel();
+        let settler = Settler { cluster: watched.name.clone(), workers: Arc::clone(&self.workers), served: asked };
+        tokio::task::spawn_local(settler.run(told_of));
         let changes = Changes {
             orders,
             told,
@@ -127,6 +137,8 @@ impl Monitor {
             managers: Managers::default(),
             slots,
             refused: None,
+            served,
+            doubts,
         };
         self.changes.insert(watched.name.clone(), changes);
     }
@@ -157,6 +169,14 @@ impl Monitor {
     pub(super) fn take_seen(&mut self, cluster: &str, seen: Seen) {
         if let Some(changes) = self.changes.get_mut(cluster) {
             changes.managers.take(seen);
+        }
+    }
+
+    /// A client of this cluster waits to hear what became of its COMMIT.
+    pub(super) fn take_doubt(&self, cluster: &str) {
+        if let Some(changes) = self.changes.get(cluster) {
+            // The task ends only with the cluster.
+            let _ = changes.doubts.send(());
         }
     }
 
@@ -209,6 +229,7 @@ impl Monitor {
             changes.tell_accepted(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
+            changes.tell_served(watched);
             changes.tell_progress(watched, now_ns);
             changes.tell_suspects(watched);
             changes.tell_slots(watched);
@@ -219,9 +240,9 @@ impl Monitor {
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
                 && now_ns >= changes.not_before_ns
-                && changes.managers.is_known()
+                && changes.managers.is_known(replicas_up(watched))
                 && let Some(lost) = watched.detector.verdict(now_ns)
-                && watched.nodes.iter().enumerate().any(|(node, _)| is_replica_up(watched, node))
+                && replicas_up(watched).next().is_some()
             {
                 if let Some(why) = changes.managers.objection() {
                     if changes.refused.as_ref() != Some(&why) {
@@ -435,6 +456,17 @@ impl Changes {
         });
     }
 
+    fn tell_served(&self, watched: &Watched) {
+        let node = watched.plan.primary().and_then(|node| watched.nodes.get(node));
+        let epoch = watched.plan.epoch();
+        let served = node.map(|node| Served { at: node.at(), target: node.target.clone(), epoch });
+        self.served.send_if_modified(|known| {
+            let is_other = *known != served;
+            *known = served;
+            is_other
+        });
+    }
+
     /// Once a second how far the primary is: a restart in the middle of its loss must not make a proof impossible.
     fn tell_progress(&mut self, watched: &Watched, now_ns: u64) {
         let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
@@ -510,7 +542,7 @@ impl Changes {
             && let Some(node) = watched.nodes.get(node)
         {
             let record = Record::accepted(node.at(), timeline, epoch, watched.plan.system_identifier());
-            let _ = self.orders.send(Order::Accepted(record));
+            let _ = self.orders.send(Order::Accepted(Box::new(record)));
         }
     }
 }
@@ -559,6 +591,11 @@ fn suspects(watched: &Watched) -> Vec<Suspect> {
         target: node.target.clone(),
     };
     watched.nodes.iter().map(suspect).collect()
+}
+
+fn replicas_up(watched: &Watched) -> impl Iterator<Item = &str> {
+    let up = watched.nodes.iter().enumerate().filter(|(node, _)| is_replica_up(watched, *node));
+    up.map(|(_, node)| node.conf.name.as_str())
 }
 
 fn is_replica_up(watched: &Watched, node: usize) -> bool {

@@ -54,6 +54,10 @@ pub(super) enum Command {
         seen: Seen,
         reply: Reply,
     },
+    /// A client waits to hear what became of its COMMIT.
+    InDoubt {
+        cluster: String,
+    },
     /// The nodes of a cluster were looked at for other managers.
     Looked {
         cluster: String,
@@ -102,6 +106,12 @@ impl MonitorHandle {
             // A monitor that has stopped has nobody to tell.
             let _ = self.commands.send(doubt);
         }
+    }
+
+    /// A client of this cluster waits to hear what became of its COMMIT: see [`crate::topology::model::Workers::settle`].
+    pub fn in_doubt(&self, cluster: &str) {
+        // Without a monitor it waits in vain, and is told so.
+        let _ = self.commands.send(Command::InDoubt { cluster: cluster.to_owned() });
     }
 
     /// `DETACH NODE node`: out of service at once, and after a restart too. `by` is the admin's name.

@@ -69,6 +69,24 @@ pub fn parse(out: &mut Vec<u8>, name: &[u8], text: &[u8], oids: impl ExactSizeIt
     });
 }
 
+/// Binds a prepared statement without parameters; values come as text.
+pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8]) {
+    message(out, b'B', |out| {
+        cstr(out, portal);
+        cstr(out, statement);
+        // Formats of parameters, parameters, formats of results: none.
+        out.extend([0; 6]);
+    });
+}
+
+/// Executes a portal to its end.
+pub fn execute(out: &mut Vec<u8>, portal: &[u8]) {
+    message(out, b'E', |out| {
+        cstr(out, portal);
+        out.extend([0; 4]);
+    });
+}
+
 /// Frees a prepared statement or a portal.
 pub fn close(out: &mut Vec<u8>, target: Target, name: &[u8]) {
     message(out, b'C', |out| {
