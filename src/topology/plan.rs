@@ -214,6 +214,10 @@ impl Plan {
                 member.facts = Some(facts);
                 member.reach = Reach::Up;
                 self.note_outlived(node);
+                if let Some(primary) = self.rival_of(node) {
+                    // Whether it outlives this one has to be known before it is lost.
+                    actions.push(Action::Probe { node: primary, after: Duration::ZERO });
+                }
             }
             Input::Failed(failure) => {
                 if let Some(after) = member.fail(failure) {

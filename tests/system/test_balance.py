@@ -34,6 +34,7 @@ def weighted(cluster, *weights):
 
 def test_round_robin_takes_replicas_in_turn(start_forebay):
     forebay = start_forebay(routing=EVENTUAL, config={"general": {"threads": 1}})
+    forebay.wait_measured()
     nodes = reads(warmed(forebay.wire(), "pg2", "pg3"), 40)
     assert set(nodes) == {"pg2", "pg3"} and abs(nodes["pg2"] - nodes["pg3"]) <= 4, nodes
 

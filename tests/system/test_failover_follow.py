@@ -55,12 +55,6 @@ class Load:
             assert not thread.is_alive(), "a client hangs"
 
 
-def measured(forebay):
-    """Waits until both replicas are known to have everything: without a primary nobody can tell."""
-    wait_until(lambda: all(forebay.node(name)["lag_bytes"] == 0 for name in ("pg2", "pg3")), 20,
-               "the replicas to be measured")
-
-
 @pytest.fixture
 def loaded(cluster, start_forebay):
     cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
@@ -115,7 +109,7 @@ def test_an_idle_client_does_not_notice_a_new_primary(cluster, start_forebay):
 def test_clients_waiting_for_a_primary_are_told_when_hold_has_passed(cluster, start_forebay):
     forebay = start_forebay(servers=cluster, failover={"hold": "2s"})
     cluster.caught_up()
-    measured(forebay)
+    forebay.wait_measured()
     cluster.nodes[0].kill()
     clients = [forebay.wire() for _ in range(5)]
     started = time.monotonic()
@@ -135,7 +129,7 @@ def test_reads_go_on_without_a_primary(cluster, start_forebay):
     client = forebay.wire()
     client.run("select 1")
     cluster.caught_up()
-    measured(forebay)
+    forebay.wait_measured()
     cluster.nodes[0].kill()
     assert [client.value("select 'read'") for _ in range(20)] == ["read"] * 20
 

@@ -398,6 +398,7 @@ def test_a_replica_without_a_receiver_is_known_to_be_on_the_new_timeline(quiet):
     forebay.admin("SWITCHOVER main TO pg2")
     assert writes(forebay, 2) == 2
     wait_until(lambda: third.value("select count(*) from w") == 2, 20, "pg3 to follow")
+    wait_until(lambda: recorded(forebay)["seen"], 20, "it to be on disk how far pg2 is")
     # While nobody looks: the receiver, the only one to tell the timeline, is gone by the time Forebay is back.
     forebay.kill()
     second.kill()

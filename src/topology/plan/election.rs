@@ -118,6 +118,14 @@ impl Plan {
         }
     }
 
+    /// The accepted primary, if `node` claims a newer timeline than its and it has not answered since.
+    pub(super) fn rival_of(&self, node: usize) -> Option<usize> {
+        let record = self.record.filter(|record| record.node != node)?;
+        let member = self.members.get(node)?;
+        let is_rival = member.was_writable() && !member.is_outlived && member.timeline() > record.timeline;
+        (is_rival && self.members.get(record.node)?.is_reachable()).then_some(record.node)
+    }
+
     /// Judges those who claim the newest timeline.
     fn judge_claims(&self, claims: &[usize]) -> Verdict {
         match (claims, self.newer_replica()) {

@@ -272,6 +272,11 @@ class Forebay(Endpoint):
         """The row of SHOW NODES for a node."""
         return next(row for row in self.admin("SHOW NODES") if row["node"] == name)
 
+    def wait_measured(self, *names):
+        """Waits until these replicas are known to have everything (pg2 and pg3 unless told otherwise)."""
+        names = names or ("pg2", "pg3")
+        wait_until(lambda: all(self.node(name)["lag_bytes"] == 0 for name in names), 20, "the replicas to be measured")
+
     def name_of(self, server):
         """The name in SHOW NODES of a server of the harness; Redis nodes are numbered as they are discovered."""
         return next(row for row in self.admin("SHOW NODES") if int(row["port"]) == server.port)["node"]
