@@ -230,6 +230,11 @@ impl Own {
         (self.wanted.login, self.wanted.version) = (login, version);
     }
 
+    /// A reply is due, or has not come whole.
+    pub(super) fn owes(&self) -> bool {
+        !self.expects.is_empty() || self.fate.is_some()
+    }
+
     /// What was sent last waits on the server.
     pub(super) fn is_waiting(&self) -> bool {
         self.expects.back().is_some_and(|last| matches!(last.what, What::Block { .. } | What::Replicated))
@@ -428,7 +433,7 @@ impl Session {
         }
         match self.service.primary() {
             Ok(node) if node == own.node() => Ok(()),
-            _ if !own.expects.is_empty() => Err(Taken::Wait(Wait::Own)),
+            _ if own.owes() => Err(Taken::Wait(Wait::Own)),
             Ok(_) => {
                 self.lose_own("the primary was replaced");
                 Err(Taken::Wait(Wait::Output))
@@ -470,7 +475,7 @@ impl Session {
         match &self.own {
             OwnState::None => false,
             OwnState::Opening(slot) => slot.borrow().is_none(),
-            OwnState::Open(own) => !own.expects.is_empty() || !own.output.is_empty(),
+            OwnState::Open(own) => own.owes() || !own.output.is_empty(),
         }
     }
 
@@ -583,7 +588,7 @@ impl Session {
     /// The connection is not needed any more: it goes to the next who needs one, if nothing is left on it.
     pub(super) fn release_own(&mut self) {
         let OwnState::Open(own) = &self.own else { return };
-        let is_quiet = own.expects.is_empty() && own.output.is_empty() && own.input.is_empty() && own.fate.is_none();
+        let is_quiet = !own.owes() && own.output.is_empty() && own.input.is_empty();
         let tainted_only = Held { is_tainted: true, ..Held::default() };
         let is_clean = own.state == Held::default();
         if !is_quiet || self.is_streaming() || !self.subscriptions.is_empty() || !is_clean && own.state != tainted_only

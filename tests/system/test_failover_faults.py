@@ -95,6 +95,9 @@ def test_a_primary_that_goes_on_during_its_replacement_takes_no_writes_beside_an
     scene = begin(slow=True)
     if step == "catching_up":
         pause_replay(scene.cluster)
+        for node in scene.cluster.nodes[1:]:  # so that there is something to catch up with
+            wait_until(lambda node=node: node.value("select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"), 20,
+                       f"{node.name} to receive more than it replays")
     scene.old.pause()
     scene.wait_step(step)
     scene.old.resume()

@@ -234,3 +234,11 @@ def test_a_blocked_client_is_unblocked_by_its_number(redis_target, shared_redis,
 def _entries(wire, what="LIST"):
     lines = wire.ask("CLIENT", what).decode().splitlines()
     return [dict(part.split("=", 1) for part in line.split(" ") if "=" in part) for line in lines]
+
+
+def test_an_answer_of_forebay_waits_for_the_whole_reply_before_it(redis_forebay, name):
+    wire, large = redis_forebay.redis().wire(), b"x" * (8 << 20)
+    assert wire.ask("SET", name, large) == b"OK"
+    assert wire.ask("WATCH", name) == b"OK"  # from here on it has a connection of its own
+    for number in range(5):
+        assert wire.pipeline(("GET", name), ("CLIENT", "SETNAME", f"n{number}"), ("PING",)) == [large, b"OK", b"PONG"]
