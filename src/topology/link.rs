@@ -1,10 +1,14 @@
 //! Forebay's own connections to nodes: of the monitor, of the console's checks, for the catalogs. Never a client's.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::row::RowIndex;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, NoTls, Row};
 
+use super::lsn::Lsn;
 use crate::config::model::Secret;
 
 /// Where to connect, and as whom.
@@ -59,6 +63,14 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// A column of type `pg_lsn`.
+///
+/// # Errors
+/// There is no such column, or it is of another type.
+pub fn position(row: &Row, column: impl RowIndex + Display) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn(lsn.into())))
 }
 
 /// The server's own words, or the system's: tokio-postgres says only "db error" or "error connecting to server".

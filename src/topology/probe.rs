@@ -7,7 +7,6 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Row, Statement};
 
 use super::clock::now_ns;
@@ -187,9 +186,7 @@ impl Session {
             false => row.try_get::<_, Option<&str>>("wal_file")?.and_then(timeline_of_wal_file),
         };
         self.newest_timeline = self.newest_timeline.max(seen);
-        let position = |column: &str| -> Result<Option<Lsn>, tokio_postgres::Error> {
-            Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn(lsn.into())))
-        };
+        let position = |column| link::position(&row, column);
         let age: Option<f64> = row.try_get("commit_age")?;
         let on = |wanted: bool, lsn: Option<Lsn>| lsn.filter(|_| wanted);
         Ok(Answer {

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::clock::after;
+
 /// Time between rounds while clients wait for a fresh replica.
 const FAST: Duration = Duration::from_millis(50);
 /// How long after the last wish rounds stay fast.
@@ -36,10 +38,6 @@ impl Default for Turn {
     fn default() -> Self {
         Self { due_ns: u64::MAX, started_ns: 0, running: false, waits_for_primary: false }
     }
-}
-
-fn after(now_ns: u64, wait: Duration) -> u64 {
-    now_ns.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
 }
 
 impl Schedule {

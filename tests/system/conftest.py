@@ -33,7 +33,9 @@ def pytest_unconfigure(config):
 def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed and call.when in ("setup", "call"):
-        report.sections += rundir.logs()
+        shares = any(name.startswith("shared") for name in item.fixturenames)
+        # Whoever sees only the end of it sees what failed.
+        report.sections += [*rundir.logs(shares), (item.nodeid, call.excinfo.exconly())]
     return report
 
 
@@ -72,6 +74,13 @@ def new_cluster():
 def cluster(new_cluster):
     """One primary and two replicas of this test's own."""
     return new_cluster()
+
+
+@pytest.fixture
+def with_table(cluster):
+    """The same with an empty table of the application's, `w`."""
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    return cluster
 
 
 @pytest.fixture(scope="session")

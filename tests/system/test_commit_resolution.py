@@ -1,13 +1,13 @@
 """`failover.commit_resolution`: who sent COMMIT and lost the primary is told what became of it."""
 
 import json
-import threading
 import time
 
 import psycopg
 import pytest
 
 from harness import wait_until, wire
+from harness.writers import Writers
 
 NOBODY = "nobody"  # a standby that every commit waits for in vain: its record is everywhere, and it is not answered
 SLOW = ("create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(600); return null; end $$;"
@@ -21,18 +21,15 @@ COMMITS = {
 }
 
 
-class Transactions:
+class Transactions(Writers):
     """Clients that each commit one numbered row a transaction, until stopped; keeps what they were told."""
 
     def __init__(self, forebay, extended=False, clients=6):
         self.dsn, self.extended = forebay.dsn(), extended
         self.committed, self.rolled_back, self.unknown, self.codes = [], [], [], set()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(clients)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(clients)
 
-    def _work(self, client):
+    def work(self, client):
         connection, number = None, client * 1_000_000
         while not self._stop.is_set():
             number += 1
@@ -55,12 +52,6 @@ class Transactions:
         """Waits until more transactions were committed."""
         before = len(self.committed)
         wait_until(lambda: len(self.committed) >= before + of, 40, "transactions to get through")
-
-    def stop(self):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a client hangs"
 
     def agree_with(self, node):
         """What the clients were told is what the node has."""

@@ -17,12 +17,6 @@ def start(start_forebay):
     return begin
 
 
-@pytest.fixture
-def with_table(cluster):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
-    return cluster
-
-
 def checks(forebay, check=None, node=None):
     """(check, node) to (result, detail)."""
     return {

@@ -45,12 +45,10 @@ def is_followed(cluster, forebay, primary, value):
 
 
 @pytest.fixture
-def made(cluster):
-    """A cluster with a table."""
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
-    cluster.everywhere("grant pg_execute_server_program to steward")
-    cluster.caught_up()
-    return cluster
+def made(with_table):
+    """A cluster with a table, on which every demote_method works."""
+    with_table.everywhere("grant pg_execute_server_program to steward")
+    return with_table
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A primary that dies, hangs, returns or is replaced while clients work."""
 
-import threading
 import time
 
 import psycopg
@@ -8,23 +7,21 @@ import pytest
 
 from harness import wait_until, wire
 from harness.where import ran_on
+from harness.writers import Writers
 
 KNOWN = {"57P01", "57P03", "08007", "08006", "40001", "53300", None}
 
 
-class Load:
+class Load(Writers):
     """Clients that insert numbered rows and read them back, until stopped; keeps what they were told."""
 
     def __init__(self, forebay, table, clients=6):
         self.dsn, self.table = forebay.dsn(), table
         self.acknowledged, self.unknown, self.refused, self.codes = [], [], [], set()
         self.wrong = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(clients)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(clients)
 
-    def _work(self, client):
+    def work(self, client):
         connection, number = None, client * 1_000_000
         while not self._stop.is_set():
             number += 1
@@ -47,12 +44,6 @@ class Load:
         """Waits until more writes were acknowledged."""
         before = len(self.acknowledged)
         wait_until(lambda: len(self.acknowledged) >= before + of, timeout, "clients to get writes through again")
-
-    def stop(self):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a client hangs"
 
 
 @pytest.fixture

@@ -34,68 +34,60 @@ def change(forebay, **postgres):
 
 
 @pytest.fixture
-def table(cluster):
-    """A cluster with a table."""
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
-    cluster.caught_up()
-    return cluster
-
-
-@pytest.fixture
-def start(table, start_forebay):
+def start(with_table, start_forebay):
     """Starts Forebay in front of it."""
-    return lambda **failover: start_forebay(servers=table, failover={"mode": "promote", "hold": "30s", **failover})
+    return lambda **failover: start_forebay(servers=with_table, failover={"mode": "promote", "hold": "30s", **failover})
 
 
 BEFOREHAND = {"pg1": {"pg2", "pg3"}, "pg2": {"pg3"}, "pg3": {"pg2"}}
 
 
-def test_every_candidate_has_the_slots_of_the_others_and_moves_them_on(table, start):
+def test_every_candidate_has_the_slots_of_the_others_and_moves_them_on(with_table, start):
     start()
-    wait_for_slots(table, BEFOREHAND)
-    first, second, third = table.nodes
+    wait_for_slots(with_table, BEFOREHAND)
+    first, second, third = with_table.nodes
     before = slots(second)["pg3"]
     first.sql("insert into w select n, repeat('x', 1000) from generate_series(1, 2000) n")
-    table.caught_up()
+    with_table.caught_up()
     end = third.value("select (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint")
     assert end > before
     wait_until(lambda: slots(second)["pg3"] >= end and slots(third)["pg2"] >= end, 40, "the slots to be moved on")
 
 
-def test_another_mode_takes_them_away_and_no_others(table, start):
-    second = table.nodes[1]
+def test_another_mode_takes_them_away_and_no_others(with_table, start):
+    second = with_table.nodes[1]
     second.sql("select pg_create_physical_replication_slot('backup', true)")
     forebay = start()
-    wait_for_slots(table, {**BEFOREHAND, "pg2": {"pg3", "backup"}})
+    wait_for_slots(with_table, {**BEFOREHAND, "pg2": {"pg3", "backup"}})
     change(forebay, failover={"mode": "follow"})
-    wait_for_slots(table, {"pg1": {"pg2", "pg3"}, "pg2": {"backup"}, "pg3": set()})
+    wait_for_slots(with_table, {"pg1": {"pg2", "pg3"}, "pg2": {"backup"}, "pg3": set()})
     wait_until(lambda: made(forebay) == [], 10, "that to be on disk")
     # What somebody else has made is moved on, and stays when ours go.
     second.sql("select pg_create_physical_replication_slot('pg3', true)")
     kept = slots(second)["pg3"]
     change(forebay, failover={"mode": "promote"})
-    wait_for_slots(table, {**BEFOREHAND, "pg2": {"pg3", "backup"}})
-    table.nodes[0].sql("insert into w select n, repeat('x', 1000) from generate_series(1, 1000) n")
+    wait_for_slots(with_table, {**BEFOREHAND, "pg2": {"pg3", "backup"}})
+    with_table.nodes[0].sql("insert into w select n, repeat('x', 1000) from generate_series(1, 1000) n")
     wait_until(lambda: slots(second)["pg3"] > kept, 40, "the slot to be moved on")
     change(forebay, failover={"mode": "follow"})
-    wait_for_slots(table, {"pg1": {"pg2", "pg3"}, "pg2": {"pg3", "backup"}, "pg3": set()})
+    wait_for_slots(with_table, {"pg1": {"pg2", "pg3"}, "pg2": {"pg3", "backup"}, "pg3": set()})
 
 
-def test_a_node_that_leaves_the_configuration_takes_its_slots_along(table, start):
+def test_a_node_that_leaves_the_configuration_takes_its_slots_along(with_table, start):
     forebay = start()
-    wait_for_slots(table, BEFOREHAND)
-    left = [{"name": "main", "nodes": table.addresses[:2], "monitor_user": "steward", "monitor_password": "steward"}]
+    wait_for_slots(with_table, BEFOREHAND)
+    left = [{"name": "main", "nodes": with_table.addresses[:2], "monitor_user": "steward", "monitor_password": "steward"}]
     change(forebay, cluster=left)
-    wait_for_slots(table, {"pg1": {"pg2", "pg3"}, "pg2": set(), "pg3": set()})
+    wait_for_slots(with_table, {"pg1": {"pg2", "pg3"}, "pg2": set(), "pg3": set()})
 
 
-def test_a_restart_does_not_forget_which_are_ours(table, start):
+def test_a_restart_does_not_forget_which_are_ours(with_table, start):
     forebay = start()
-    wait_for_slots(table, BEFOREHAND)
+    wait_for_slots(with_table, BEFOREHAND)
     forebay.kill()
     forebay.start()
     change(forebay, failover={"mode": "off"})
-    wait_for_slots(table, {"pg1": {"pg2", "pg3"}, "pg2": set(), "pg3": set()})
+    wait_for_slots(with_table, {"pg1": {"pg2", "pg3"}, "pg2": set(), "pg3": set()})
 
 
 def test_a_replica_that_was_away_finds_its_log_on_the_new_primary(cluster, start_forebay):
@@ -126,13 +118,13 @@ def test_a_replica_that_was_away_finds_its_log_on_the_new_primary(cluster, start
     assert third.value("select count(*) from w") == 10_001
 
 
-def test_slots_that_do_not_fit_are_told(table, start):
-    second = table.nodes[1]
+def test_slots_that_do_not_fit_are_told(with_table, start):
+    second = with_table.nodes[1]
     for name in ("one", "two"):
         second.sql(f"select pg_create_physical_replication_slot('{name}', true)")
     second.sql("alter system set max_replication_slots = 2")
     second.restart()
-    table.caught_up()
+    with_table.caught_up()
     forebay = start()
     [why] = wait_until(lambda: events(forebay, "order_refused"), 30, "the refusal to be told")
     assert 'the replication slot "pg3" could not be made beforehand: all replication slots are in use' in why

@@ -259,7 +259,6 @@ impl<'a> Checks<'a> {
             let company = Company {
                 durability: pg.failover.durability,
                 others: view.nodes.len().saturating_sub(1),
-                with_slot: their_slots.len(),
                 their_slots,
                 primary,
             };

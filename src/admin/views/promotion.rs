@@ -50,10 +50,9 @@ pub(super) struct Needs {
 /// What a node is compared with.
 pub(super) struct Company<'a> {
     pub(super) durability: Durability,
-    /// Nodes besides this one, and how many of those use a replication slot.
+    /// Nodes besides this one.
     pub(super) others: usize,
-    pub(super) with_slot: usize,
-    /// Slots that the others use.
+    /// Slots that the others use, one for each of those that use any.
     pub(super) their_slots: Vec<&'a str>,
     /// The primary and its `synchronous_standby_names`.
     pub(super) primary: Option<(&'a str, &'a str)>,
@@ -252,7 +251,7 @@ fn senders(needs: &Needs, company: &Company<'_>) -> (Grade, String) {
 }
 
 fn slots(needs: &Needs, company: &Company<'_>) -> (Grade, String) {
-    let (others, with_slot) = (company.others, company.with_slot);
+    let (others, with_slot) = (company.others, company.their_slots.len());
     let is_theirs = |name: &&String| company.their_slots.contains(&name.as_str());
     let besides = needs.slot_names.iter().filter(|name| !is_theirs(name)).count();
     let needed = others + besides;
@@ -343,13 +342,7 @@ mod tests {
     }
 
     fn company(durability: Durability) -> Company<'static> {
-        Company {
-            durability,
-            others: 2,
-            with_slot: 1,
-            their_slots: vec!["pg1"],
-            primary: Some(("pg1", "ANY 1 (pg1, pg2)")),
-        }
+        Company { durability, others: 2, their_slots: vec!["pg1"], primary: Some(("pg1", "ANY 1 (pg1, pg2)")) }
     }
 
     fn told(needs: &Needs, durability: Durability) -> Vec<(String, String)> {

@@ -7,14 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio_postgres::Row;
-use tokio_postgres::types::PgLsn;
 
 use super::conninfo;
 use super::course::{Act, Facts, Receiver};
 use super::record::At;
 use crate::topology::lag::last_record_end;
-use crate::topology::link::{Link, words};
-use crate::topology::lsn::Lsn;
+use crate::topology::link::{Link, position, words};
 use crate::topology::probe::{Target, replica_timeline, timeline_of_log, timeline_of_wal_file};
 
 /// What came of a turn.
@@ -179,13 +177,13 @@ async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> 
             client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await
         }
         Act::EndReads => client.batch_execute(END_SESSIONS).await,
-        Act::Slot(name) => {
-            let make = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS \
-                 (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text)";
-            client.execute(make, &[name]).await.map(drop)
-        }
+        Act::Slot(name) => client.execute(MAKE_SLOT, &[name]).await.map(drop),
     }
 }
+
+/// One that is there already is left as it is.
+pub(super) const MAKE_SLOT: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS \
+     (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text)";
 
 /// A string constant whatever `standard_conforming_strings` says.
 pub(super) fn literal(text: &str) -> String {
@@ -233,9 +231,7 @@ const LOOK: &str = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
 
 fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
     let in_recovery: bool = row.try_get("in_recovery")?;
-    let position = |column: &str| -> Result<Option<Lsn>, tokio_postgres::Error> {
-        Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn(lsn.into())))
-    };
+    let position = |column| position(row, column);
     let timeline = match in_recovery {
         true => replica_timeline(row, row.try_get("received_timeline")?)?,
         false => row.try_get::<_, Option<&str>>("wal_file")?.and_then(timeline_of_wal_file),

@@ -216,7 +216,7 @@ impl Conductor {
                 let told = Told::about(&self.cluster, next.epoch).failed(&old).new_main(&self.named(candidate));
                 hooks::run(argv, &told, demote::PATIENCE).await.map_err(|why| format!("demote_command: {why}"))
             }
-            (Demote::ThroughSql, _) => match self.parties.iter().find(|party| party.at == old.at) {
+            (Demote::ThroughSql, _) => match self.party(&old.at) {
                 Some(party) => demote::by_sql(&party.target).await,
                 None => Err("it is no node of this cluster any more".to_owned()),
             },
@@ -440,7 +440,7 @@ impl Conductor {
                 transactions.push(doubt.transaction);
             }
         }
-        let target = self.parties.iter().find(|party| party.at == *candidate).map(|party| &party.target);
+        let target = self.party(candidate).map(|party| &party.target);
         let outcomes = match target.filter(|_| !transactions.is_empty()) {
             Some(target) => ask_candidate(target, *from, &transactions).await,
             None => vec![None; transactions.len()],
@@ -452,7 +452,7 @@ impl Conductor {
     async fn resolve_rest(&self, record: &mut Record) {
         let open: Vec<Transaction> =
             record.in_doubt.iter().filter(|known| known.outcome.is_none()).map(|known| known.transaction).collect();
-        let target = self.parties.iter().find(|party| party.at == record.primary).map(|party| &party.target);
+        let target = self.party(&record.primary).map(|party| &party.target);
         let Some(target) = target.filter(|_| !open.is_empty()) else { return };
         let outcomes = ask_promoted(target, &open).await;
         record.in_doubt.retain(|known| known.outcome.is_some());
@@ -532,8 +532,12 @@ impl Conductor {
         self.workers.settled().await;
     }
 
+    fn party(&self, at: &At) -> Option<&Party> {
+        self.parties.iter().find(|party| party.at == *at)
+    }
+
     fn name(&self, at: &At) -> String {
-        self.parties.iter().find(|party| party.at == *at).map_or_else(|| at.to_string(), |party| party.name.clone())
+        self.party(at).map_or_else(|| at.to_string(), |party| party.name.clone())
     }
 
     fn named(&self, at: &At) -> Named {

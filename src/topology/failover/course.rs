@@ -35,6 +35,9 @@ const READS: Duration = Duration::from_secs(1);
 /// How long the sessions of a primary that steps down may take to end.
 const FENCED: Duration = Duration::from_secs(3);
 
+/// Why a node cannot be led anywhere.
+const MAY_NOT_READ: &str = "the monitoring login may not read its primary_conninfo";
+
 /// What a node says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -221,6 +224,15 @@ impl View<'_> {
         self.seen(at)?.facts.as_ref()
     }
 
+    fn answer(&self, at: &At) -> Option<(&Seen, &Facts)> {
+        self.seen(at).and_then(|seen| Some((seen, seen.facts.as_ref()?)))
+    }
+
+    /// How a node that is to be led elsewhere was before.
+    fn noted(&self, at: &At) -> Option<&Astray> {
+        self.record.astray.iter().find(|astray| astray.at == *at)
+    }
+
     fn name<'a>(&'a self, at: &'a At) -> String {
         self.seen(at).map_or_else(|| at.to_string(), |seen| seen.name.clone())
     }
@@ -270,10 +282,9 @@ impl View<'_> {
 
     /// Notes replicas whose upstream will be changed, before it is.
     fn note_astray(&self) -> Option<Move> {
-        let known = |at: &At| self.record.astray.iter().any(|astray| astray.at == *at);
         let new: Vec<Astray> = self
             .replicas()
-            .filter(|(seen, _)| !known(&seen.at) && !self.is_fed_by_another(seen))
+            .filter(|(seen, _)| self.noted(&seen.at).is_none() && !self.is_fed_by_another(seen))
             .filter(|(_, facts)| self.upstream_is_silent_for_a_moment(facts).is_none())
             .filter_map(|(seen, facts)| astray(&seen.at, facts, &self.record.primary))
             .collect();
@@ -291,7 +302,7 @@ impl View<'_> {
         let mut acts = Vec::new();
         let mut is_open = false;
         for (seen, facts) in self.replicas() {
-            let Some(astray) = self.record.astray.iter().find(|astray| astray.at == seen.at) else { continue };
+            let Some(astray) = self.noted(&seen.at) else { continue };
             if self.upstream_of(facts).is_some() {
                 // It hears another replica, which says nothing of the primary.
                 continue;
@@ -358,7 +369,7 @@ impl View<'_> {
     /// The primary of a switchover stops taking writes.
     fn fence(&self, job: &Job) -> Move {
         let old = &self.record.primary;
-        let Some((seen, facts)) = self.seen(old).and_then(|seen| Some((seen, seen.facts.as_ref()?))) else {
+        let Some((seen, facts)) = self.answer(old) else {
             return match self.seen(old) {
                 Some(seen) if seen.silent < ASKED => Move::Wait(format!("an answer of {}", seen.name)),
                 _ if job.kind == Kind::Ordered => self.step(Step::Freezing),
@@ -495,7 +506,7 @@ impl View<'_> {
         // One that was restarted as a standby was told whom to follow; whether it does is looked at.
         let is_known = |at: &At| match at == old {
             true => !self.record.demoted,
-            false => at == candidate || self.record.astray.iter().any(|astray| astray.at == *at),
+            false => at == candidate || self.noted(at).is_some(),
         };
         let unasked: Vec<At> = self.look.iter().map(|seen| seen.at.clone()).filter(|at| !is_known(at)).collect();
         self.write(|record| {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use crate::topology::link::{Link, words};
+use super::agent::within;
+use crate::topology::link::Link;
 use crate::topology::probe::Target;
 
 /// Between two looks.
@@ -105,11 +106,7 @@ pub(in crate::topology) async fn look(suspects: &[Suspect]) -> Seen {
         asked.spawn(async move {
             let limit = suspect.target.timeout;
             let looked = async { at_work(&Link::open(suspect.target.login(), limit).await?.client).await };
-            let seen = match timeout(limit, looked).await {
-                Ok(seen) => seen.map_err(|error| words(&error)),
-                Err(_) => Err(format!("no answer within {limit:?}")),
-            };
-            (suspect.name, seen)
+            (suspect.name, within(limit, looked).await)
         });
     }
     let mut seen = Seen::new();

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 
+use super::agent;
 use super::doubt::{self, Doubt, Look, Outcome, Status, Transaction};
 use super::record::At;
 use super::synchronous::Synchronous;
-use crate::topology::link::{Link, words};
+use crate::topology::link::{Link, position};
 use crate::topology::lsn::Lsn;
 use crate::topology::model::Workers;
 use crate::topology::probe::Target;
@@ -112,20 +113,17 @@ impl Patient {
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Option<T> {
-    match timeout(limit, work).await {
-        Ok(done) => done.inspect_err(|error| tracing::debug!(error = words(error), "a doubt was not settled")).ok(),
-        Err(_) => None,
-    }
+    agent::within(limit, work).await.inspect_err(|why| tracing::debug!(why, "a doubt was not settled")).ok()
 }
 
 /// Where a server's last recovery ended, for good or so far.
-pub(super) async fn ended(link: &Link) -> Result<Option<Lsn>, tokio_postgres::Error> {
+async fn ended(link: &Link) -> Result<Option<Lsn>, tokio_postgres::Error> {
     let row = link.client.query_one("SELECT pg_catalog.pg_last_wal_replay_lsn()", &[]).await?;
-    Ok(row.try_get::<_, Option<PgLsn>>(0)?.map(|lsn| Lsn(lsn.into())))
+    position(&row, 0)
 }
 
 /// What a server says of a transaction.
-pub(super) async fn status(link: &Link, xid: u64) -> Result<Status, tokio_postgres::Error> {
+async fn status(link: &Link, xid: u64) -> Result<Status, tokio_postgres::Error> {
     let asked = link.client.query_one("SELECT pg_catalog.txid_status($1)", &[&xid.cast_signed()]).await;
     let said: Option<String> = match asked {
         Ok(row) => row.try_get(0)?,
@@ -163,25 +161,32 @@ const CONFIRMED: &str = "WITH wanted AS (SELECT coalesce($1::pg_catalog.pg_lsn, 
 /// What a candidate knows that receives nothing more; `end` is the end of what it has received. Those that it cannot
 /// be asked about stay open.
 pub(super) async fn ask_candidate(target: &Target, end: Lsn, transactions: &[Transaction]) -> Vec<Option<Outcome>> {
-    let mut outcomes = vec![None; transactions.len()];
-    let Some(link) = within(target.timeout, Link::open(target.login(), target.timeout)).await else { return outcomes };
-    let Some(replayed) = within(target.timeout, ended(&link)).await else { return outcomes };
-    let is_complete = replayed.is_some_and(|replayed| replayed >= end);
-    for (transaction, outcome) in transactions.iter().zip(&mut outcomes) {
-        let Some(status) = within(target.timeout, status(&link, transaction.xid)).await else { break };
-        *outcome = doubt::on_candidate(status, is_complete);
-    }
-    outcomes
+    let judge = |_: &Transaction, replayed: Option<Lsn>, status| {
+        doubt::on_candidate(status, replayed.is_some_and(|replayed| replayed >= end))
+    };
+    ask_once(target, transactions, judge).await
 }
 
 /// The same of a node that was promoted just now, and that nobody has written to yet.
 pub(super) async fn ask_promoted(target: &Target, transactions: &[Transaction]) -> Vec<Option<Outcome>> {
-    let mut outcomes = vec![None; transactions.len()];
-    let Some(link) = within(target.timeout, Link::open(target.login(), target.timeout)).await else { return outcomes };
-    let Some(recovered) = within(target.timeout, ended(&link)).await else { return outcomes };
+    let judge = |transaction: &Transaction, recovered, status| {
+        doubt::on_primary(transaction, Look { is_same: false, recovered }, status)
+    };
+    ask_once(target, transactions, judge).await
+}
+
+/// Asks about each, and where the node's recovery has ended; `judge` says what that proves.
+async fn ask_once(
+    target: &Target,
+    transactions: &[Transaction],
+    judge: impl Fn(&Transaction, Option<Lsn>, Status) -> Option<Outcome>,
+) -> Vec<Option<Outcome>> {
+    let (limit, mut outcomes) = (target.timeout, vec![None; transactions.len()]);
+    let Some(link) = within(limit, Link::open(target.login(), limit)).await else { return outcomes };
+    let Some(recovered) = within(limit, ended(&link)).await else { return outcomes };
     for (transaction, outcome) in transactions.iter().zip(&mut outcomes) {
-        let Some(status) = within(target.timeout, status(&link, transaction.xid)).await else { break };
-        *outcome = doubt::on_primary(transaction, Look { is_same: false, recovered }, status);
+        let Some(status) = within(limit, status(&link, transaction.xid)).await else { break };
+        *outcome = judge(transaction, recovered, status);
     }
     outcomes
 }

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_postgres::types::PgLsn;
 
-use super::agent::within;
+use super::agent::{MAKE_SLOT, within};
 use super::record::{At, file_name};
 use crate::config::model::{FailoverMode, NodeRole};
 use crate::topology::cluster::Watched;
 use crate::topology::events::EventLog;
-use crate::topology::link::Link;
+use crate::topology::link::{Link, position};
 use crate::topology::lsn::Lsn;
 use crate::topology::probe::Target;
 use crate::topology::store::replace;
@@ -174,8 +174,7 @@ fn decide(seen: &[Seen], made: &[Made], is_on: bool) -> (Vec<Act>, Vec<Made>) {
 
 fn fate(seen: &[Seen], own: &Made, is_on: bool) -> Fate {
     let place = seen.iter().find(|node| node.at == own.at);
-    let Some(place) = place.filter(|node| node.answer.is_some()) else { return Fate::Stays };
-    let Some(host) = &place.answer else { return Fate::Stays };
+    let Some((place, host)) = place.and_then(|node| Some((node, node.answer.as_ref()?))) else { return Fate::Stays };
     let Some(slot) = host.slots.iter().find(|slot| slot.name == own.slot) else { return Fate::Forgotten };
     if slot.is_active {
         return Fate::Forgotten;
@@ -363,9 +362,7 @@ async fn look(places: &[Place]) -> HashMap<At, (Link, Answer)> {
 async fn ask(link: &Link) -> Result<Answer, tokio_postgres::Error> {
     let mut answer = Answer::default();
     for row in link.client.query(LOOK, &[]).await? {
-        let position = |column: &str| -> Result<Option<Lsn>, tokio_postgres::Error> {
-            Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn(lsn.into())))
-        };
+        let position = |column| position(&row, column);
         answer.in_recovery = row.try_get("in_recovery")?;
         answer.uses = row.try_get::<_, Option<String>>("uses")?.unwrap_or_default();
         answer.received = position("receive")?.max(position("replay")?);
@@ -379,15 +376,13 @@ async fn ask(link: &Link) -> Result<Answer, tokio_postgres::Error> {
 
 /// What exists already is not made, what is in use is not dropped, and nothing moves back.
 async fn carry_out(link: &Link, act: &Act) -> Result<(), tokio_postgres::Error> {
-    const MAKE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS \
-         (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text)";
     const ADVANCE: &str = "SELECT pg_catalog.pg_replication_slot_advance(slot_name, $2) \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text AND NOT active AND restart_lsn < $2";
     const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::pg_catalog.text AND NOT active";
     let client = &link.client;
     match act {
-        Act::Make(own) => client.execute(MAKE, &[&own.slot]).await.map(drop),
+        Act::Make(own) => client.execute(MAKE_SLOT, &[&own.slot]).await.map(drop),
         Act::Advance(_, slot, to) => client.execute(ADVANCE, &[slot, &PgLsn::from(to.0)]).await.map(drop),
         Act::Drop(own) => client.execute(DROP, &[&own.slot]).await.map(drop),
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Monitor};
 use crate::config::model::{DemoteMethod, FailoverMode, Postgres};
-use crate::topology::clock::now_ns;
+use crate::topology::clock::{after, now_ns};
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
@@ -252,7 +252,7 @@ impl Monitor {
                     }
                     continue;
                 }
-                changes.not_before_ns = now_ns + u64::try_from(AGAIN.as_nanos()).unwrap_or(u64::MAX);
+                changes.not_before_ns = after(now_ns, AGAIN);
                 let (known, synchronous) = watched.last_of_primary();
                 // One that answers questions would be taken for well by everything that a failover looks at.
                 let (kind, step) = match lost.is_hung {
@@ -470,14 +470,12 @@ impl Changes {
     /// Once a second how far the primary is: a restart in the middle of its loss must not make a proof impossible.
     fn tell_progress(&mut self, watched: &Watched, now_ns: u64) {
         let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
-        let pause = u64::try_from(SEEN.as_nanos()).unwrap_or(u64::MAX);
         let Some(node) = serving.and_then(|node| watched.nodes.get(node)) else { return };
         if let (Some(flushed), synchronous) = watched.last_of_primary()
-            && now_ns.saturating_sub(self.seen_ns) >= pause
+            && now_ns >= after(self.seen_ns, SEEN)
         {
             self.seen_ns = now_ns;
-            let at = At { host: node.conf.host.clone(), port: node.conf.port };
-            let _ = self.orders.send(Order::Seen(at, LastSeen { flushed, synchronous }));
+            let _ = self.orders.send(Order::Seen(node.at(), LastSeen { flushed, synchronous }));
         }
     }
 
@@ -510,8 +508,7 @@ impl Changes {
                 continue;
             }
             let at = node.at();
-            let pause = u64::try_from(REJOIN.as_nanos()).unwrap_or(u64::MAX);
-            if self.rejoined.get(&at).is_none_or(|last| now_ns.saturating_sub(*last) >= pause) {
+            if self.rejoined.get(&at).is_none_or(|last| now_ns >= after(*last, REJOIN)) {
                 self.rejoined.insert(at.clone(), now_ns);
                 let _ = self.orders.send(Order::Rejoin(at));
             }
@@ -586,10 +583,7 @@ fn parties(watched: &Watched) -> Vec<Party> {
 }
 
 fn suspects(watched: &Watched) -> Vec<Suspect> {
-    let suspect = |node: &crate::topology::cluster::WatchedNode| Suspect {
-        name: node.conf.name.clone(),
-        target: node.target.clone(),
-    };
+    let suspect = |node: &WatchedNode| Suspect { name: node.conf.name.clone(), target: node.target.clone() };
     watched.nodes.iter().map(suspect).collect()
 }
 

@@ -17,7 +17,7 @@ use super::link::{Link, Reply, Trouble};
 use super::plan::Naming;
 use super::sign::{self, Sign};
 use crate::config::model::Secret;
-use crate::worker::clock::now_ns;
+use crate::worker::clock::{after, now_ns};
 
 /// For a connection and for each answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ struct Pace {
 
 impl Pace {
     fn hurry(&self) {
-        let until = now_ns().saturating_add(u64::try_from(FRESH_FOR.as_nanos()).unwrap_or(u64::MAX));
+        let until = after(now_ns(), FRESH_FOR);
         self.fresh_until_ns.store(until, Ordering::Relaxed);
         self.poll.notify_one();
     }

@@ -286,7 +286,7 @@ class Cluster:
     """
 
     def __init__(self, replicas=2, auth="scram-sha-256", fsync=False, settings=None, fresh=False, name="cluster"):
-        self.folder = rundir.folder(name)
+        self.name, self.folder = name, rundir.folder(name)
         self.user = "postgres"
         rundir.LIVE.append(self)
         self.nodes = [

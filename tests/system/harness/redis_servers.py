@@ -239,7 +239,7 @@ class RedisGroup:
         self, replicas=2, sentinels=3, quorum=2, down_after=1.5, failover_timeout=5, master_name="mymaster",
         settings=None, password=None, users=(), name="redis",
     ):
-        self.folder = rundir.folder(name)
+        self.name, self.folder = name, rundir.folder(name)
         self.master_name, self.password = master_name, password
         rundir.LIVE.append(self)
         self.nodes = [RedisNode(f"redis{number + 1}", self.folder, password) for number in range(replicas + 1)]

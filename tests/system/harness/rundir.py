@@ -63,9 +63,13 @@ def stop_everything():
             thing.destroy()
 
 
-def logs():
-    """(title, text) of the tail of every live server's log."""
-    return [section for thing in LIVE for section in thing.log_sections()]
+def logs(with_shared):
+    """(title, text) of the tail of every live server's log; those that many tests share only if asked for."""
+    def is_shared(thing):
+        return getattr(thing, "name", "").startswith("shared")
+
+    shown = [thing for thing in LIVE if with_shared or not is_shared(thing)]
+    return [section for thing in shown for section in thing.log_sections()]
 
 
 def tail(file, lines=60):

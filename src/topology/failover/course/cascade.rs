@@ -13,7 +13,7 @@ impl View<'_> {
 
     /// A replica that needs nothing: it follows another one that goes on.
     pub(super) fn is_fed_by_another(&self, replica: &Seen) -> bool {
-        let is_astray = |seen: &Seen| self.record.astray.iter().any(|astray| astray.at == seen.at);
+        let is_astray = |seen: &Seen| self.noted(&seen.at).is_some();
         let goes_on = |seen: &&Seen| self.replicas().any(|(other, _)| other.at == seen.at);
         let mut here = replica;
         // Replicas that follow each other in a ring are fed by nobody.

@@ -1,6 +1,6 @@
 //! Which replica is promoted, and what proves that not too much is lost by it.
 
-use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, Move, QUIET, Seen, View};
+use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, MAY_NOT_READ, Move, QUIET, Seen, View};
 use crate::config::model::Durability;
 use crate::topology::failover::record::{At, Job, Kind};
 use crate::topology::failover::synchronous::Synchronous;
@@ -26,8 +26,7 @@ impl View<'_> {
     pub(super) fn wait_for_receivers(&self) -> Option<Move> {
         let still = || self.replicas().filter(|(seen, _)| seen.quiet < QUIET && !self.is_fed_by_another(seen));
         if let Some((seen, _)) = still().find(|(_, facts)| facts.conninfo.is_none()) {
-            let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
-            return Some(self.undo_because(format!("{}: {may_not}", seen.name)));
+            return Some(self.undo_because(format!("{}: {MAY_NOT_READ} (GRANT pg_monitor)", seen.name)));
         }
         if let Some((seen, _)) = still().find(|(_, facts)| !facts.is_busy()) {
             return Some(match self.in_step > FROZEN {
@@ -56,7 +55,7 @@ impl View<'_> {
     /// An old primary writes a little more log while it steps down. Those that are to follow the candidate receive none of
     /// it from here on; what they have by then, the candidate has to have.
     pub(super) fn hold_others(&self, candidate: &At) -> Result<Lsn, Move> {
-        let is_led = |at: &At| at != candidate && self.record.astray.iter().any(|astray| astray.at == *at);
+        let is_led = |at: &At| at != candidate && self.noted(at).is_some();
         let others = || self.replicas().filter(|(seen, _)| is_led(&seen.at));
         if let Some((seen, why)) = others().find_map(|(seen, _)| Some((seen, seen.refused.as_ref()?))) {
             return Err(self.undo_because(format!("{}: {why}", seen.name)));
@@ -135,7 +134,7 @@ impl View<'_> {
             Some(own) if own != self.record.timeline => {
                 Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
             }
-            _ if facts.conninfo.is_none() => Some("the monitoring login may not read its primary_conninfo".to_owned()),
+            _ if facts.conninfo.is_none() => Some(MAY_NOT_READ.to_owned()),
             _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
         }
     }
@@ -170,9 +169,8 @@ impl View<'_> {
                 let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
                 let needed = (of + 1).saturating_sub(synchronous.least);
                 // One that was led elsewhere is known by the name that it had before.
-                let noted = |at: &At| self.record.astray.iter().find(|astray| astray.at == *at);
                 let standby = |seen: &Seen, facts: &Facts| {
-                    noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
+                    self.noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
                 };
                 let counts = |seen: &Seen, facts: &Facts| {
                     synchronous.names(&standby(seen, facts)) && !self.cannot_stop(seen, facts)

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{ASKED, Act, CANDIDATE_SILENT, Facts, Move, Seen, View};
+use super::{ASKED, Act, CANDIDATE_SILENT, Facts, MAY_NOT_READ, Move, Seen, View};
 use crate::topology::failover::conninfo;
 use crate::topology::failover::record::{Astray, At, Job, Step};
 
@@ -23,7 +23,7 @@ impl View<'_> {
     /// Chooses who takes the place of the primary, and notes how the primary is before it is changed.
     pub(super) fn prepare(&self, job: &Job) -> Move {
         let old = &self.record.primary;
-        let Some((seen, facts)) = self.seen(old).and_then(|seen| Some((seen, seen.facts.as_ref()?))) else {
+        let Some((seen, facts)) = self.answer(old) else {
             return match self.seen(old) {
                 Some(seen) if seen.silent < ASKED => Move::Wait(format!("an answer of {}", seen.name)),
                 _ => self.undo_because(format!("{} does not answer", self.name(old))),
@@ -54,8 +54,7 @@ impl View<'_> {
         }
         let (Some(conninfo), slot, standby) = (facts.conninfo.clone(), facts.slot.clone(), standby_name(seen, facts))
         else {
-            let may_not = "the monitoring login may not read its primary_conninfo (GRANT pg_monitor)";
-            return self.undo_because(format!("{}: {may_not}", seen.name));
+            return self.undo_because(format!("{}: {MAY_NOT_READ} (GRANT pg_monitor)", seen.name));
         };
         let before = Astray { at: old.clone(), conninfo, slot, standby, upstream: old.clone() };
         let candidate = candidate.at.clone();
@@ -72,7 +71,7 @@ impl View<'_> {
     /// The old primary is told whom to follow, and restarted as a standby.
     pub(super) fn demote(&self, candidate: &At) -> Move {
         let old = &self.record.primary;
-        let Some((seen, facts)) = self.seen(old).and_then(|seen| Some((seen, seen.facts.as_ref()?))) else {
+        let Some((seen, facts)) = self.answer(old) else {
             // A process before this one may have had it restarted.
             return match self.in_step < COMES_BACK {
                 true => Move::Wait(format!("an answer of {}", self.name(old))),
@@ -111,13 +110,12 @@ impl View<'_> {
     /// else those of the candidate under its own name.
     fn to_follow(&self, candidate: &At) -> Option<(String, String)> {
         let old = &self.record.primary;
-        let noted = |at: &At| self.record.astray.iter().find(|astray| astray.at == *at);
-        let before = noted(old)?;
+        let before = self.noted(old)?;
         let slot = if before.slot.is_empty() { slot_name(&self.name(old)) } else { before.slot.clone() };
         if !before.conninfo.is_empty() {
             return Some((conninfo::led_to(&before.conninfo, candidate)?, slot));
         }
-        let of_candidate = match noted(candidate) {
+        let of_candidate = match self.noted(candidate) {
             Some(astray) => astray.conninfo.clone(),
             None => self.facts(candidate)?.conninfo.clone()?,
         };
