@@ -76,6 +76,8 @@ enum Event {
     Switchover {
         clean: bool,
     },
+    /// An admin's order when a candidate does not come back.
+    GiveUp,
     /// Forebay's next move; what it orders reaches only nodes of this set of bits. `late`: time-outs are over.
     Move {
         late: bool,
@@ -282,6 +284,12 @@ impl Model {
                 next.keep(&record);
                 next.jobs += 1;
             }
+            Event::GiveUp => {
+                let record = world.record();
+                let ordered = Job::new(Kind::Ordered, "the model".into(), Step::Freezing);
+                let look = next.look(true);
+                next.keep(&course::give_up(&record, &look, &self.policy, &ordered).ok()?);
+            }
             Event::Move { late, reaches } => {
                 let look = next.look(late);
                 let record = world.record();
@@ -348,14 +356,16 @@ impl Model {
 
     fn check(&self, world: &World) {
         for (n, (epoch, node)) in world.promoted.iter().enumerate() {
-            let same = world.promoted[..n].iter().any(|(other, by)| other == epoch && by != node);
+            // One that is given up may have been told, and gets no traffic whatever it says.
+            let is_given_up = |by: &usize| world.record().strays.contains(&at(*by));
+            let same = world.promoted[..n].iter().any(|(other, by)| other == epoch && by != node && !is_given_up(by));
             assert!(!same, "two nodes were promoted in one epoch: {world:?}");
         }
     }
 
     fn events(&self, world: &World) -> Vec<Event> {
         let switchovers = [false, true].map(|clean| Event::Switchover { clean });
-        let mut events = vec![Event::Write, Event::Lost];
+        let mut events = vec![Event::Write, Event::Lost, Event::GiveUp];
         events.extend(switchovers);
         for node in 0..NODES {
             events.extend([Event::Receive(node), Event::Replay(node), Event::Start(node), Event::Show(node)]);

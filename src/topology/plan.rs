@@ -138,8 +138,9 @@ struct Member {
     facts: Option<Facts>,
     hold: Option<Hold>,
     fence: Option<String>,
-    /// The primary has answered since this one was promoted beside it, so that it lacks what was written since.
-    is_outlived: bool,
+    /// The primary has answered since this one was promoted beside it, or another was promoted in its place; so it
+    /// lacks what was written since, and until it has proven that it follows, nothing that it says makes it the primary.
+    is_stray: bool,
 }
 
 /// The accepted primary.
@@ -208,9 +209,8 @@ impl Plan {
         match input {
             Input::Answered { facts, proven } => {
                 if proven && facts.in_recovery {
-                    member.fence = None;
+                    (member.fence, member.is_stray) = (None, false);
                 }
-                member.is_outlived &= !facts.in_recovery;
                 member.facts = Some(facts);
                 member.reach = Reach::Up;
                 self.note_outlived(node);
@@ -413,7 +413,7 @@ impl Plan {
 
 impl Member {
     fn new(seat: Seat) -> Self {
-        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None, is_outlived: false }
+        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None, is_stray: false }
     }
 
     /// Takes in a failure; the answer is when to look again before calling it down.

@@ -62,9 +62,7 @@ def test_a_former_primary_rejoins_by_the_script(cluster, start, tmp_path):
     old, stop, begin = cluster.nodes[0], tmp_path / "stop", tmp_path / "start"
     tmp_path.chmod(0o777)
     for node in cluster.nodes:
-        hba = node.data / "pg_hba.conf"
-        hba.write_text("host all postgres 127.0.0.1/32 trust\n" + hba.read_text())
-        node.sql("select pg_reload_conf()")
+        node.trust("postgres")
     # The servers belong to this test: it stops and starts them when the script says so.
     wait_for = "for n in $(seq 600); do [ -e %s ] || exit 0; sleep 0.1; done; exit 1"
     forebay = start(rejoin_command=[

@@ -50,6 +50,8 @@ pub(in crate::topology) enum Order {
     Accepted(Box<Record>),
     /// How the primary was just now.
     Seen(At, LastSeen),
+    /// See [`Record::strays`].
+    Stray { at: At, is_stray: bool },
     /// A change of the primary.
     Begin { job: Job, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
 }
@@ -61,6 +63,8 @@ pub(in crate::topology) enum Notice {
     Close { why: String, cut: bool },
     /// As before.
     Open,
+    /// This node may be promoted beside whoever is the primary in the end.
+    Stray { at: At },
     /// Another primary.
     Install { primary: At, timeline: u32, epoch: u64 },
 }
@@ -128,6 +132,7 @@ impl Conductor {
             }
             Order::Rejoin(at) => self.rejoin(&at),
             Order::Seen(at, seen) => self.seen(&at, seen),
+            Order::Stray { at, is_stray } => self.stray(at, is_stray),
             Order::Accepted(record) => self.accepted(*record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
@@ -153,6 +158,7 @@ impl Conductor {
         // What is astray of another cluster is not ours to lead.
         if let Some(known) = self.record.as_ref().filter(|known| known.system_identifier == record.system_identifier) {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
+            record.strays = known.strays.iter().filter(|at| **at != record.primary).cloned().collect();
             record.unasked.clone_from(&known.unasked);
             record.seen = known.seen.clone().filter(|_| known.primary == record.primary);
             record.demoted = known.demoted && known.primary == record.primary;
@@ -165,7 +171,19 @@ impl Conductor {
                 return;
             }
         }
-        // It has happened already: kept or not, it is what is.
+        self.take(record);
+    }
+
+    fn stray(&mut self, at: At, is_stray: bool) {
+        let Some(known) = self.record.as_ref().filter(|known| known.strays.contains(&at) != is_stray) else { return };
+        let mut record = known.clone();
+        record.strays.retain(|other| *other != at);
+        record.strays.extend(is_stray.then_some(at));
+        self.take(record);
+    }
+
+    /// What has happened already: kept or not, it is what is.
+    fn take(&mut self, record: Record) {
         if let Err(why) = self.keep.write(&record) {
             self.report(&record, "record_not_kept", "", &why);
         }
@@ -263,6 +281,37 @@ impl Conductor {
         }
     }
 
+    /// A candidate that was told to promote does not answer, or does so again.
+    async fn tell_lost(&self, record: &Record, candidate: Option<&At>) {
+        let Some(job) = &record.job else { return };
+        let why = match candidate {
+            Some(at) => {
+                let name = self.name(at);
+                let why = format!("{name} was told to promote and does not answer");
+                let ways = format!("it goes on when {name} is back; FAILOVER {} promotes another", self.cluster);
+                self.report(record, "candidate_lost", &name, &format!("{why}: {ways}"));
+                format!("{why}: {ways}")
+            }
+            None => format!("{} is being promoted", job.why),
+        };
+        self.notify(Notice::Close { why, cut: true }).await;
+    }
+
+    /// Another takes the place of a candidate that was told to promote and is lost.
+    async fn give_up(&mut self, old: &Record, given_up: Result<Record, String>) -> Result<(), String> {
+        let new = given_up?;
+        let Some((at, job)) = new.strays.last().zip(new.job.as_ref()) else { return Ok(()) };
+        let told = Told::about(&self.cluster, new.epoch).failed(&self.named(at));
+        let fenced = hooks::run(&self.hooks.fence, &told, hooks::PATIENCE).await;
+        fenced.map_err(|why| format!("{} may still be promoted: fence_command: {why}", self.name(at)))?;
+        self.keep.write(&new)?;
+        self.report(old, "candidate_given_up", &self.name(at), &said(job));
+        self.notify(Notice::Stray { at: at.clone() }).await;
+        self.notify(Notice::Close { why: job.why.clone(), cut: true }).await;
+        self.record = Some(new);
+        Ok(())
+    }
+
     /// Waits until no client has work on the primary.
     async fn drain(&self, primary: &At, limit: Duration) -> Result<(), String> {
         let begun = Instant::now();
@@ -287,6 +336,7 @@ impl Conductor {
         let mut running = begun.unwrap_or_else(|| Running { begun: Instant::now(), reply: None });
         let mut in_step = Instant::now();
         let mut last_refusal = String::new();
+        let mut lost = None;
         while let Some(record) = self.record.clone() {
             let look = self.look(&agents);
             let mut pace = PACE;
@@ -326,6 +376,11 @@ impl Conductor {
                 Move::Wait(what) => {
                     tracing::trace!(cluster = self.cluster, what, "waits");
                     pace = if record.job.is_some() { PACE } else { PATIENCE };
+                    let candidate = course::lost_candidate(&record, &look).cloned();
+                    if candidate != lost {
+                        self.tell_lost(&record, candidate.as_ref()).await;
+                        lost = candidate;
+                    }
                 }
             }
             tokio::select! {
@@ -340,8 +395,27 @@ impl Conductor {
                     take(&mut agents, report);
                 }
                 order = orders.recv() => match order {
+                    Some(Order::Begin { job, reply, .. }) if lost.is_some() => {
+                        let given_up = course::give_up(&record, &self.look(&agents), &self.policy, &job);
+                        match self.give_up(&record, given_up).await {
+                            Ok(()) => {
+                                let mine = Running { begun: Instant::now(), reply: Some(reply) };
+                                let before = std::mem::replace(&mut running, mine);
+                                in_step = Instant::now();
+                                if let Some(reply) = before.reply {
+                                    // Whoever asked may have left.
+                                    drop(reply.send(Err(format!("given up by {}", job.by))));
+                                }
+                            }
+                            // As above.
+                            Err(why) => drop(reply.send(Err(why))),
+                        }
+                    }
                     Some(order) => {
-                        let is_other = matches!(order, Order::Nodes(..) | Order::Begin { .. });
+                        let is_other = match &order {
+                            Order::Nodes(parties, ..) => !self.are_known(parties),
+                            other => matches!(other, Order::Begin { .. }),
+                        };
                         if let Some(begun) = self.obey(order).await {
                             (running, in_step) = (begun, Instant::now());
                         }
@@ -360,6 +434,12 @@ impl Conductor {
                 }
             }
         }
+    }
+
+    /// The same servers as before.
+    fn are_known(&self, parties: &[Party]) -> bool {
+        let server = |party: &Party| (party.at.clone(), party.target.clone());
+        parties.iter().map(server).eq(self.parties.iter().map(server))
     }
 
     /// Agents, and where they report: what earlier ones still say is heard by nobody.

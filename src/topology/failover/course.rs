@@ -2,7 +2,7 @@
 //!
 //! The caller writes a record where it is told to, and only then asks again; so the record on disk always allows what
 //! is being done. Every act may be done twice. Up to [`Step::Promoting`] everything can be undone; from there on only
-//! the recorded candidate can become the primary.
+//! the recorded candidate can become the primary, unless it is lost for good and an admin says so ([`give_up`]).
 
 use std::time::Duration;
 
@@ -14,13 +14,17 @@ use crate::topology::lsn::Lsn;
 mod cascade;
 mod choice;
 mod clean;
+mod lost;
 mod tend;
+
+pub use lost::{give_up, lost_candidate};
 
 /// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
 const WITNESS: Duration = Duration::from_millis(1000);
 /// Frozen replicas are looked at so often before they are believed: the receiver may be about to be started again.
 const QUIET: u32 = 2;
-/// A candidate that says nothing for so long before it was told to promote is left for another one.
+/// A candidate that says nothing for so long before it was told to promote is left for another one; from there on an
+/// admin may do so.
 const CANDIDATE_SILENT: Duration = Duration::from_secs(5);
 /// How long receivers may take to end.
 const FROZEN: Duration = Duration::from_secs(10);
@@ -240,7 +244,8 @@ impl View<'_> {
     /// Those that answer, are in recovery and belong to this cluster.
     fn replicas(&self) -> impl Iterator<Item = (&Seen, &Facts)> {
         let all = self.look.iter().filter_map(|seen| Some((seen, seen.facts.as_ref()?)));
-        all.filter(move |(seen, facts)| facts.in_recovery && self.is_ours(facts) && seen.at != self.record.primary)
+        let is_apart = |at: &At| *at == self.record.primary || self.record.strays.contains(at);
+        all.filter(move |(seen, facts)| facts.in_recovery && self.is_ours(facts) && !is_apart(&seen.at))
     }
 
     /// As far as it is known.
@@ -518,6 +523,7 @@ impl View<'_> {
             record.astray.retain(|astray| astray.at != *candidate && astray.at != old);
             record.former = Some(old);
             record.unasked = unasked;
+            record.strays.retain(|at| at != candidate);
             record.read_only.retain(|at| at != candidate);
         })
     }
@@ -535,7 +541,10 @@ impl View<'_> {
         // What is left is done by `tend`, as soon as the node can be reached.
         match self.unfence() {
             Some(act) => Move::Act(vec![act]),
-            None => self.write(|record| record.job = None),
+            None => self.write(|record| {
+                record.job = None;
+                record.strays.retain(|at| *at != record.primary);
+            }),
         }
     }
 }

@@ -63,6 +63,9 @@ pub struct Record {
     /// The primary before this one, if we have made this one.
     #[serde(default)]
     pub former: Option<At>,
+    /// Nodes that were promoted, or may have been, beside a primary that went on: none of them becomes the primary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strays: Vec<At>,
     /// COMMITs to the primary before whose answers were lost, with what their clients are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_doubt: Vec<Settled>,
@@ -217,6 +220,7 @@ impl Record {
             read_only: Vec::new(),
             demoted: false,
             former: None,
+            strays: Vec::new(),
             in_doubt: Vec::new(),
         }
     }

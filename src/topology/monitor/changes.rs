@@ -54,6 +54,8 @@ pub(super) struct Changes {
     orders: mpsc::UnboundedSender<Order>,
     /// The acceptance that its record knows.
     told: Option<(usize, u32, u64)>,
+    /// The strays that its record knows, see [`Record::strays`].
+    strays: Vec<At>,
     /// The nodes that it knows.
     parties: Vec<(At, String, bool)>,
     /// No automatic failover before, ns.
@@ -90,6 +92,9 @@ impl Monitor {
         if let Some(record) = &record {
             let node = place_of(watched, &record.primary);
             watched.plan.restore(node, record.timeline, record.epoch, record.system_identifier);
+            for at in &record.strays {
+                set_stray(watched, at);
+            }
             if let Some(job) = &record.job {
                 let actions = watched.plan.close(now_ns(), job.why.clone(), job.is_promoting());
                 watched.carry_out(now_ns(), actions);
@@ -110,7 +115,7 @@ impl Monitor {
             resolves: config.failover.commit_resolution,
         };
         tokio::task::spawn_local(conductor.run(given));
-        let told = watched.plan.accepted_as();
+        let (told, strays) = (watched.plan.accepted_as(), strays(watched));
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
         let (heart, primary) = watch::channel(None);
         tokio::task::spawn_local(beat(primary, self.beats.clone()));
@@ -126,6 +131,7 @@ impl Monitor {
         let changes = Changes {
             orders,
             told,
+            strays,
             parties,
             not_before_ns: 0,
             policy,
@@ -190,6 +196,10 @@ impl Monitor {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)
             }
+            Notice::Stray { at } => {
+                set_stray(watched, &at);
+                Vec::new()
+            }
             Notice::Install { primary, timeline, epoch } => {
                 watched.detector = Default::default();
                 let Some(node) = place_of(watched, &primary) else { return };
@@ -227,6 +237,7 @@ impl Monitor {
             let Some(changes) = self.changes.get_mut(&watched.name) else { continue };
             changes.tell_nodes(watched);
             changes.tell_accepted(watched);
+            changes.tell_strays(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
             changes.tell_served(watched);
@@ -339,7 +350,8 @@ impl Monitor {
         let serving = watched.plan.primary();
         let accepted = watched.plan.accepted().ok_or("no primary was ever known")?;
         let names = |node: usize| watched.nodes.get(node).map_or("?", |node| node.conf.name.as_str());
-        if let Some(why) = watched.plan.closed() {
+        // An admin may give up a promotion that does not end; whether this one may be, its task knows.
+        if let Some(why) = watched.plan.closed().filter(|_| kind == Kind::Switchover || !watched.plan.is_cut()) {
             return Err(format!("another change of the primary is under way: {why}"));
         }
         match kind {
@@ -529,6 +541,20 @@ impl Changes {
         }
     }
 
+    fn tell_strays(&mut self, watched: &Watched) {
+        let present = strays(watched);
+        if present == self.strays {
+            return;
+        }
+        let known = std::mem::replace(&mut self.strays, present);
+        let order = |at: &At, is_stray| Order::Stray { at: at.clone(), is_stray };
+        let new = self.strays.iter().filter(|at| !known.contains(at)).map(|at| order(at, true));
+        let past = known.iter().filter(|at| !self.strays.contains(at)).map(|at| order(at, false));
+        for order in new.chain(past) {
+            let _ = self.orders.send(order);
+        }
+    }
+
     fn tell_accepted(&mut self, watched: &Watched) {
         let accepted = watched.plan.accepted_as();
         if accepted == self.told {
@@ -542,6 +568,18 @@ impl Changes {
             let _ = self.orders.send(Order::Accepted(Box::new(record)));
         }
     }
+}
+
+fn set_stray(watched: &mut Watched, at: &At) {
+    if let Some(node) = place_of(watched, at) {
+        watched.plan.set_stray(node);
+    }
+}
+
+/// Nodes that were promoted, or may have been, beside the primary.
+fn strays(watched: &Watched) -> Vec<At> {
+    let nodes = watched.nodes.iter().enumerate();
+    nodes.filter(|(place, _)| watched.plan.is_stray(*place)).map(|(_, node)| node.at()).collect()
 }
 
 fn policy(config: &Postgres) -> Policy {

@@ -21,7 +21,7 @@ impl Plan {
             let system_identifier = plan.identifier;
             member.facts = Some(Facts { in_recovery: false, timeline: Some(timeline), system_identifier });
             member.reach = Reach::Up;
-            (member.fence, member.is_outlived) = (None, false);
+            (member.fence, member.is_stray) = (None, false);
             plan.closed = None;
             plan.record = Some(Record { node, timeline });
             plan.floor = plan.floor.max(timeline);
@@ -57,6 +57,23 @@ impl Plan {
         actions.push(Action::Report { node: None, event: "record_forgotten", detail });
     }
 
+    /// The node was promoted, or may have been, beside the primary.
+    pub fn set_stray(&mut self, node: usize) {
+        if let Some(member) = self.members.get_mut(node) {
+            member.is_stray = true;
+        }
+    }
+
+    /// See [`Plan::set_stray`].
+    pub fn is_stray(&self, node: usize) -> bool {
+        self.members.get(node).is_some_and(|member| member.is_stray)
+    }
+
+    /// Not even what is under way goes on, see [`Plan::close`].
+    pub fn is_cut(&self) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.cuts)
+    }
+
     /// What is known of the accepted primary: its place, its timeline, and the epoch.
     pub fn accepted_as(&self) -> Option<(usize, u32, u64)> {
         self.record.map(|record| (record.node, record.timeline, self.epoch))
@@ -65,8 +82,7 @@ impl Plan {
     /// Connections that were made to the primary in this epoch or before, and do not lead to the primary of now, are
     /// taken away from their clients: what they still do would be lost.
     pub fn cut_epoch(&self) -> u64 {
-        let cuts = self.closed.as_ref().is_some_and(|closed| closed.cuts);
-        if cuts { self.epoch } else { self.epoch.saturating_sub(1) }
+        if self.is_cut() { self.epoch } else { self.epoch.saturating_sub(1) }
     }
 
     /// `failover.mode`
@@ -82,7 +98,8 @@ impl Plan {
     /// The node takes part in no promotion: an admin's order, or the configuration.
     pub fn may_lead(&self, node: usize) -> bool {
         self.members.get(node).is_some_and(|member| {
-            member.hold.is_none() && member.fence.is_none() && member.seat.role != NodeRole::Replica
+            let is_free = member.hold.is_none() && member.fence.is_none() && !member.is_stray;
+            is_free && member.seat.role != NodeRole::Replica
         })
     }
 

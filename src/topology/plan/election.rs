@@ -51,7 +51,7 @@ impl Plan {
         let Some(member) = self.members.get_mut(node) else {
             return;
         };
-        (member.fence, member.is_outlived) = (None, false);
+        (member.fence, member.is_stray) = (None, false);
         self.record = Some(Record { node, timeline: member.timeline() });
         self.epoch += 1;
         actions.push(Action::ForgetPositions);
@@ -94,14 +94,14 @@ impl Plan {
         if self.mode == FailoverMode::Promote && is_well {
             return Verdict::Stay;
         }
-        let is_stray = |member: &Member| self.mode == FailoverMode::Promote && member.is_outlived;
+        let is_barred = |member: &Member| self.mode == FailoverMode::Promote && member.is_stray;
         let claims =
-            self.claims(|member| member.is_reachable() && member.timeline() >= self.floor && !is_stray(member));
+            self.claims(|member| member.is_reachable() && member.timeline() >= self.floor && !is_barred(member));
         if !claims.is_empty() {
             return self.judge_claims(&claims);
         }
         // One that was promoted beside the primary is no reason to do without a failover.
-        if self.members.iter().any(|member| is_stray(member) && member.timeline() >= self.floor) {
+        if self.members.iter().any(|member| is_barred(member) && member.timeline() >= self.floor) {
             return Verdict::Stay;
         }
         self.nobody_on_floor(record.node)
@@ -114,7 +114,7 @@ impl Plan {
             return;
         }
         for member in self.members.iter_mut().filter(|member| member.was_writable()) {
-            member.is_outlived |= member.timeline() > record.timeline;
+            member.is_stray |= member.timeline() > record.timeline;
         }
     }
 
@@ -122,7 +122,7 @@ impl Plan {
     pub(super) fn rival_of(&self, node: usize) -> Option<usize> {
         let record = self.record.filter(|record| record.node != node)?;
         let member = self.members.get(node)?;
-        let is_rival = member.was_writable() && !member.is_outlived && member.timeline() > record.timeline;
+        let is_rival = member.was_writable() && !member.is_stray && member.timeline() > record.timeline;
         (is_rival && self.members.get(record.node)?.is_reachable()).then_some(record.node)
     }
 
@@ -181,7 +181,7 @@ impl Plan {
             (None, FailoverMode::Off) => Some("failover.mode is off".to_owned()),
             (None, _) => None,
         };
-        let promotes = self.closed.as_ref().is_some_and(|closed| closed.cuts);
+        let promotes = self.is_cut();
         for (node, member) in self.members.iter_mut().enumerate() {
             if !member.is_reachable() || !member.was_writable() {
                 continue;

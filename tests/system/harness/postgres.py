@@ -212,6 +212,12 @@ class Node(Endpoint):
         """The only value of the first row."""
         return next(iter(self.sql(query, dbname, params)[0].values()))
 
+    def trust(self, user):
+        """This user needs no password from the same machine."""
+        hba = self.data / "pg_hba.conf"
+        hba.write_text(f"host all {user} 127.0.0.1/32 trust\n" + hba.read_text())
+        self.sql("select pg_reload_conf()")
+
     def is_replica(self):
         """`pg_is_in_recovery()`."""
         return self.value("select pg_is_in_recovery()")

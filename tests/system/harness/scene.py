@@ -23,6 +23,9 @@ def events(forebay, name):
     return [row["detail"] for row in forebay.admin("SHOW EVENTS") if row["event"] == name]
 
 
+STEPS = ["witnessing", "freezing", "catching_up", "promoting"]
+
+
 class Scene:
     """A cluster, Forebay, and the ledger; the table of the ledger has to be there."""
 
@@ -30,11 +33,13 @@ class Scene:
         self.cluster, self.forebay, self.ledger = cluster, forebay, Ledger(forebay, clients)
         self.old = cluster.nodes[0]
 
-    def wait_step(self, step, timeout=30):
-        """Waits until Forebay is at this step; what it has on disk then."""
+    def wait_step(self, step, timeout=30, or_past=False):
+        """Waits until Forebay is at this step of a failover, or past it; what it has on disk then."""
         def there():
             record = recorded(self.forebay)
-            return step_of(record)[0] == step and record
+            now = step_of(record)[0]
+            is_past = or_past and (record["epoch"] > 1 or now in STEPS[STEPS.index(step):])
+            return (now == step or is_past) and record
         return wait_until(there, timeout, f"the step {step}", 0.001)
 
     def wait_event(self, name, timeout=40):

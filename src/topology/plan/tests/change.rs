@@ -91,3 +91,15 @@ fn an_admin_may_insist_on_who_was_promoted_beside_the_primary() {
     force(&mut plan, 1).expect("there is no primary");
     assert_eq!((plan.primary(), states(&plan).as_str()), (Some(1), "DU"));
 }
+
+#[test]
+fn who_was_promoted_beside_the_primary_is_known_after_a_restart() {
+    let mut plan = restored();
+    plan.set_stray(0);
+    play(&mut plan, "2x 2x 1p3");
+    assert_eq!((plan.primary(), plan.accepted(), plan.may_lead(0)), (None, Some(1), false));
+    play(&mut plan, "1r3");
+    assert!(plan.is_stray(0), "in recovery, and not seen to follow");
+    play(&mut plan, "2p2 1v2");
+    assert_eq!((plan.is_stray(0), plan.may_lead(0)), (false, true), "it has replayed what the primary wrote");
+}

@@ -1,0 +1,69 @@
+//! A candidate that was told to promote, and is lost.
+
+use super::{CANDIDATE_SILENT, Policy, Seen, View};
+use crate::topology::failover::record::{At, Job, Kind, Record, Step};
+use crate::topology::lsn::Lsn;
+
+/// The record once an admin has ordered another promotion in the place of one whose candidate is lost. Nobody has
+/// written to the candidate through Forebay, which lets clients in only when a promotion has ended; so what proves that
+/// another one has enough is what proved it before.
+///
+/// # Errors
+/// Why the candidate is not given up.
+pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -> Result<Record, String> {
+    let view = View { record, look, policy, in_step: Default::default() };
+    let Some(job) = &record.job else { return Err("nothing is under way".to_owned()) };
+    let Step::Promoting { candidate, from } = &job.step else {
+        return Err(format!("another change of the primary is under way: {}", job.why));
+    };
+    let name = view.name(candidate);
+    if let Some(since) = awaited(candidate, look) {
+        return Err(format!("{name} is being promoted, and {since}"));
+    }
+    if ordered.to.as_ref() == Some(candidate) {
+        return Err(format!("{name} is being promoted already, and does not answer"));
+    }
+    let mut next = record.clone();
+    if !next.strays.contains(candidate) {
+        next.strays.push(candidate.clone());
+    }
+    // Nobody was told: it is resolved anew on whoever is promoted.
+    next.in_doubt.clear();
+    next.job = Some(view.after_loss(job, *from, &name, ordered));
+    Ok(next)
+}
+
+/// The candidate that was told to promote and has not answered for long.
+pub fn lost_candidate<'a>(record: &'a Record, look: &[Seen]) -> Option<&'a At> {
+    let Step::Promoting { candidate, .. } = &record.job.as_ref()?.step else { return None };
+    awaited(candidate, look).is_none().then_some(candidate)
+}
+
+/// In words, why a candidate that was told to promote is waited for.
+fn awaited(candidate: &At, look: &[Seen]) -> Option<String> {
+    let seen = look.iter().find(|seen| seen.at == *candidate)?;
+    match (&seen.facts, seen.silent < CANDIDATE_SILENT) {
+        (Some(_), _) => Some("answers".to_owned()),
+        (None, true) => Some(format!("has answered within {CANDIDATE_SILENT:?}")),
+        (None, false) => None,
+    }
+}
+
+impl View<'_> {
+    fn after_loss(&self, job: &Job, from: Lsn, name: &str, ordered: &Job) -> Job {
+        let (kind, known) = match job.kind {
+            // What the old primary had written is known exactly.
+            Kind::Switchover => (Kind::Failover, Some(from)),
+            Kind::Return => (Kind::Failover, job.known),
+            Kind::Failover | Kind::Ordered => (job.kind, job.known),
+        };
+        let why = format!("{name} was lost while it was being promoted");
+        let step = match kind == Kind::Failover && self.primary_lives() {
+            true => Step::Undoing { why: why.clone() },
+            false => Step::Freezing,
+        };
+        let (by, to) = (ordered.by.clone(), ordered.to.clone());
+        let synchronous = job.synchronous.clone();
+        Job { by, to, allow_loss: ordered.allow_loss, known, synchronous, ..Job::new(kind, why, step) }
+    }
+}
