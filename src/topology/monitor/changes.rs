@@ -206,6 +206,8 @@ impl Monitor {
                 let actions = watched.plan.install(now_ns, node, timeline, epoch);
                 if let Some(changes) = self.changes.get_mut(cluster) {
                     changes.told = watched.plan.accepted_as();
+                    // Should it be lost as well, how far it had come is asked for.
+                    changes.seen_ns = 0;
                 }
                 actions
             }
