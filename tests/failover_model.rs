@@ -169,7 +169,16 @@ impl World {
                 let silent = if is_silent { Duration::from_secs(60) } else { Duration::ZERO };
                 own.quiet = if facts.as_ref().is_some_and(Facts::is_at_rest) { (own.quiet + 1).min(2) } else { 0 };
                 let quiet = own.quiet;
-                Seen { at: at(node), name: format!("n{node}"), may_lead: true, facts, silent, quiet, refused: None }
+                Seen {
+                    at: at(node),
+                    name: format!("n{node}"),
+                    may_lead: true,
+                    facts,
+                    silent,
+                    started: None,
+                    quiet,
+                    refused: None,
+                }
             })
             .collect()
     }
@@ -357,7 +366,7 @@ impl Model {
     fn check(&self, world: &World) {
         for (n, (epoch, node)) in world.promoted.iter().enumerate() {
             // One that is given up may have been told, and gets no traffic whatever it says.
-            let is_given_up = |by: &usize| world.record().strays.contains(&at(*by));
+            let is_given_up = |by: &usize| world.record().strays.iter().any(|stray| stray.at == at(*by));
             let same = world.promoted[..n].iter().any(|(other, by)| other == epoch && by != node && !is_given_up(by));
             assert!(!same, "two nodes were promoted in one epoch: {world:?}");
         }

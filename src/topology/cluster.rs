@@ -209,6 +209,7 @@ impl Watched {
                     in_recovery: answer.in_recovery,
                     timeline: answer.timeline,
                     system_identifier: answer.system_identifier,
+                    started: answer.started,
                 };
                 watched.answer = Some(answer);
                 Input::Answered { facts, proven: credited && self.has_replayed_this_epoch(node) }
@@ -323,6 +324,11 @@ impl Watched {
     /// The newest timeline that a node has shown.
     pub(super) fn timeline(&self, node: usize) -> Option<u32> {
         self.nodes.get(node)?.answer.as_ref()?.timeline
+    }
+
+    /// When a node's server was started, as it said last, see [`super::plan::Facts::started`].
+    pub(super) fn started(&self, node: usize) -> Option<i64> {
+        self.nodes.get(node)?.answer.as_ref()?.started
     }
 
     pub(super) fn view(&self) -> ClusterView {

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::config::model::{FailoverMode, NodeRole};
+use crate::topology::failover::record::Strayed;
 
 use super::model::{Role, State};
 
@@ -35,6 +36,8 @@ pub struct Facts {
     pub timeline: Option<u32>,
     /// System identifier, `None` when the login may not see it.
     pub system_identifier: Option<u64>,
+    /// `pg_postmaster_start_time()`, microseconds since 1970 by its own clock.
+    pub started: Option<i64>,
 }
 
 /// How a probe failed.
@@ -140,7 +143,7 @@ struct Member {
     fence: Option<String>,
     /// The primary has answered since this one was promoted beside it, or another was promoted in its place; so it
     /// lacks what was written since, and until it has proven that it follows, nothing that it says makes it the primary.
-    is_stray: bool,
+    stray: Option<Strayed>,
 }
 
 /// The accepted primary.
@@ -209,8 +212,9 @@ impl Plan {
         match input {
             Input::Answered { facts, proven } => {
                 if proven && facts.in_recovery {
-                    (member.fence, member.is_stray) = (None, false);
+                    member.fence = None;
                 }
+                member.stray = member.stray.and_then(|how| stays_stray(how, &facts, proven));
                 member.facts = Some(facts);
                 member.reach = Reach::Up;
                 self.note_outlived(node);
@@ -413,7 +417,7 @@ impl Plan {
 
 impl Member {
     fn new(seat: Seat) -> Self {
-        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None, is_stray: false }
+        Self { seat, reach: Reach::Unasked, facts: None, hold: None, fence: None, stray: None }
     }
 
     /// Takes in a failure; the answer is when to look again before calling it down.
@@ -447,6 +451,17 @@ impl Member {
     fn timeline(&self) -> u32 {
         self.facts.as_ref().and_then(|facts| facts.timeline).unwrap_or(0)
     }
+}
+
+/// How a stray goes on once it has said this; `None` if it is one as any other again.
+fn stays_stray(how: Strayed, facts: &Facts, proven: bool) -> Option<Strayed> {
+    let is_restarted = match how {
+        _ if !facts.in_recovery => return Some(Strayed::Promoted),
+        Strayed::Told { started: None } => return Some(Strayed::Told { started: facts.started }),
+        Strayed::Told { started } => facts.started.is_some() && facts.started != started,
+        Strayed::Promoted => true,
+    };
+    (!is_restarted || !proven).then_some(how)
 }
 
 /// The event that a change of standing deserves, if any. An admin's orders report themselves.

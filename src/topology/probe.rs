@@ -47,6 +47,7 @@ pub(super) struct Answer {
     pub(super) in_recovery: bool,
     pub(super) timeline: Option<u32>,
     pub(super) system_identifier: Option<u64>,
+    pub(super) started: Option<i64>,
     pub(super) server_version: String,
     /// Primary: end of the last record, see [`last_record_end`].
     pub(super) insert: Option<Lsn>,
@@ -74,6 +75,8 @@ struct Session {
     link: Link,
     query: Statement,
     server_version: String,
+    /// A restart ends the session.
+    started: Option<i64>,
     wal_block_size: u64,
     /// A server's timeline goes back only with a restart, which ends the session. The receiver's row, the only
     /// prompt source, is gone whenever the receiver is.
@@ -170,6 +173,7 @@ impl Session {
             link,
             query,
             server_version: rights.try_get(0)?,
+            started: rights.try_get(5)?,
             wal_block_size: u64::from(rights.try_get::<_, i32>(1)?.unsigned_abs()),
             newest_timeline,
         })
@@ -194,6 +198,7 @@ impl Session {
             in_recovery,
             timeline: self.newest_timeline,
             system_identifier: row.try_get::<_, Option<i64>>("system_identifier")?.map(i64::cast_unsigned),
+            started: self.started,
             server_version: self.server_version.clone(),
             insert: on(!in_recovery, position("insert")?).map(|lsn| last_record_end(lsn, self.wal_block_size)),
             flush: on(!in_recovery, position("flush")?),
@@ -212,7 +217,8 @@ const RIGHTS: &str = "SELECT pg_catalog.current_setting('server_version'), \
      pg_catalog.current_setting('wal_block_size')::pg_catalog.int4, \
      pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'execute'), \
      pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'execute'), \
-     pg_catalog.has_function_privilege('pg_catalog.pg_control_recovery()', 'execute')";
+     pg_catalog.has_function_privilege('pg_catalog.pg_control_recovery()', 'execute'), \
+     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8";
 
 /// The query of every probe. `pg_is_in_recovery()` turns from true to false only, so the functions that fail in
 /// recovery are safe behind it even if a promotion comes in between.
@@ -249,9 +255,14 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
 /// much as a running receiver does. Without one nothing else shows it before the next restartpoint: neither
 /// `pg_control_checkpoint()` nor `pg_control_recovery()` does.
 pub(super) async fn timeline_of_log(link: &Link) -> Option<u32> {
+    // A refusal would stand in the server's log as an error.
+    let right = link.client.query_one(MAY_LOOK, &[]).await.ok()?;
+    right.try_get::<_, bool>(0).ok().filter(|may| *may)?;
     let row = link.client.query_opt(OF_LOG, &[]).await.ok()??;
     row.try_get::<_, Option<&str>>(0).ok()?.and_then(timeline_of_wal_file)
 }
+
+const MAY_LOOK: &str = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'execute')";
 
 const OF_LOG: &str = "SELECT pg_catalog.max(file.name OPERATOR(pg_catalog.||) '') \
      FROM (SELECT (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn - 1)::pg_catalog.int8 AS last, \

@@ -37,6 +37,11 @@ def begin(cluster, start_forebay, tmp_path):
     scene.ledger.end()
 
 
+def strays(forebay):
+    """Ports of the nodes that are on record as strays."""
+    return [stray["at"]["port"] for stray in recorded(forebay).get("strays", [])]
+
+
 def lose(scene, candidate, let_go, how):
     """The candidate goes away just before it is told; the other replica."""
     lost = candidate()
@@ -68,7 +73,7 @@ def test_another_is_promoted_in_its_place_when_an_admin_says_so(begin, how):
         wait_until(lambda: lost.value("select count(*) from ledger") >= last or ahead in lost.log(), 40,
                    f"{lost.name} to follow")
         if ahead not in lost.log():
-            wait_until(lambda: recorded(forebay).get("strays", []) == [], 20, "it to be one as any other again")
+            wait_until(lambda: strays(forebay) == [], 20, "it to be one as any other again")
     else:
         # The order waits in its socket, and it is promoted beside the one that took its place.
         lost.resume()
@@ -112,7 +117,7 @@ def test_a_switchover_whose_candidate_is_lost_ends_with_the_old_primary(begin):
     assert scene.primary() is scene.old
     scene.old.configure(synchronous_standby_names="1 (pg3)")
     scene.ledger.progress(of=30)
-    assert [place["port"] for place in recorded(forebay)["strays"]] == [lost.port]
+    assert strays(forebay) == [lost.port]
     # It lacks what the old primary has taken since; neither a restart nor the end of that one makes it the primary.
     forebay.kill()
     forebay.start(wait="login")
@@ -130,7 +135,7 @@ def test_who_was_promoted_beside_the_primary_is_remembered(cluster, start_foreba
     forebay = start_forebay(servers=cluster, failover={"mode": "promote"})
     first, second, third = cluster.nodes
     second.promote()
-    wait_until(lambda: [place["port"] for place in recorded(forebay).get("strays", [])] == [second.port], 20, "a record")
+    wait_until(lambda: strays(forebay) == [second.port], 20, "a record")
     forebay.kill()
     third.stop()
     first.kill()
@@ -139,4 +144,4 @@ def test_who_was_promoted_beside_the_primary_is_remembered(cluster, start_foreba
     assert forebay.admin("SHOW HA")[0]["primary"] in ("", None)
     forebay.admin("ATTACH NODE pg2 FORCE")
     wait_until(lambda: forebay.admin("SHOW HA")[0]["primary"] == "pg2", 20, "pg2 to be accepted")
-    wait_until(lambda: recorded(forebay).get("strays", []) == [], 20, "that to be on disk")
+    wait_until(lambda: strays(forebay) == [], 20, "that to be on disk")

@@ -12,7 +12,7 @@ use super::course::{self, Facts, Move, Policy, Seen};
 use super::demote;
 use super::doubt::{Doubt, Outcome, Settled, Transaction};
 use super::hooks::{self, Demote, Hooks, Named, Told};
-use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step};
+use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step, Stray};
 use super::settler::{ask_candidate, ask_promoted};
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
@@ -37,6 +37,8 @@ pub(in crate::topology) struct Party {
     pub(in crate::topology) may_lead: bool,
     /// The newest timeline that it has shown.
     pub(in crate::topology) timeline: Option<u32>,
+    /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
+    pub(in crate::topology) started: Option<i64>,
 }
 
 /// What the conductor can be told.
@@ -51,7 +53,7 @@ pub(in crate::topology) enum Order {
     /// How the primary was just now.
     Seen(At, LastSeen),
     /// See [`Record::strays`].
-    Stray { at: At, is_stray: bool },
+    Strays(Vec<Stray>),
     /// A change of the primary.
     Begin { job: Job, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
 }
@@ -64,7 +66,7 @@ pub(in crate::topology) enum Notice {
     /// As before.
     Open,
     /// This node may be promoted beside whoever is the primary in the end.
-    Stray { at: At },
+    Stray(Stray),
     /// Another primary.
     Install { primary: At, timeline: u32, epoch: u64 },
 }
@@ -132,7 +134,7 @@ impl Conductor {
             }
             Order::Rejoin(at) => self.rejoin(&at),
             Order::Seen(at, seen) => self.seen(&at, seen),
-            Order::Stray { at, is_stray } => self.stray(at, is_stray),
+            Order::Strays(strays) => self.strays(strays),
             Order::Accepted(record) => self.accepted(*record),
             Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
@@ -158,7 +160,7 @@ impl Conductor {
         // What is astray of another cluster is not ours to lead.
         if let Some(known) = self.record.as_ref().filter(|known| known.system_identifier == record.system_identifier) {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
-            record.strays = known.strays.iter().filter(|at| **at != record.primary).cloned().collect();
+            record.strays = known.strays.iter().filter(|stray| stray.at != record.primary).cloned().collect();
             record.unasked.clone_from(&known.unasked);
             record.seen = known.seen.clone().filter(|_| known.primary == record.primary);
             record.demoted = known.demoted && known.primary == record.primary;
@@ -174,12 +176,17 @@ impl Conductor {
         self.take(record);
     }
 
-    fn stray(&mut self, at: At, is_stray: bool) {
-        let Some(known) = self.record.as_ref().filter(|known| known.strays.contains(&at) != is_stray) else { return };
-        let mut record = known.clone();
-        record.strays.retain(|other| *other != at);
-        record.strays.extend(is_stray.then_some(at));
-        self.take(record);
+    fn strays(&mut self, mut strays: Vec<Stray>) {
+        let Some(known) = &self.record else { return };
+        if known.job.is_some() {
+            // Whoever says so may not have heard yet of one that was just given up.
+            let is_new = |known: &&Stray| strays.iter().all(|stray| stray.at != known.at);
+            let missing: Vec<Stray> = known.strays.iter().filter(is_new).cloned().collect();
+            strays.extend(missing);
+        }
+        if known.strays != strays {
+            self.take(Record { strays, ..known.clone() });
+        }
     }
 
     /// What has happened already: kept or not, it is what is.
@@ -300,13 +307,14 @@ impl Conductor {
     /// Another takes the place of a candidate that was told to promote and is lost.
     async fn give_up(&mut self, old: &Record, given_up: Result<Record, String>) -> Result<(), String> {
         let new = given_up?;
-        let Some((at, job)) = new.strays.last().zip(new.job.as_ref()) else { return Ok(()) };
+        let Some((stray, job)) = new.strays.last().zip(new.job.as_ref()) else { return Ok(()) };
+        let at = &stray.at;
         let told = Told::about(&self.cluster, new.epoch).failed(&self.named(at));
         let fenced = hooks::run(&self.hooks.fence, &told, hooks::PATIENCE).await;
         fenced.map_err(|why| format!("{} may still be promoted: fence_command: {why}", self.name(at)))?;
         self.keep.write(&new)?;
         self.report(old, "candidate_given_up", &self.name(at), &said(job));
-        self.notify(Notice::Stray { at: at.clone() }).await;
+        self.notify(Notice::Stray(stray.clone())).await;
         self.notify(Notice::Close { why: job.why.clone(), cut: true }).await;
         self.record = Some(new);
         Ok(())
@@ -467,6 +475,7 @@ impl Conductor {
                 // What it said before it was told something is not what it says now.
                 facts: known.facts.clone().filter(|_| known.told == known.done),
                 silent: known.answered.elapsed(),
+                started: party.started,
                 quiet: known.quiet,
                 refused: known.refused.clone(),
             })

@@ -117,6 +117,8 @@ pub struct Seen {
     pub facts: Option<Facts>,
     /// Since when it has said nothing.
     pub silent: Duration,
+    /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
+    pub started: Option<i64>,
     /// How many looks in a row have found it at rest, see [`Facts::is_at_rest`].
     pub quiet: u32,
     /// What it said when it refused the last thing that it was told to do.
@@ -244,7 +246,7 @@ impl View<'_> {
     /// Those that answer, are in recovery and belong to this cluster.
     fn replicas(&self) -> impl Iterator<Item = (&Seen, &Facts)> {
         let all = self.look.iter().filter_map(|seen| Some((seen, seen.facts.as_ref()?)));
-        let is_apart = |at: &At| *at == self.record.primary || self.record.strays.contains(at);
+        let is_apart = |at: &At| *at == self.record.primary || self.record.strays.iter().any(|stray| stray.at == *at);
         all.filter(move |(seen, facts)| facts.in_recovery && self.is_ours(facts) && !is_apart(&seen.at))
     }
 
@@ -523,7 +525,7 @@ impl View<'_> {
             record.astray.retain(|astray| astray.at != *candidate && astray.at != old);
             record.former = Some(old);
             record.unasked = unasked;
-            record.strays.retain(|at| at != candidate);
+            record.strays.retain(|stray| stray.at != *candidate);
             record.read_only.retain(|at| at != candidate);
         })
     }
@@ -543,7 +545,7 @@ impl View<'_> {
             Some(act) => Move::Act(vec![act]),
             None => self.write(|record| {
                 record.job = None;
-                record.strays.retain(|at| *at != record.primary);
+                record.strays.retain(|stray| stray.at != record.primary);
             }),
         }
     }

@@ -63,9 +63,9 @@ pub struct Record {
     /// The primary before this one, if we have made this one.
     #[serde(default)]
     pub former: Option<At>,
-    /// Nodes that were promoted, or may have been, beside a primary that went on: none of them becomes the primary.
+    /// None of these becomes the primary.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub strays: Vec<At>,
+    pub strays: Vec<Stray>,
     /// COMMITs to the primary before whose answers were lost, with what their clients are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_doubt: Vec<Settled>,
@@ -95,6 +95,29 @@ pub struct Astray {
     pub standby: String,
     /// The primary of that time.
     pub upstream: At,
+}
+
+/// A node that was promoted, or may be, beside a primary that went on or another that took its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stray {
+    /// Which.
+    pub at: At,
+    /// How it came to that.
+    pub how: Strayed,
+}
+
+/// See [`Stray`]. Once its server was restarted and it has replayed what the primary wrote, a node is no stray any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Strayed {
+    /// It takes writes: if it says that it is in recovery, it was restarted.
+    Promoted,
+    /// It was told to promote and given up; until it is restarted it may still do so.
+    Told {
+        /// `pg_postmaster_start_time()` then, microseconds since 1970, if that is known.
+        started: Option<i64>,
+    },
 }
 
 /// A change of the primary that is under way.

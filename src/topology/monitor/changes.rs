@@ -16,7 +16,7 @@ use crate::topology::failover::demote;
 use crate::topology::failover::heart::{Beat, beat};
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
-use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step};
+use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step, Stray};
 use crate::topology::failover::settler::{Served, Settler};
 use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
@@ -55,7 +55,7 @@ pub(super) struct Changes {
     /// The acceptance that its record knows.
     told: Option<(usize, u32, u64)>,
     /// The strays that its record knows, see [`Record::strays`].
-    strays: Vec<At>,
+    strays: Vec<Stray>,
     /// The nodes that it knows.
     parties: Vec<(At, String, bool)>,
     /// No automatic failover before, ns.
@@ -92,8 +92,8 @@ impl Monitor {
         if let Some(record) = &record {
             let node = place_of(watched, &record.primary);
             watched.plan.restore(node, record.timeline, record.epoch, record.system_identifier);
-            for at in &record.strays {
-                set_stray(watched, at);
+            for stray in &record.strays {
+                set_stray(watched, stray);
             }
             if let Some(job) = &record.job {
                 let actions = watched.plan.close(now_ns(), job.why.clone(), job.is_promoting());
@@ -196,8 +196,8 @@ impl Monitor {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)
             }
-            Notice::Stray { at } => {
-                set_stray(watched, &at);
+            Notice::Stray(stray) => {
+                set_stray(watched, &stray);
                 Vec::new()
             }
             Notice::Install { primary, timeline, epoch } => {
@@ -548,13 +548,8 @@ impl Changes {
         if present == self.strays {
             return;
         }
-        let known = std::mem::replace(&mut self.strays, present);
-        let order = |at: &At, is_stray| Order::Stray { at: at.clone(), is_stray };
-        let new = self.strays.iter().filter(|at| !known.contains(at)).map(|at| order(at, true));
-        let past = known.iter().filter(|at| !self.strays.contains(at)).map(|at| order(at, false));
-        for order in new.chain(past) {
-            let _ = self.orders.send(order);
-        }
+        self.strays.clone_from(&present);
+        let _ = self.orders.send(Order::Strays(present));
     }
 
     fn tell_accepted(&mut self, watched: &Watched) {
@@ -572,16 +567,15 @@ impl Changes {
     }
 }
 
-fn set_stray(watched: &mut Watched, at: &At) {
-    if let Some(node) = place_of(watched, at) {
-        watched.plan.set_stray(node);
+fn set_stray(watched: &mut Watched, stray: &Stray) {
+    if let Some(node) = place_of(watched, &stray.at) {
+        watched.plan.set_stray(node, stray.how);
     }
 }
 
-/// Nodes that were promoted, or may have been, beside the primary.
-fn strays(watched: &Watched) -> Vec<At> {
+fn strays(watched: &Watched) -> Vec<Stray> {
     let nodes = watched.nodes.iter().enumerate();
-    nodes.filter(|(place, _)| watched.plan.is_stray(*place)).map(|(_, node)| node.at()).collect()
+    nodes.filter_map(|(place, node)| Some(Stray { at: node.at(), how: watched.plan.strayed(place)? })).collect()
 }
 
 fn policy(config: &Postgres) -> Policy {
@@ -618,6 +612,7 @@ fn parties(watched: &Watched) -> Vec<Party> {
         target: node.target.clone(),
         may_lead: node.conf.promote && watched.plan.may_lead(place),
         timeline: watched.timeline(place),
+        started: watched.started(place),
     };
     watched.nodes.iter().enumerate().map(party).collect()
 }

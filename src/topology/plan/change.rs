@@ -2,6 +2,7 @@
 
 use super::{Action, Closed, Facts, Member, Plan, Reach, Record};
 use crate::config::model::{FailoverMode, NodeRole};
+use crate::topology::failover::record::Strayed;
 
 impl Plan {
     /// Nobody takes writes until [`Plan::open`] or [`Plan::install`]. With `cuts`, not even what is under way goes on.
@@ -19,9 +20,10 @@ impl Plan {
         self.changed(now_ns, |plan, actions| {
             let Some(member) = plan.members.get_mut(node) else { return };
             let system_identifier = plan.identifier;
-            member.facts = Some(Facts { in_recovery: false, timeline: Some(timeline), system_identifier });
+            let started = member.facts.as_ref().and_then(|facts| facts.started);
+            member.facts = Some(Facts { in_recovery: false, timeline: Some(timeline), system_identifier, started });
             member.reach = Reach::Up;
-            (member.fence, member.is_stray) = (None, false);
+            (member.fence, member.stray) = (None, None);
             plan.closed = None;
             plan.record = Some(Record { node, timeline });
             plan.floor = plan.floor.max(timeline);
@@ -58,15 +60,15 @@ impl Plan {
     }
 
     /// The node was promoted, or may have been, beside the primary.
-    pub fn set_stray(&mut self, node: usize) {
+    pub fn set_stray(&mut self, node: usize, how: Strayed) {
         if let Some(member) = self.members.get_mut(node) {
-            member.is_stray = true;
+            member.stray = Some(how);
         }
     }
 
     /// See [`Plan::set_stray`].
-    pub fn is_stray(&self, node: usize) -> bool {
-        self.members.get(node).is_some_and(|member| member.is_stray)
+    pub fn strayed(&self, node: usize) -> Option<Strayed> {
+        self.members.get(node)?.stray
     }
 
     /// Not even what is under way goes on, see [`Plan::close`].
@@ -98,7 +100,7 @@ impl Plan {
     /// The node takes part in no promotion: an admin's order, or the configuration.
     pub fn may_lead(&self, node: usize) -> bool {
         self.members.get(node).is_some_and(|member| {
-            let is_free = member.hold.is_none() && member.fence.is_none() && !member.is_stray;
+            let is_free = member.hold.is_none() && member.fence.is_none() && member.stray.is_none();
             is_free && member.seat.role != NodeRole::Replica
         })
     }

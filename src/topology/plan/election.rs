@@ -1,6 +1,7 @@
 //! Who is accepted as primary, and who is fenced for claiming to be one.
 
 use crate::config::model::FailoverMode;
+use crate::topology::failover::record::Strayed;
 
 use super::{Action, Member, Plan, Record};
 
@@ -51,7 +52,7 @@ impl Plan {
         let Some(member) = self.members.get_mut(node) else {
             return;
         };
-        (member.fence, member.is_stray) = (None, false);
+        (member.fence, member.stray) = (None, None);
         self.record = Some(Record { node, timeline: member.timeline() });
         self.epoch += 1;
         actions.push(Action::ForgetPositions);
@@ -94,7 +95,7 @@ impl Plan {
         if self.mode == FailoverMode::Promote && is_well {
             return Verdict::Stay;
         }
-        let is_barred = |member: &Member| self.mode == FailoverMode::Promote && member.is_stray;
+        let is_barred = |member: &Member| self.mode == FailoverMode::Promote && member.stray.is_some();
         let claims =
             self.claims(|member| member.is_reachable() && member.timeline() >= self.floor && !is_barred(member));
         if !claims.is_empty() {
@@ -114,7 +115,9 @@ impl Plan {
             return;
         }
         for member in self.members.iter_mut().filter(|member| member.was_writable()) {
-            member.is_stray |= member.timeline() > record.timeline;
+            if member.timeline() > record.timeline {
+                member.stray = Some(Strayed::Promoted);
+            }
         }
     }
 
@@ -122,7 +125,7 @@ impl Plan {
     pub(super) fn rival_of(&self, node: usize) -> Option<usize> {
         let record = self.record.filter(|record| record.node != node)?;
         let member = self.members.get(node)?;
-        let is_rival = member.was_writable() && !member.is_stray && member.timeline() > record.timeline;
+        let is_rival = member.was_writable() && member.stray.is_none() && member.timeline() > record.timeline;
         (is_rival && self.members.get(record.node)?.is_reachable()).then_some(record.node)
     }
 

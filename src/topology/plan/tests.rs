@@ -18,7 +18,7 @@ fn plan(mode: FailoverMode, nodes: usize) -> Plan {
 }
 
 fn answered(in_recovery: bool, timeline: u32) -> Input {
-    let facts = Facts { in_recovery, timeline: Some(timeline), system_identifier: Some(THIS_CLUSTER) };
+    let facts = Facts { in_recovery, timeline: Some(timeline), system_identifier: Some(THIS_CLUSTER), started: None };
     Input::Answered { facts, proven: false }
 }
 
@@ -31,7 +31,8 @@ fn replica(timeline: u32) -> Input {
 }
 
 fn proven(timeline: u32) -> Input {
-    let facts = Facts { in_recovery: true, timeline: Some(timeline), system_identifier: Some(THIS_CLUSTER) };
+    let facts =
+        Facts { in_recovery: true, timeline: Some(timeline), system_identifier: Some(THIS_CLUSTER), started: None };
     Input::Answered { facts, proven: true }
 }
 
@@ -177,7 +178,7 @@ fn a_dispute_is_reported_once_with_both_names() {
 #[test]
 fn a_node_of_another_cluster_is_refused() {
     let stranger = |in_recovery| {
-        let facts = Facts { in_recovery, timeline: Some(9), system_identifier: Some(THIS_CLUSTER + 1) };
+        let facts = Facts { in_recovery, timeline: Some(9), system_identifier: Some(THIS_CLUSTER + 1), started: None };
         Input::Answered { facts, proven: false }
     };
     let mut plan = plan(FailoverMode::Follow, 3);

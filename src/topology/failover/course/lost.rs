@@ -1,7 +1,7 @@
 //! A candidate that was told to promote, and is lost.
 
 use super::{CANDIDATE_SILENT, Policy, Seen, View};
-use crate::topology::failover::record::{At, Job, Kind, Record, Step};
+use crate::topology::failover::record::{At, Job, Kind, Record, Step, Stray, Strayed};
 use crate::topology::lsn::Lsn;
 
 /// The record once an admin has ordered another promotion in the place of one whose candidate is lost. Nobody has
@@ -17,6 +17,7 @@ pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -
         return Err(format!("another change of the primary is under way: {}", job.why));
     };
     let name = view.name(candidate);
+    let started = view.seen(candidate).and_then(|seen| seen.started);
     if let Some(since) = awaited(candidate, look) {
         return Err(format!("{name} is being promoted, and {since}"));
     }
@@ -24,9 +25,8 @@ pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -
         return Err(format!("{name} is being promoted already, and does not answer"));
     }
     let mut next = record.clone();
-    if !next.strays.contains(candidate) {
-        next.strays.push(candidate.clone());
-    }
+    next.strays.retain(|stray| stray.at != *candidate);
+    next.strays.push(Stray { at: candidate.clone(), how: Strayed::Told { started } });
     // Nobody was told: it is resolved anew on whoever is promoted.
     next.in_doubt.clear();
     next.job = Some(view.after_loss(job, *from, &name, ordered));

@@ -3,7 +3,7 @@ use super::*;
 const OTHER_CLUSTER: u64 = 7_000_000_002;
 
 fn of_another(in_recovery: bool) -> Input {
-    let facts = Facts { in_recovery, timeline: Some(1), system_identifier: Some(OTHER_CLUSTER) };
+    let facts = Facts { in_recovery, timeline: Some(1), system_identifier: Some(OTHER_CLUSTER), started: None };
     Input::Answered { facts, proven: false }
 }
 
@@ -95,11 +95,33 @@ fn an_admin_may_insist_on_who_was_promoted_beside_the_primary() {
 #[test]
 fn who_was_promoted_beside_the_primary_is_known_after_a_restart() {
     let mut plan = restored();
-    plan.set_stray(0);
+    plan.set_stray(0, Strayed::Promoted);
     play(&mut plan, "2x 2x 1p3");
     assert_eq!((plan.primary(), plan.accepted(), plan.may_lead(0)), (None, Some(1), false));
     play(&mut plan, "1r3");
-    assert!(plan.is_stray(0), "in recovery, and not seen to follow");
+    assert!(plan.strayed(0).is_some(), "in recovery, and not seen to follow");
     play(&mut plan, "2p2 1v2");
-    assert_eq!((plan.is_stray(0), plan.may_lead(0)), (false, true), "it has replayed what the primary wrote");
+    assert_eq!((plan.strayed(0), plan.may_lead(0)), (None, true), "it has replayed what the primary wrote");
+}
+
+#[test]
+fn who_was_told_to_promote_may_do_so_until_it_is_restarted() {
+    let mut plan = restored();
+    plan.set_stray(0, Strayed::Told { started: None });
+    let says = |started| {
+        let facts = Facts {
+            in_recovery: true,
+            timeline: Some(2),
+            system_identifier: Some(THIS_CLUSTER),
+            started: Some(started),
+        };
+        Input::Answered { facts, proven: true }
+    };
+    play(&mut plan, "2p2");
+    for _ in 0..2 {
+        plan.step(0, 0, says(5));
+        assert_eq!(plan.strayed(0), Some(Strayed::Told { started: Some(5) }), "the order may still wait there");
+    }
+    plan.step(0, 0, says(6));
+    assert_eq!(plan.strayed(0), None);
 }
