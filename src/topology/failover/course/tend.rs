@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Act, Facts, Move, View, astray};
+use super::{Act, Facts, Move, Seen, View, astray};
 use crate::topology::failover::conninfo;
 use crate::topology::failover::record::{Astray, At, Job, Kind, Step};
 
@@ -135,21 +135,20 @@ impl View<'_> {
     /// Nodes that can be asked now and could not when the primary was changed.
     fn ask_unasked(&self) -> Option<Move> {
         let answers = |at: &At| Some((self.seen(at)?, self.facts(at)?));
-        let is_decided = |facts: &Facts| self.upstream_is_silent_for_a_moment(facts).is_none();
+        let is_decided = |seen: &Seen, facts: &Facts| {
+            self.upstream_is_silent_for_a_moment(facts).is_none() && !self.may_yet_be_fed(seen, facts)
+        };
         let (seen, facts) = self
             .record
             .unasked
             .iter()
             .filter_map(answers)
-            .find(|(_, facts)| !facts.in_recovery || is_decided(facts))?;
+            .find(|(seen, facts)| !facts.in_recovery || is_decided(seen, facts))?;
         let primary = &self.record.primary;
         let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
         // Whom it followed is not known; not the primary of now.
         let nobody = At { host: String::new(), port: 0 };
-        // The former primary may be a standby by now, and still is not whom it should follow.
-        let follows_former =
-            || self.upstream_of(facts).is_some_and(|seen| self.record.former.as_ref() == Some(&seen.at));
-        let is_well = |conninfo: &str| leads_home(conninfo) || (self.is_fed_by_another(seen) && !follows_former());
+        let is_well = |conninfo: &str| leads_home(conninfo) || self.is_fed_by_a_follower(seen, facts);
         let may_follow = facts.in_recovery && self.is_ours(facts);
         let astray = astray(&seen.at, facts, &nobody).filter(|astray| may_follow && !is_well(&astray.conninfo));
         Some(self.write(|record| {
@@ -157,6 +156,19 @@ impl View<'_> {
             record.astray.retain(|other| other.at != seen.at);
             record.astray.extend(astray);
         }))
+    }
+
+    /// A replica of another one, which leads it. The former primary may be a standby by now, and still is not whom it
+    /// should follow.
+    fn is_fed_by_a_follower(&self, seen: &Seen, facts: &Facts) -> bool {
+        let follows_former = self.upstream_of(facts).is_some_and(|seen| self.record.former.as_ref() == Some(&seen.at));
+        self.is_fed_by_another(seen) && !follows_former
+    }
+
+    /// It follows a replica that has answered, and nothing of the new timeline has come from there yet. That one may
+    /// have gone since.
+    fn may_yet_be_fed(&self, seen: &Seen, facts: &Facts) -> bool {
+        facts.timeline.is_some_and(|own| own < self.record.timeline) && self.is_fed_by_a_follower(seen, facts)
     }
 
     /// What leads a replica to the recorded primary.
