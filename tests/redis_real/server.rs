@@ -29,7 +29,7 @@ impl Server {
                 .expect("redis-server must be installed");
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(20) && process.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                if answers(port).is_ok_and(|reply| reply == *b"+PONG") {
                     return Server { process, port, _folder: folder };
                 }
                 std::thread::sleep(Duration::from_millis(20));
@@ -69,6 +69,16 @@ impl Server {
         }
         reply
     }
+}
+
+/// What a server says to PING. That somebody listens proves nothing: it may be whoever else looks for a free port.
+fn answers(port: u16) -> std::io::Result<[u8; 5]> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"PING\r\n")?;
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply)?;
+    Ok(reply)
 }
 
 impl Drop for Server {
