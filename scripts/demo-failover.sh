@@ -140,7 +140,8 @@ show_failover() {
 
     heading "The old primary comes back, and believes to be the primary still"
     begin_view
-    start_server "$before"
+    # rejoin_command may stop it before anybody has seen it run.
+    launch_server "$before"
     ok "it was kept from clients, rewound by rejoin_command, and is a replica now" watch_until 40 "a replica" is_replica "$before"
     view NODES node role state lag_bytes timeline
 

@@ -111,8 +111,16 @@ make_replica() {
     start_server "$1"
 }
 
+# launch_server NAME: without waiting for it.
+launch_server() { start_by_pg_ctl "$1" -W; }
+
+start_by_pg_ctl() {
+    as_server_user env PGPASSFILE="$demo/pgpass" "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" "$2" \
+        -o "-p $(<"$demo/$1.port")" start >/dev/null 2>&1
+}
+
 start_server() {
-    as_server_user env PGPASSFILE="$demo/pgpass" "$pg_bin/pg_ctl" -D "$demo/$1" -l "$demo/$1/server.log" -w -o "-p $(<"$demo/$1.port")" start >/dev/null 2>&1 ||
+    start_by_pg_ctl "$1" -w ||
         { tail -n 20 "$demo/$1/server.log" >&2; die "$1 did not start"; }
 }
 
