@@ -37,6 +37,15 @@ entries() {
 stop_writers() {
     touch "$demo/writers.stop"
     wait "${writer_pids[@]}" || true
+    writer_pids=()
+}
+
+# Those that a failure has left; none waits for what it has sent.
+end_writers() {
+    if [[ -n ${writer_pids[*]:-} ]]; then
+        kill -KILL "${writer_pids[@]}" 2>/dev/null || true
+        wait "${writer_pids[@]}" 2>/dev/null || true
+    fi
 }
 
 now_ms() { local now=$EPOCHREALTIME; echo $(( ${now/[.,]/} / 1000 )); }
