@@ -22,10 +22,8 @@ def told(tmp_path):
 
 
 @pytest.fixture
-def start(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
-    cluster.caught_up()
-    return lambda **failover: start_forebay(servers=cluster, failover={"mode": "promote", "hold": "20s", **failover})
+def start(with_table, start_forebay):
+    return lambda **failover: start_forebay(servers=with_table, failover={"mode": "promote", "hold": "20s", **failover})
 
 
 def test_programs_are_run_in_their_order_and_told_of_the_nodes(cluster, start, told):

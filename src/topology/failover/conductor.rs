@@ -173,7 +173,7 @@ impl Conductor {
                 return;
             }
         }
-        self.take(record);
+        self.take_over(record);
     }
 
     fn strays(&mut self, mut strays: Vec<Stray>) {
@@ -185,12 +185,12 @@ impl Conductor {
             strays.extend(missing);
         }
         if known.strays != strays {
-            self.take(Record { strays, ..known.clone() });
+            self.take_over(Record { strays, ..known.clone() });
         }
     }
 
     /// What has happened already: kept or not, it is what is.
-    fn take(&mut self, record: Record) {
+    fn take_over(&mut self, record: Record) {
         if let Err(why) = self.keep.write(&record) {
             self.report(&record, "record_not_kept", "", &why);
         }
@@ -299,7 +299,7 @@ impl Conductor {
                 self.report(record, "candidate_lost", &name, &format!("{why}: {ways}"));
                 format!("{why}: {ways}")
             }
-            None => format!("{} is being promoted", job.why),
+            None => promoting(job),
         };
         self.notify(Notice::Close { why, cut: true }).await;
     }
@@ -493,7 +493,7 @@ impl Conductor {
         let promotes = |record: &Record| record.job.as_ref().is_some_and(Job::is_promoting);
         if promotes(&new) && !promotes(old) {
             // What the old primary still acknowledges must reach nobody once another may take writes.
-            let why = format!("{} is being promoted", new.job.as_ref().map_or_else(String::new, |job| job.why.clone()));
+            let why = new.job.as_ref().map_or_else(String::new, promoting);
             self.notify(Notice::Close { why, cut: true }).await;
             new.in_doubt = self.resolve(&new).await;
         }
@@ -681,6 +681,11 @@ fn ended(kind: Kind, is_done: bool) -> &'static str {
         (_, true) => "failover_done",
         (_, false) => "failover_undone",
     }
+}
+
+/// Why nobody writes meanwhile.
+fn promoting(job: &Job) -> String {
+    format!("{} is being promoted", job.why)
 }
 
 fn said(job: &Job) -> String {

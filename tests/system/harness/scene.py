@@ -35,11 +35,11 @@ class Scene:
 
     def wait_step(self, step, timeout=30, or_past=False):
         """Waits until Forebay is at this step of a failover, or past it; what it has on disk then."""
+        wanted = STEPS[STEPS.index(step):] if or_past else [step]
+
         def there():
             record = recorded(self.forebay)
-            now = step_of(record)[0]
-            is_past = or_past and (record["epoch"] > 1 or now in STEPS[STEPS.index(step):])
-            return (now == step or is_past) and record
+            return (step_of(record)[0] in wanted or or_past and record["epoch"] > 1) and record
         return wait_until(there, timeout, f"the step {step}", 0.001)
 
     def wait_event(self, name, timeout=40):
