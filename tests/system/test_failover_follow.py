@@ -47,8 +47,8 @@ class Load(Writers):
 
 
 @pytest.fixture
-def loaded(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+def loaded(with_table, start_forebay):
+    cluster = with_table
     forebay = start_forebay(servers=cluster, failover={"hold": "20s", "check_timeout": "500ms"})
     load = Load(forebay, "w")
     load.progress()
@@ -86,8 +86,8 @@ def test_writes_follow_to_a_promoted_replica(loaded):
     forebay.wait_node(third.name, role="replica", state="up")
 
 
+@pytest.mark.usefixtures("with_table")
 def test_an_idle_client_does_not_notice_a_new_primary(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     forebay = start_forebay(servers=cluster)
     client = forebay.wire()
     client.run("insert into w values (1, 'before')")
@@ -125,8 +125,8 @@ def test_reads_go_on_without_a_primary(cluster, start_forebay):
     assert [client.value("select 'read'") for _ in range(20)] == ["read"] * 20
 
 
+@pytest.mark.usefixtures("with_table")
 def test_clients_that_waited_are_served_when_a_primary_is_back_in_time(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key); alter table w owner to app")
     forebay = start_forebay(servers=cluster, failover={"hold": "25s"})
     cluster.nodes[0].kill()
     clients = [forebay.wire() for _ in range(5)]
@@ -215,8 +215,8 @@ def test_a_commit_in_flight_when_the_server_died_is_reported_as_unknown(cluster,
     assert wire.errors(client.read_until("E")) == ["08007"]
 
 
+@pytest.mark.usefixtures("with_table")
 def test_an_old_primary_that_returns_gets_no_writes(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key); alter table w owner to app")
     forebay = start_forebay(servers=cluster)
     first = cluster.nodes[0]
     first.kill()
@@ -234,8 +234,8 @@ def test_an_old_primary_that_returns_gets_no_writes(cluster, start_forebay):
     forebay.wait_node("pg1", role="replica", state="up")
 
 
+@pytest.mark.usefixtures("with_table")
 def test_a_primary_that_hangs_is_used_again_when_it_goes_on(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key); alter table w owner to app")
     forebay = start_forebay(servers=cluster, failover={"hold": "25s", "check_timeout": "500ms"})
     client = forebay.wire()
     client.run("insert into w values (1)")

@@ -20,8 +20,8 @@ def wait_for_a_standby(primary):
 
 
 @pytest.fixture
-def loaded(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+def loaded(with_table, start_forebay):
+    cluster = with_table
     wait_for_a_standby(cluster.nodes[0])
     forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "20s"})
     load = Load(forebay, "w")
@@ -99,9 +99,9 @@ def writes(forebay, value=1):
 
 
 @pytest.fixture
-def quiet(cluster, start_forebay):
+def quiet(with_table, start_forebay):
     """A cluster with a table, and a way to start Forebay in front of it."""
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    cluster = with_table
     cluster.caught_up()
 
     def start(**failover):
@@ -192,8 +192,11 @@ def test_strict_promotes_only_with_proof(quiet):
     first.kill()
     [why, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
     assert "2 of the 2 standbys of synchronous_standby_names have to be heard to be sure of every commit, 1 are" in why
+    forebay.wait_log("undone again", 30)
+    assert [len(events(forebay, event)) for event in ("failover_begun", "failover_undone")] == [1, 1]
     third.start()
     name = new_primary(forebay, "pg1")
+    assert len(events(forebay, "failover_begun")) == len(events(forebay, "failover_undone")) + 1
     new = next(node for node in cluster.nodes if node.name == name)
     assert new.value("select count(*) from w") == 1
     # The new primary waits for nobody unless it is told to: the setting is each node's own.
@@ -349,8 +352,8 @@ def test_replicas_are_led_to_the_new_primary_after_forebay_was_killed(slowed):
     assert recorded(forebay)["primary"] == died["primary"], "another one than was decided"
 
 
+@pytest.mark.usefixtures("with_table")
 def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     old = cluster.nodes[0]
     disk = BadDisk(cluster.folder)  # where the servers' user may look
     old.configure(fsync="on")
@@ -375,8 +378,8 @@ def test_a_primary_that_answers_and_commits_nothing_is_replaced(cluster, start_f
     assert load.wrong == []
 
 
+@pytest.mark.usefixtures("with_table")
 def test_a_login_without_rights_changes_nothing_and_says_so(cluster, start_forebay):
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     forebay = start_forebay(servers=cluster, failover={"mode": "follow"})
     with pytest.raises(psycopg.Error, match="pg1: it could not be kept from writing: permission denied"):
         forebay.admin("SWITCHOVER main")

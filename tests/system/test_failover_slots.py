@@ -90,10 +90,10 @@ def test_a_restart_does_not_forget_which_are_ours(with_table, start):
     wait_for_slots(with_table, {"pg1": {"pg2", "pg3"}, "pg2": set(), "pg3": set()})
 
 
+@pytest.mark.usefixtures("with_table")
 def test_a_replica_that_was_away_finds_its_log_on_the_new_primary(cluster, start_forebay):
     for node in cluster.nodes:
         node.configure(wal_keep_size="0", max_wal_size="4MB", min_wal_size="2MB")
-    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
     cluster.caught_up()
     first, second, third = cluster.nodes
     forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "30s"})

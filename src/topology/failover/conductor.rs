@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// Before a record that could not be written is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Before a failover that is undone for the same reason over and over is told of anew.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// A node as the conductor needs it.
 #[derive(Debug, Clone)]
@@ -87,6 +89,19 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) hooks: Hooks,
     /// `failover.commit_resolution`
     pub(in crate::topology) resolves: bool,
+    /// The last job that Forebay began by itself and that was undone.
+    pub(in crate::topology) undone: Option<Undone>,
+}
+
+/// A job that is tried again as long as the primary is lost.
+#[derive(Debug)]
+pub(in crate::topology) struct Undone {
+    why: String,
+    told: Instant,
+    /// Since then.
+    times: u32,
+    /// The one that is under way was not told of yet: (epoch, event, node, detail).
+    begun: Option<(u64, &'static str, String, String)>,
 }
 
 /// A job that somebody waits for, and what it has brought so far.
@@ -256,16 +271,13 @@ impl Conductor {
     /// Begins a job: nobody new writes from here on, and it is on disk.
     async fn begin(&mut self, mut job: Job, drain: Option<Duration>) -> Result<Instant, String> {
         let Some(record) = &self.record else { return Err("no primary was ever known".to_owned()) };
-        if let Some(running) = &record.job {
-            return Err(format!("another change of the primary is under way: {}", running.why));
-        }
         let begun = Instant::now();
         if let Some(seen) = record.seen.as_ref().filter(|_| job.known.is_none()) {
             // This process has not seen it; the one before has.
             (job.known, job.synchronous) = (Some(seen.flushed), seen.synchronous.clone());
         }
         let record = Record { job: Some(job.clone()), ..record.clone() };
-        self.report(&record, began(job.kind), &self.name(&record.primary), &said(&job));
+        self.tell_begun(&record, &job);
         self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
         let quiet = match drain {
             Some(limit) => self.drain(&record.primary, limit).await,
@@ -282,10 +294,46 @@ impl Conductor {
             }
             Err(why) => {
                 self.notify(Notice::Open).await;
-                self.report(&record, ended(job.kind, false), "", &why);
+                self.tell_undone(&record, &job, "", &why);
                 Err(why)
             }
         }
+    }
+
+    /// At once, unless it is likely to end as the one before did.
+    fn tell_begun(&mut self, record: &Record, job: &Job) {
+        let (event, node, detail) = (began(job.kind), self.name(&record.primary), said(job));
+        let is_again = |undone: &&mut Undone| job.by.is_empty() && undone.told.elapsed() < TELL_AGAIN;
+        match self.undone.as_mut().filter(is_again) {
+            Some(undone) => undone.begun = Some((record.epoch, event, node, detail)),
+            None => self.report(record, event, &node, &detail),
+        }
+    }
+
+    /// The job under way goes further, or ends otherwise, than the one before, which is the answer.
+    fn tell_begun_after_all(&mut self) -> Option<Undone> {
+        let mut before = self.undone.take()?;
+        if let Some((epoch, event, node, detail)) = before.begun.take() {
+            self.events.record(&self.cluster, epoch, event, &node, &detail);
+        }
+        Some(before)
+    }
+
+    fn tell_undone(&mut self, record: &Record, job: &Job, node: &str, why: &str) {
+        let is_same = |undone: &&mut Undone| undone.begun.is_some() && undone.why == why;
+        if let Some(undone) = self.undone.as_mut().filter(is_same) {
+            (undone.times, undone.begun) = (undone.times + 1, None);
+            tracing::info!(cluster = self.cluster, epoch = record.epoch, times = undone.times, why, "undone again");
+            return;
+        }
+        let before = self.tell_begun_after_all();
+        let detail = match before.filter(|before| before.times > 0 && before.why == why) {
+            Some(before) => format!("{why}; the same {} times since it was told last", before.times),
+            None => why.to_owned(),
+        };
+        self.report(record, ended(job.kind, false), node, &detail);
+        let (told, times, begun) = (Instant::now(), 0, None);
+        self.undone = job.by.is_empty().then(|| Undone { why: why.to_owned(), told, times, begun });
     }
 
     /// A candidate that was told to promote does not answer, or does so again.
@@ -403,7 +451,7 @@ impl Conductor {
                     take(&mut agents, report);
                 }
                 order = orders.recv() => match order {
-                    Some(Order::Begin { job, reply, .. }) if lost.is_some() => {
+                    Some(Order::Begin { job, reply, .. }) if record.job.is_some() => {
                         let given_up = course::give_up(&record, &self.look(&agents), &self.policy, &job);
                         match self.give_up(&record, given_up).await {
                             Ok(()) => {
@@ -492,6 +540,7 @@ impl Conductor {
         }
         let promotes = |record: &Record| record.job.as_ref().is_some_and(Job::is_promoting);
         if promotes(&new) && !promotes(old) {
+            self.tell_begun_after_all();
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = new.job.as_ref().map_or_else(String::new, promoting);
             self.notify(Notice::Close { why, cut: true }).await;
@@ -517,12 +566,8 @@ impl Conductor {
 
     /// What the candidate knows of the COMMITs that the old primary will not answer any more.
     async fn resolve(&self, record: &Record) -> Vec<Settled> {
-        let Some(Step::Promoting { candidate, from }) = record.job.as_ref().map(|job| &job.step) else {
-            return Vec::new();
-        };
-        if !self.resolves {
-            return Vec::new();
-        }
+        let promotion = record.job.as_ref().and_then(Job::promotion);
+        let Some((candidate, from)) = promotion.filter(|_| self.resolves) else { return Vec::new() };
         let mut transactions: Vec<Transaction> = Vec::new();
         for doubt in self.workers.in_doubt(&self.cluster).await {
             if doubt.at == record.primary && doubt.epoch == record.epoch {
@@ -531,7 +576,7 @@ impl Conductor {
         }
         let target = self.party(candidate).map(|party| &party.target);
         let outcomes = match target.filter(|_| !transactions.is_empty()) {
-            Some(target) => ask_candidate(target, *from, &transactions).await,
+            Some(target) => ask_candidate(target, from, &transactions).await,
             None => vec![None; transactions.len()],
         };
         settled(&transactions, outcomes)
@@ -587,7 +632,7 @@ impl Conductor {
                 Step::Undoing { why } => why.clone(),
                 _ => "it was given up".to_owned(),
             };
-            self.report(new, ended(job.kind, false), &self.name(&new.primary), &why);
+            self.tell_undone(new, job, &self.name(&new.primary), &why);
             Err(why)
         } else {
             let (primary, timeline, epoch) = (new.primary.clone(), new.timeline, new.epoch);

@@ -223,7 +223,15 @@ impl Job {
 
     /// There is no way back any more.
     pub fn is_promoting(&self) -> bool {
-        matches!(self.step, Step::Promoting { .. })
+        self.promotion().is_some()
+    }
+
+    /// Who may have been told to promote, and where its new timeline begins, or earlier.
+    pub fn promotion(&self) -> Option<(&At, Lsn)> {
+        match &self.step {
+            Step::Promoting { candidate, from } => Some((candidate, *from)),
+            _ => None,
+        }
     }
 }
 

@@ -113,6 +113,7 @@ impl Monitor {
             policy: policy.clone(),
             hooks: hooks(config),
             resolves: config.failover.commit_resolution,
+            undone: None,
         };
         tokio::task::spawn_local(conductor.run(given));
         let (told, strays) = (watched.plan.accepted_as(), strays(watched));

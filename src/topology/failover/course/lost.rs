@@ -13,7 +13,7 @@ use crate::topology::lsn::Lsn;
 pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -> Result<Record, String> {
     let view = View { record, look, policy, in_step: Default::default() };
     let Some(job) = &record.job else { return Err("nothing is under way".to_owned()) };
-    let Step::Promoting { candidate, from } = &job.step else {
+    let Some((candidate, from)) = job.promotion().filter(|_| ordered.kind == Kind::Ordered) else {
         return Err(format!("another change of the primary is under way: {}", job.why));
     };
     let name = view.name(candidate);
@@ -29,13 +29,13 @@ pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -
     next.strays.push(Stray { at: candidate.clone(), how: Strayed::Told { started } });
     // Nobody was told: it is resolved anew on whoever is promoted.
     next.in_doubt.clear();
-    next.job = Some(view.after_loss(job, *from, &name, ordered));
+    next.job = Some(view.after_loss(job, from, &name, ordered));
     Ok(next)
 }
 
 /// The candidate that was told to promote and has not answered for long.
 pub fn lost_candidate<'a>(record: &'a Record, look: &[Seen]) -> Option<&'a At> {
-    let Step::Promoting { candidate, .. } = &record.job.as_ref()?.step else { return None };
+    let (candidate, _) = record.job.as_ref()?.promotion()?;
     awaited(candidate, look).is_none().then_some(candidate)
 }
 
