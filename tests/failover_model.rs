@@ -9,7 +9,7 @@ use forebay::config::model::Durability;
 use forebay::topology::Lsn;
 use forebay::topology::failover::conninfo;
 use forebay::topology::failover::course::{self, Act, Facts, Move, Policy, Receiver, Seen};
-use forebay::topology::failover::record::{At, Job, Kind, Record, Step};
+use forebay::topology::failover::record::{At, Job, Kind, Record, Step, Stray, Strayed};
 
 const NODES: usize = 3;
 /// Bounds of what is tried.
@@ -460,4 +460,24 @@ fn a_bound_of_nothing_gives_up_rather_than_lose() {
     let worlds = Model { policy, is_synchronous: false }.explore(most());
     println!("{worlds} worlds");
     assert!(worlds > 1000, "only {worlds} worlds: the model is stuck");
+}
+
+#[test]
+fn a_promotion_that_was_given_up_is_finished_if_the_former_primary_follows_it() {
+    let mut world = World::new();
+    let follow = |node: usize| format!("host=n{node} port=1");
+    for (node, in_recovery, timeline, upstream) in [(0, true, 2, 1), (1, false, 2, 0), (2, true, 1, 0)] {
+        let own = &mut world.nodes[node];
+        (own.in_recovery, own.timeline, own.conninfo) = (in_recovery, timeline, follow(upstream));
+    }
+    world.promoted.push((1, 1));
+    let given_up = Stray { at: at(1), how: Strayed::Told { started: None } };
+    world.keep(&Record { demoted: true, strays: vec![given_up], ..world.record() });
+    let policy = Policy { durability: Durability::Strict, max_lost_bytes: 0, may_promote: true };
+    let model = Model { policy, is_synchronous: false };
+    model.comes_to_an_end(&world);
+    // Not where somebody else's promotion was followed.
+    world.keep(&Record { strays: Vec::new(), ..world.record() });
+    let next = course::next(&world.record(), &world.look(false), &model.policy, Duration::ZERO);
+    assert!(matches!(&next, Move::Wait(why) if why.contains("somebody to say whether n0 is the primary")), "{next:?}");
 }

@@ -238,7 +238,12 @@ impl Conductor {
                 let ended = hooks::run(&self.hooks.fence, &told(), hooks::PATIENCE).await;
                 ended.map_err(|why| format!("the old primary may still write: fence_command: {why}"))
             }
-            Step::Promoting { candidate, .. } if !old.is_some_and(Job::is_promoting) && job.kind != Kind::Return => {
+            Step::Promoting { candidate, .. }
+                if !old.is_some_and(Job::is_promoting)
+                    && job.kind != Kind::Return
+                    // It was asked about a stray before that was told to promote.
+                    && !new.strays.iter().any(|stray| stray.at == *candidate) =>
+            {
                 let told = told().new_main(&self.named(candidate));
                 let ended = hooks::run(&self.hooks.validate, &told, hooks::PATIENCE).await;
                 ended.map_err(|why| format!("{} may not be promoted: validate_command: {why}", self.name(candidate)))

@@ -82,6 +82,9 @@ impl View<'_> {
         let is_newer = |timeline: Option<u32>| timeline.is_some_and(|own| own > self.record.timeline);
         let is_replaced = |facts: &Facts| !facts.in_recovery && is_newer(facts.timeline);
         let replaced = self.look.iter().any(|seen| seen.facts.as_ref().is_some_and(is_replaced));
+        if let Some(finished) = self.candidate_after_all(facts) {
+            return Some(finished);
+        }
         if replaced || is_newer(facts.timeline) {
             duties.missing.push(format!("somebody to say whether {} is the primary", self.name(primary)));
             return None;
@@ -93,6 +96,20 @@ impl View<'_> {
         let why = format!("{} was restarted as a standby and nobody took its place", self.name(primary));
         let step = Step::Promoting { candidate: primary.clone(), from: facts.received.unwrap_or_default() };
         Some(self.write(|record| record.job = Some(Job::new(Kind::Return, why, step))))
+    }
+
+    /// The candidate of a promotion that was given up has been promoted, and the old primary, a standby by then, has
+    /// gone over to its timeline: nobody else has all that the old primary has, which cannot go back by itself. That a
+    /// server follows a timeline which began before its own end is what PostgreSQL itself refuses.
+    fn candidate_after_all(&self, old: &Facts) -> Option<Move> {
+        let timeline = old.timeline.filter(|own| *own > self.record.timeline)?;
+        let upstream = conninfo::server(old.conninfo.as_deref()?)?;
+        let is_promoted = |facts: &Facts| !facts.in_recovery && facts.timeline == Some(timeline) && self.is_ours(facts);
+        let stray = self.record.strays.iter().find(|stray| stray.at == upstream)?;
+        let candidate = self.facts(&stray.at).filter(|facts| is_promoted(facts)).map(|_| stray.at.clone())?;
+        let why = format!("{} was promoted after all, and {}", self.name(&candidate), "the former primary follows it");
+        let step = Step::Promoting { candidate, from: old.received.unwrap_or_default() };
+        Some(self.write(|record| record.job = Some(Job::new(Kind::Switchover, why, step))))
     }
 
     /// Leads a replica to where it belongs.
