@@ -49,7 +49,7 @@ impl Session {
         let mut run = 0;
         let mut is_free = false;
         // Until its ReadyForQuery, whatever was said before: that may come alone.
-        let is_asked = self.core.resolves;
+        let is_asked = self.core.resolves || self.rare.look.is_some();
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if backend.track.has_local_front() {
                 self.pass(bytes, run, at);
@@ -79,6 +79,9 @@ impl Session {
                 self.take_told(backend, kind, frame.get(5..).unwrap_or_default())?;
                 at += len;
                 run = at;
+                if kind == b'Z' {
+                    is_free = self.is_released(backend);
+                }
                 continue;
             }
             if kind == b'D' && !self.flags.undecided && !self.flags.rerun {
@@ -257,6 +260,9 @@ impl Session {
                 self.wrote_at = now;
                 self.flags.wrote = !backend.track.is_quiet();
                 self.flags.unexamined = false;
+                if self.me.pin.get().is_some() {
+                    self.look_now_and_then(now);
+                }
             }
             self.flags.committing = false;
             if self.core.resolves {
@@ -277,12 +283,6 @@ impl Session {
         } else if status == b'T' && (self.flags.rolled_back || self.flags.committing && !self.flags.running) {
             self.go_on();
         }
-    }
-
-    /// A transaction has changed settings, and which of them hold is not known: the client keeps its connection.
-    fn lose_track(&mut self) {
-        self.flags.dirty = true;
-        self.me.pin.set(Some("setting"));
     }
 
     /// A transaction goes on: after a `ROLLBACK TO`, or as the next one of a chain.
@@ -309,8 +309,9 @@ impl Session {
 
     /// True if the connection may go back after this ReadyForQuery.
     #[inline]
-    fn is_released(&self, backend: &Backend) -> bool {
-        backend.track.is_free() && !self.flags.unsynced && self.left == 0 && !self.is_bound()
+    fn is_released(&mut self, backend: &mut Backend) -> bool {
+        let is_free = backend.track.is_free() && !self.flags.unsynced && self.left == 0;
+        is_free && !self.look(backend) && !self.is_bound()
     }
 
     /// True while the client keeps its connection between transactions.
@@ -393,7 +394,7 @@ impl Session {
             Expect::CloseInjected(_) => backend.is_dirty = true,
             // Locks, prepared statements and the like outlive the error.
             Expect::Query(Some(op)) | Expect::Execute(Some(op)) if matches!(*op, Op::Pin(_)) => {
-                self.flags.dirty = true;
+                self.look_after_failure();
             }
             _ => {}
         }
@@ -534,9 +535,9 @@ impl Session {
                 self.settings = Arc::clone(&self.start);
                 self.rare.actual = Some(Arc::default());
                 if !self.rare.is_session {
-                    self.me.pin.set(None);
+                    self.me.pin.set(self.rare.is_seeded.then_some("setseed"));
                 }
-                self.flags.dirty = false;
+                self.flags.dirty = self.rare.is_seeded;
             }
             Op::Deallocate(None) => {
                 if let Some(names) = &mut self.names {
@@ -555,6 +556,7 @@ impl Session {
             }
             Op::Pin(effects) => {
                 self.flags.dirty = true;
+                self.rare.is_seeded |= effects.contains(crate::sql::Effects::SEED);
                 self.me.pin.set(Some(reason(effects)));
             }
             Op::Savepoint => {
@@ -581,13 +583,12 @@ fn forget_taught(backend: &mut Backend, tag: &[u8]) {
 /// Why a client is pinned, in a word for `SHOW PINS`.
 fn reason(effects: crate::sql::Effects) -> &'static str {
     use crate::sql::Effects;
-    const REASONS: [(Effects, &str); 7] = [
+    const REASONS: [(Effects, &str); 6] = [
         (Effects::TEMP, "temporary table"),
         (Effects::LISTEN, "listen"),
         (Effects::ADVISORY_LOCK, "advisory lock"),
         (Effects::WITH_HOLD, "cursor with hold"),
         (Effects::SQL_PREPARE, "prepare"),
-        (Effects::UNKNOWN_SET, "setting"),
         (Effects::SEED, "setseed"),
     ];
     REASONS.iter().find(|(e, _)| effects.contains(*e)).map_or("session state", |(_, r)| r)

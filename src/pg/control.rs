@@ -52,10 +52,32 @@ pub async fn run(backend: &mut Backend, sql: &str) -> Result<Said, Failure> {
     if sql.is_empty() {
         return Ok(said);
     }
-    let lost = |e: std::io::Error| Failure::Lost(Trouble::ServerIo(e.kind()));
     build::query(&mut backend.out, sql.as_bytes());
     let out = std::mem::take(&mut backend.out);
     backend.stream.write_all(&out).await.map_err(lost)?;
+    read_to_end(backend, &mut said).await?;
+    Ok(said)
+}
+
+/// Reads the answer to a question that was sent before, up to its ReadyForQuery.
+///
+/// # Errors
+/// As [`run`].
+pub async fn finish(backend: &mut Backend) -> Result<(), Failure> {
+    let heard = read_to_end(backend, &mut Said::default()).await;
+    backend.track.told(backend.track.status);
+    match heard {
+        Err(lost @ Failure::Lost(_)) => Err(lost),
+        // What it would have said is of no use any more.
+        Ok(()) | Err(Failure::Said { .. }) => Ok(()),
+    }
+}
+
+fn lost(error: std::io::Error) -> Failure {
+    Failure::Lost(Trouble::ServerIo(error.kind()))
+}
+
+async fn read_to_end(backend: &mut Backend, said: &mut Said) -> Result<(), Failure> {
     let mut failure = None;
     let mut buffer = std::mem::take(&mut backend.partial);
     loop {
@@ -73,7 +95,7 @@ pub async fn run(backend: &mut Backend, sql: &str) -> Result<Said, Failure> {
                     backend.track.status = body.first().copied().unwrap_or(b'I');
                     backend.partial = buffer.split_off(at);
                     backend.unnamed_of = 0;
-                    return failure.map_or(Ok(said), Err);
+                    return failure.map_or(Ok(()), Err);
                 }
                 b'E' => failure = Some(error(body)?),
                 b'D' => {

@@ -31,18 +31,21 @@ const NAME: &[u8] = b"fb";
 const QUESTION: &[u8] = b"SELECT pg_catalog.txid_current_if_assigned(), pg_catalog.pg_current_wal_insert_lsn(), \
     pg_catalog.pg_last_wal_replay_lsn()";
 
-/// A statement and a portal with names of their own leave the client's unnamed ones alone. Parsed each time: a prepared
-/// one could be gone, and an error would cost the client its transaction.
-static ASK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static ASK: LazyLock<Vec<u8>> = LazyLock::new(|| batch_of_ours(QUESTION));
+
+/// A question of ours, whose answer is [`Expect::Asked`]. A statement and a portal with names of their own leave the
+/// client's unnamed ones alone. Parsed each time: a prepared one could be gone, and an error would cost the client its
+/// transaction.
+pub(super) fn batch_of_ours(question: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     build::close(&mut out, Target::Statement, NAME);
-    build::parse(&mut out, NAME, QUESTION, [].into_iter());
+    build::parse(&mut out, NAME, question, [].into_iter());
     build::bind(&mut out, NAME, NAME);
     build::execute(&mut out, NAME);
     build::close(&mut out, Target::Portal, NAME);
     build::sync(&mut out);
     out
-});
+}
 
 /// What a connection's server has told of its open transaction.
 #[derive(Debug, Default)]
@@ -112,6 +115,9 @@ impl Session {
 
     /// A message that answers our question.
     pub(super) fn take_told(&mut self, backend: &mut Backend, kind: u8, body: &[u8]) -> Result<(), End> {
+        if self.rare.look.is_some() {
+            return self.take_look(backend, kind, body);
+        }
         match kind {
             b'D' => backend.asked = Asked::Sent { told: transaction(body) },
             b'E' => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::errors::{End, Trouble};
+use super::look::PINS;
 use super::prepare::{Names, Statement};
 use super::request::{LONGEST_PARSE, LONGEST_TEXT, UnnamedBatch, text_of};
 use super::session::Session;
@@ -48,15 +49,6 @@ impl Run<'_> {
         self.from = self.at;
     }
 }
-
-/// Effects that tie the client to its connection.
-const PINS: Effects = Effects::TEMP
-    .union(Effects::LISTEN)
-    .union(Effects::ADVISORY_LOCK)
-    .union(Effects::WITH_HOLD)
-    .union(Effects::SQL_PREPARE)
-    .union(Effects::UNKNOWN_SET)
-    .union(Effects::SEED);
 
 impl Session {
     /// Sends what may go now of `bytes`; the rest is kept in `input`.
@@ -272,7 +264,7 @@ impl Session {
             // Too long to look at: whatever it leaves behind is cleaned up after it.
             self.flags.wrote = true;
             self.flags.stirred = self.core.resolves;
-            self.flags.dirty = true;
+            self.look_after_unread();
             backend.track.push(Expect::Query(None));
             return Ok(Step::Pass);
         }
@@ -341,9 +333,7 @@ impl Session {
         if verdict.kind == Kind::Commit {
             self.flags.committing = true;
         }
-        if verdict.effects.contains(Effects::OPAQUE) {
-            self.flags.dirty = true;
-        }
+        self.note_left(verdict, text);
         let pins = verdict.effects & PINS;
         if !pins.is_empty() {
             return Some(Op::Pin(pins));
@@ -443,7 +433,7 @@ impl Session {
         }
         self.flags.wrote = true;
         self.flags.stirred = self.core.resolves;
-        self.flags.dirty = true;
+        self.look_after_unread();
         if let Some(names) = &mut self.names {
             names.clear_unnamed();
         }

@@ -19,6 +19,7 @@ pub mod errors;
 mod forward;
 mod handover;
 pub mod login;
+mod look;
 pub mod orders;
 pub mod pool;
 mod prepare;

@@ -56,15 +56,15 @@ impl Session {
     /// The session ends while it has a connection.
     pub(super) fn abandon(&mut self, mut backend: Box<Backend>) {
         self.unlink(&backend);
-        backend.is_dirty |= self.flags.dirty || self.is_bound();
-        let is_between = backend.track.is_quiet()
+        backend.is_dirty |= self.flags.dirty || self.is_bound() || self.has_look();
+        let is_between = (backend.track.is_quiet() || self.rare.look.is_some() && backend.track.is_only_asked())
             && !backend.track.is_skipping()
             && !self.flags.unsynced
             && self.left == 0
             && backend.out.is_empty()
             && backend.partial.is_empty()
             && backend.left == 0;
-        if is_between && backend.track.status == b'I' {
+        if is_between && backend.track.status == b'I' && backend.track.is_quiet() {
             self.core.give_back(&self.pool, backend);
         } else if is_between {
             clean(&self.core, &self.pool, backend);
@@ -92,6 +92,7 @@ impl Session {
         self.flags.rolled_back = false;
         self.flags.wrote = false;
         self.flags.dirty = false;
+        self.rare.next_look = None;
         self.rare.bound = None;
         self.left = 0;
         self.flags.force_primary = on_primary;
@@ -172,7 +173,8 @@ impl Session {
         let is_told = !matches!(backend.asked, Asked::Sent { .. });
         let changed_nothing = self.core.resolves && committing && is_told && !self.flags.stirred;
         let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
-        let was_bound = self.is_bound();
+        // What it has left there was about to be known.
+        let was_bound = self.is_bound() || self.rare.look.is_some();
         self.drop_backend(backend);
         let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
         let trouble = if (in_block && !committing) || (is_idle && was_bound) {
@@ -244,6 +246,7 @@ impl Session {
         self.flags.rolled_back = false;
         self.flags.dirty = false;
         self.flags.stirred = false;
+        (self.rare.look, self.rare.next_look) = (None, None);
         if let Some(route) = self.rare.route_local.take() {
             self.rare.route = route;
         }
@@ -355,6 +358,9 @@ fn clean(core: &Rc<Core>, pool: &Rc<PgPool>, mut backend: Box<Backend>) {
     backend.entry.client.set(0);
     tokio::task::spawn_local(async move {
         let work = async {
+            if backend.track.is_only_asked() {
+                control::finish(&mut backend).await?;
+            }
             if backend.track.status != b'I' {
                 control::run(&mut backend, "ROLLBACK").await?;
             }

@@ -14,6 +14,7 @@ use super::backend::Backend;
 use super::core::Core;
 use super::doubt::InDoubt;
 use super::errors::{End, Trouble};
+use super::look::Look;
 use super::pool::PgPool;
 use super::prepare::Names;
 use super::registry::{Client, ClientState, Order, ServerState};
@@ -94,6 +95,14 @@ pub(super) struct Rare {
     pub owed: Option<Box<Trouble>>,
     /// What the connection really has, where a RESET made it differ from what the session should have.
     pub actual: Option<Arc<Settings>>,
+    /// A look at the connection whose answer is owed.
+    pub look: Option<Box<Look>>,
+    /// One that is due when the connection is free.
+    pub next_look: Option<Box<Look>>,
+    /// When the last one was sent, ns.
+    pub looked_at: u64,
+    /// `setseed` was called.
+    pub is_seeded: bool,
 }
 
 impl Rare {
@@ -114,6 +123,10 @@ impl Rare {
             instead: None,
             owed: None,
             actual: None,
+            look: None,
+            next_look: None,
+            looked_at: 0,
+            is_seeded: false,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod catalog_builder;
 pub mod classify;
 mod code;
 mod control;
+mod dotted;
 mod hint;
 mod inert;
 pub mod lex;
@@ -24,6 +25,7 @@ pub use catalog::Catalog;
 pub use catalog_builder::CatalogBuilder;
 pub use classify::classify;
 pub use control::is_plain_commit;
+pub use dotted::dotted_names;
 pub use inert::is_inert;
 
 use bitflags::bitflags;

@@ -59,10 +59,14 @@ def test_a_lock_taken_by_a_statement_that_stopped_at_its_limit_stays_with_its_cl
     wait_until(lambda: advisory_locks(shared_cluster) == 0, 10, "the lock to end with its client")
 
 
-def test_a_lock_taken_by_a_statement_that_failed_does_not_stay(single, shared_cluster):
+def test_a_lock_taken_by_a_statement_that_failed_stays_with_its_client(single, shared_cluster):
     client = single.wire()
     found = client.ask(wire.query("select pg_advisory_lock(992), 1 / (x - x) from generate_series(1, 1) x"))
     assert wire.errors(found) == ["22012"]
+    assert client.value("select pg_advisory_unlock(992)") == "t"
+    assert single.wire().value("select 'free'") == "free"
+    client.ask(wire.query("select pg_advisory_lock(992), 1 / (x - x) from generate_series(1, 1) x"))
+    client.send(wire.terminate()).close()
     wait_until(lambda: advisory_locks(shared_cluster) == 0, 10, "the lock to be given back")
 
 

@@ -65,27 +65,30 @@ impl View<'_> {
         (!facts.in_recovery && facts.read_only).then(|| (at.clone(), Act::Unfence))
     }
 
-    /// A primary that was restarted as a standby, and whose place nobody has taken, is promoted again.
+    /// A primary that was restarted as a standby, and whose place nobody has taken, is promoted again; or it has been
+    /// already, by an order that was given up meanwhile.
     fn take_back(&self, duties: &mut Duties) -> Option<Move> {
         let primary = &self.record.primary;
         let Some(facts) = self.facts(primary) else {
             duties.missing.push(self.answer_of(primary));
             return None;
         };
-        if !facts.in_recovery {
+        let is_newer = |timeline: Option<u32>| timeline.is_some_and(|own| own > self.record.timeline);
+        let is_rival = |seen: &Seen| {
+            let facts = seen.facts.as_ref().filter(|_| seen.at != *primary);
+            facts.is_some_and(|facts| !facts.in_recovery && is_newer(facts.timeline))
+        };
+        if !facts.in_recovery && !is_newer(facts.timeline) {
             if self.in_step >= SETTLED {
                 return Some(self.write(|record| record.demoted = false));
             }
             duties.missing.push(format!("whether {} stays as it is", self.name(primary)));
             return None;
         }
-        let is_newer = |timeline: Option<u32>| timeline.is_some_and(|own| own > self.record.timeline);
-        let is_replaced = |facts: &Facts| !facts.in_recovery && is_newer(facts.timeline);
-        let replaced = self.look.iter().any(|seen| seen.facts.as_ref().is_some_and(is_replaced));
         if let Some(finished) = self.candidate_after_all(facts) {
             return Some(finished);
         }
-        if replaced || is_newer(facts.timeline) {
+        if self.look.iter().any(is_rival) || facts.in_recovery && is_newer(facts.timeline) {
             duties.missing.push(format!("somebody to say whether {} is the primary", self.name(primary)));
             return None;
         }

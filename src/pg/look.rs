@@ -1,0 +1,252 @@
+//! What a session has left on its server connection, where its statements alone do not tell.
+//!
+//! A client that made what cannot be moved keeps its connection as long as that is there, and what code of the server's
+//! own has set has to follow the client as if it had been a `SET`. So the connection is asked, behind the answer that
+//! the client already has: by a batch of ours, as with a COMMIT in doubt.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::doubt;
+use super::errors::End;
+use super::session::Session;
+use super::settings::{Settings, quote};
+use super::track::Expect;
+use crate::sql::{Effects, Verdict, dotted_names};
+use crate::wire::pg::message;
+
+/// A pinned client whose statements do not say that anything ended is looked at this seldom, ns.
+const SELDOM: u64 = 1_000_000_000;
+/// What may have been left by code that nobody reads.
+const UNSEEN: Effects = Effects::OPAQUE.union(Effects::UNKNOWN_SET);
+/// What makes state that cannot be moved.
+pub(super) const PINS: Effects = Effects::TEMP
+    .union(Effects::LISTEN)
+    .union(Effects::ADVISORY_LOCK)
+    .union(Effects::WITH_HOLD)
+    .union(Effects::SQL_PREPARE)
+    .union(Effects::SEED);
+/// What may end it.
+const ENDS: Effects = Effects::MAY_END.union(Effects::DDL).union(Effects::DROPS_PREPARED);
+
+/// Each row says what is there: a kind, a name and a value. Outside of a transaction, where nothing is there that ends
+/// with one. A schema for temporary objects stays when the last of them is gone, so that what depends on it is asked for.
+const QUESTION: &str = "SELECT 'set', pg_catalog.lower(name), setting FROM pg_catalog.pg_settings \
+     WHERE source OPERATOR(pg_catalog.=) 'session' \
+     UNION ALL SELECT 'set', 'role', pg_catalog.current_setting('role') \
+     WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
+     UNION ALL SELECT 'temporary table', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
+     WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+     UNION ALL SELECT 'listen', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+     UNION ALL SELECT 'advisory lock', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+     WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+     UNION ALL SELECT 'cursor with hold', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+     UNION ALL SELECT 'prepare', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+
+/// `SHOW PINS` names the first of these that is there.
+const REASONS: [&str; 5] = ["temporary table", "listen", "advisory lock", "cursor with hold", "prepare"];
+
+/// A look at a connection that is due or under way.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// The session's settings are not what was tracked.
+    is_uncertain: bool,
+    /// Something may be left that no look shows: nobody else may get it.
+    is_blind: bool,
+    /// A setting may have been made whose name is not known.
+    is_hidden: bool,
+    /// Settings that the server lists nowhere and that have to be asked for by name.
+    names: BTreeSet<String>,
+    found: Vec<(String, String, String)>,
+    has_failed: bool,
+}
+
+impl Session {
+    /// A statement is about to be sent: whether its connection has to be looked at afterwards.
+    #[inline]
+    pub(super) fn note_left(&mut self, verdict: &Verdict, text: &[u8]) {
+        let is_pinned = self.me.pin.get().is_some() || self.has_look();
+        if verdict.effects.intersects(PINS | UNSEEN) || is_pinned && verdict.effects.intersects(ENDS) {
+            self.look_after(verdict.effects, text);
+        }
+    }
+
+    #[cold]
+    fn look_after(&mut self, effects: Effects, text: &[u8]) {
+        if self.rare.is_session {
+            self.flags.dirty = true;
+            return;
+        }
+        let look = self.due_look();
+        if effects.intersects(UNSEEN) {
+            look.is_uncertain = true;
+            look.is_blind |= effects.contains(Effects::OPAQUE);
+            look.is_hidden |= !dotted_names(text, &mut look.names);
+        }
+    }
+
+    fn due_look(&mut self) -> &mut Look {
+        self.rare.next_look.get_or_insert_default()
+    }
+
+    /// A text that nobody has read.
+    pub(super) fn look_after_unread(&mut self) {
+        self.look_after(UNSEEN, b"");
+    }
+
+    /// Which of the session's settings hold is not known any more.
+    #[cold]
+    pub(super) fn lose_track(&mut self) {
+        if self.rare.is_session {
+            self.flags.dirty = true;
+        } else {
+            self.due_look().is_uncertain = true;
+        }
+    }
+
+    /// A statement has failed that may have left something all the same.
+    pub(super) fn look_after_failure(&mut self) {
+        self.look_after(PINS, b"");
+    }
+
+    /// A transaction of a pinned client has written: a function may have ended what pins it.
+    #[cold]
+    pub(super) fn look_now_and_then(&mut self, now: u64) {
+        if !self.rare.is_session && now.saturating_sub(self.rare.looked_at) > SELDOM {
+            self.due_look();
+        }
+    }
+
+    /// The connection is outside of a transaction and owes nothing: asks it, if that is due. False: nothing is.
+    #[inline]
+    pub(super) fn look(&mut self, backend: &mut Backend) -> bool {
+        if self.rare.next_look.is_none() || self.rare.look.is_some() {
+            return self.rare.look.is_some();
+        }
+        self.send_look(backend);
+        true
+    }
+
+    #[cold]
+    fn send_look(&mut self, backend: &mut Backend) {
+        let Some(mut look) = self.rare.next_look.take() else { return };
+        if look.is_uncertain {
+            look.names.extend(self.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
+        }
+        let mut question = QUESTION.to_owned();
+        let login = self.pool.login.borrow().user.clone();
+        let _ = write!(
+            question,
+            " UNION ALL SELECT 'set', 'session_authorization', session_user::pg_catalog.text \
+             WHERE session_user OPERATOR(pg_catalog.<>) {}",
+            quote(&login)
+        );
+        for name in &look.names {
+            let name = quote(name);
+            let _ = write!(question, " UNION ALL SELECT 'set', {name}, pg_catalog.current_setting({name}, true)");
+        }
+        self.rare.look = Some(look);
+        self.rare.looked_at = self.core.now();
+        backend.track.push(Expect::Asked);
+        super::forward::send(backend, &doubt::batch_of_ours(question.as_bytes()));
+    }
+
+    /// A look is due or under way.
+    pub(super) fn has_look(&self) -> bool {
+        self.rare.look.is_some() || self.rare.next_look.is_some()
+    }
+
+    /// A message that answers a look.
+    pub(super) fn take_look(&mut self, backend: &mut Backend, kind: u8, body: &[u8]) -> Result<(), End> {
+        let Some(look) = &mut self.rare.look else { return Ok(()) };
+        match kind {
+            b'D' => match row(body) {
+                Some(row) => look.found.extend(row),
+                None => look.has_failed = true,
+            },
+            b'E' => {
+                look.has_failed = true;
+                if let Some(end) = self.fatal(backend, body) {
+                    return Err(end);
+                }
+            }
+            b'Z' => {
+                backend.track.told(body.first().copied().unwrap_or(b'I'));
+                if let Some(look) = self.rare.look.take() {
+                    self.looked(backend, *look);
+                }
+                // What was sent behind it has begun before this answer came.
+                if backend.track.is_quiet() && self.flags.running {
+                    self.flags.running = false;
+                    self.me.since.set(self.core.read_clock());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn looked(&mut self, backend: &mut Backend, look: Look) {
+        if look.has_failed {
+            // Whatever it was, the client keeps it.
+            self.flags.dirty = true;
+            let reason = if look.is_uncertain { "setting" } else { "session state" };
+            self.me.pin.set(self.me.pin.get().or(Some(reason)));
+            return;
+        }
+        if look.is_uncertain {
+            let there = self.pool.shared.intern(settings(&look.found));
+            // What was reset is for the session as it began, for the connection as its server has it.
+            let missing = self.start.iter().filter(|(name, _)| there.value(name).is_none());
+            let whole = missing.fold(Arc::clone(&there), |all, (name, value)| all.with(name, value.clone()));
+            (self.settings, self.before_tx, self.rare.actual) = (whole, None, None);
+            backend.settings = there;
+        }
+        let is_there = |reason: &&&str| look.found.iter().any(|(kind, ..)| kind == **reason);
+        let pin = REASONS.iter().find(is_there).copied();
+        let pin = pin.or(self.rare.is_seeded.then_some("setseed")).or(look.is_hidden.then_some("setting"));
+        self.me.pin.set(pin);
+        self.flags.dirty = pin.is_some() || look.is_blind;
+    }
+}
+
+/// A row of the answer; nothing in it if it says that a setting is not there. `None`: it cannot be read.
+fn row(body: &[u8]) -> Option<Option<(String, String, String)>> {
+    let row = message::data_row(body).ok()?;
+    let [kind, name, value] = row.as_slice() else { return None };
+    let text = |value: &Option<&[u8]>| String::from_utf8(value.as_ref()?.to_vec()).ok();
+    if value.is_none() {
+        return Some(None);
+    }
+    Some(Some((text(kind)?, text(name)?, text(value)?)))
+}
+
+/// A setting by somebody's own name that was reset is empty from then on, and has no other default.
+fn settings(found: &[(String, String, String)]) -> Arc<Settings> {
+    let set = found.iter().filter(|(kind, name, value)| kind == "set" && !(value.is_empty() && name.contains('.')));
+    Settings::from_startup(set.map(|(_, name, value)| (name.clone(), value.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::pg::build;
+
+    #[test]
+    fn a_setting_that_nobody_has_made_is_none() {
+        let read = |values: &[Option<&str>]| {
+            let mut out = Vec::new();
+            build::data_row(&mut out, values);
+            row(&out[5..])
+        };
+        assert_eq!(read(&[Some("set"), Some("app.x"), None]), Some(None));
+        assert_eq!(read(&[Some("set"), Some("app.x")]), None);
+        let of = |kind: &str, name: &str, value: &str| (kind.to_owned(), name.to_owned(), value.to_owned());
+        assert_eq!(read(&[Some("set"), Some("a"), Some("")]), Some(Some(of("set", "a", ""))));
+        let found = [of("set", "app.x", ""), of("set", "search_path", ""), of("listen", "", "")];
+        let left = settings(&found);
+        assert_eq!(left.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["search_path"]);
+    }
+}
