@@ -49,7 +49,7 @@ impl Session {
         let mut run = 0;
         let mut is_free = false;
         // Until its ReadyForQuery, whatever was said before: that may come alone.
-        let is_asked = self.core.resolves || self.rare.look.is_some();
+        let is_asked = self.core.resolves || self.is_looking();
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if backend.track.has_local_front() {
                 self.pass(bytes, run, at);
@@ -177,7 +177,7 @@ impl Session {
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
                     if let Some(error) = self.own_failure(backend) {
-                        self.rare.instead = Some(error);
+                        self.rare.instead = Some(error.into());
                         return Ok(Turn::Swallow);
                     }
                     // Outside of a transaction it takes nothing back.
@@ -359,7 +359,7 @@ impl Session {
         if matches!(code, b"26000" | b"42P05")
             && let Some(named) = self.in_their_words(body)
         {
-            self.rare.instead = Some(named);
+            self.rare.instead = Some(named.into());
             return Ok(Turn::Swallow);
         }
         Ok(Turn::Pass)
@@ -535,9 +535,9 @@ impl Session {
                 self.settings = Arc::clone(&self.start);
                 self.rare.actual = Some(Arc::default());
                 if !self.rare.is_session {
-                    self.me.pin.set(self.rare.is_seeded.then_some("setseed"));
+                    self.me.pin.set(self.is_seeded().then_some("setseed"));
                 }
-                self.flags.dirty = self.rare.is_seeded;
+                self.flags.dirty = self.is_seeded();
             }
             Op::Deallocate(None) => {
                 if let Some(names) = &mut self.names {
@@ -556,7 +556,9 @@ impl Session {
             }
             Op::Pin(effects) => {
                 self.flags.dirty = true;
-                self.rare.is_seeded |= effects.contains(crate::sql::Effects::SEED);
+                if effects.contains(crate::sql::Effects::SEED) {
+                    self.looks().is_seeded = true;
+                }
                 self.me.pin.set(Some(reason(effects)));
             }
             Op::Savepoint => {

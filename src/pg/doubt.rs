@@ -115,7 +115,7 @@ impl Session {
 
     /// A message that answers our question.
     pub(super) fn take_told(&mut self, backend: &mut Backend, kind: u8, body: &[u8]) -> Result<(), End> {
-        if self.rare.look.is_some() {
+        if self.is_looking() {
             return self.take_look(backend, kind, body);
         }
         match kind {

@@ -63,6 +63,19 @@ pub(super) struct Look {
     has_failed: bool,
 }
 
+/// What a session remembers of its looks.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// Will be sent when the connection is free.
+    due: Option<Look>,
+    /// Its answer is owed.
+    sent: Option<Look>,
+    /// When the last one was sent, ns.
+    at: u64,
+    /// `setseed` was called: nobody else can have that.
+    pub(super) is_seeded: bool,
+}
+
 impl Session {
     /// A statement is about to be sent: whether its connection has to be looked at afterwards.
     #[inline]
@@ -88,7 +101,11 @@ impl Session {
     }
 
     fn due_look(&mut self) -> &mut Look {
-        self.rare.next_look.get_or_insert_default()
+        self.looks().due.get_or_insert_default()
+    }
+
+    pub(super) fn looks(&mut self) -> &mut Looks {
+        self.rare.looks.get_or_insert_default()
     }
 
     /// A text that nobody has read.
@@ -114,7 +131,7 @@ impl Session {
     /// A transaction of a pinned client has written: a function may have ended what pins it.
     #[cold]
     pub(super) fn look_now_and_then(&mut self, now: u64) {
-        if !self.rare.is_session && now.saturating_sub(self.rare.looked_at) > SELDOM {
+        if !self.rare.is_session && now.saturating_sub(self.looks().at) > SELDOM {
             self.due_look();
         }
     }
@@ -122,16 +139,16 @@ impl Session {
     /// The connection is outside of a transaction and owes nothing: asks it, if that is due. False: nothing is.
     #[inline]
     pub(super) fn look(&mut self, backend: &mut Backend) -> bool {
-        if self.rare.next_look.is_none() || self.rare.look.is_some() {
-            return self.rare.look.is_some();
-        }
-        self.send_look(backend);
-        true
+        self.rare.looks.is_some() && self.send_look(backend)
     }
 
     #[cold]
-    fn send_look(&mut self, backend: &mut Backend) {
-        let Some(mut look) = self.rare.next_look.take() else { return };
+    fn send_look(&mut self, backend: &mut Backend) -> bool {
+        let looks = self.looks();
+        if looks.sent.is_some() {
+            return true;
+        }
+        let Some(mut look) = looks.due.take() else { return false };
         if look.is_uncertain {
             look.names.extend(self.settings.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains('.')));
         }
@@ -147,20 +164,40 @@ impl Session {
             let name = quote(name);
             let _ = write!(question, " UNION ALL SELECT 'set', {name}, pg_catalog.current_setting({name}, true)");
         }
-        self.rare.look = Some(look);
-        self.rare.looked_at = self.core.now();
+        let now = self.core.now();
+        let looks = self.looks();
+        (looks.sent, looks.at) = (Some(look), now);
         backend.track.push(Expect::Asked);
         super::forward::send(backend, &doubt::batch_of_ours(question.as_bytes()));
+        true
     }
 
     /// A look is due or under way.
     pub(super) fn has_look(&self) -> bool {
-        self.rare.look.is_some() || self.rare.next_look.is_some()
+        self.rare.looks.as_ref().is_some_and(|looks| looks.due.is_some() || looks.sent.is_some())
+    }
+
+    /// The answer to a look is owed.
+    #[inline]
+    pub(super) fn is_looking(&self) -> bool {
+        self.rare.looks.as_ref().is_some_and(|looks| looks.sent.is_some())
+    }
+
+    /// The connection is gone, with what was on it.
+    pub(super) fn forget_looks(&mut self) {
+        if let Some(looks) = &mut self.rare.looks {
+            (looks.due, looks.sent) = (None, None);
+        }
+    }
+
+    /// `setseed` was called.
+    pub(super) fn is_seeded(&self) -> bool {
+        self.rare.looks.as_ref().is_some_and(|looks| looks.is_seeded)
     }
 
     /// A message that answers a look.
     pub(super) fn take_look(&mut self, backend: &mut Backend, kind: u8, body: &[u8]) -> Result<(), End> {
-        let Some(look) = &mut self.rare.look else { return Ok(()) };
+        let Some(look) = &mut self.looks().sent else { return Ok(()) };
         match kind {
             b'D' => match row(body) {
                 Some(row) => look.found.extend(row),
@@ -174,8 +211,8 @@ impl Session {
             }
             b'Z' => {
                 backend.track.told(body.first().copied().unwrap_or(b'I'));
-                if let Some(look) = self.rare.look.take() {
-                    self.looked(backend, *look);
+                if let Some(look) = self.looks().sent.take() {
+                    self.looked(backend, look);
                 }
                 // What was sent behind it has begun before this answer came.
                 if backend.track.is_quiet() && self.flags.running {
@@ -206,7 +243,7 @@ impl Session {
         }
         let is_there = |reason: &&&str| look.found.iter().any(|(kind, ..)| kind == **reason);
         let pin = REASONS.iter().find(is_there).copied();
-        let pin = pin.or(self.rare.is_seeded.then_some("setseed")).or(look.is_hidden.then_some("setting"));
+        let pin = pin.or(self.is_seeded().then_some("setseed")).or(look.is_hidden.then_some("setting"));
         self.me.pin.set(pin);
         self.flags.dirty = pin.is_some() || look.is_blind;
     }

@@ -57,7 +57,7 @@ impl Session {
     pub(super) fn abandon(&mut self, mut backend: Box<Backend>) {
         self.unlink(&backend);
         backend.is_dirty |= self.flags.dirty || self.is_bound() || self.has_look();
-        let is_between = (backend.track.is_quiet() || self.rare.look.is_some() && backend.track.is_only_asked())
+        let is_between = (backend.track.is_quiet() || self.is_looking() && backend.track.is_only_asked())
             && !backend.track.is_skipping()
             && !self.flags.unsynced
             && self.left == 0
@@ -92,7 +92,7 @@ impl Session {
         self.flags.rolled_back = false;
         self.flags.wrote = false;
         self.flags.dirty = false;
-        self.rare.next_look = None;
+        self.forget_looks();
         self.rare.bound = None;
         self.left = 0;
         self.flags.force_primary = on_primary;
@@ -174,7 +174,7 @@ impl Session {
         let changed_nothing = self.core.resolves && committing && is_told && !self.flags.stirred;
         let wrote = self.flags.wrote && !(self.flags.unexamined && self.is_read_after_all(&backend));
         // What it has left there was about to be known.
-        let was_bound = self.is_bound() || self.rare.look.is_some();
+        let was_bound = self.is_bound() || self.is_looking();
         self.drop_backend(backend);
         let closes = self.core.config.borrow().postgres.failover.txn_loss_close;
         let trouble = if (in_block && !committing) || (is_idle && was_bound) {
@@ -246,7 +246,7 @@ impl Session {
         self.flags.rolled_back = false;
         self.flags.dirty = false;
         self.flags.stirred = false;
-        (self.rare.look, self.rare.next_look) = (None, None);
+        self.forget_looks();
         if let Some(route) = self.rare.route_local.take() {
             self.rare.route = route;
         }

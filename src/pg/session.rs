@@ -14,7 +14,7 @@ use super::backend::Backend;
 use super::core::Core;
 use super::doubt::InDoubt;
 use super::errors::{End, Trouble};
-use super::look::Look;
+use super::look::Looks;
 use super::pool::PgPool;
 use super::prepare::Names;
 use super::registry::{Client, ClientState, Order, ServerState};
@@ -90,19 +90,13 @@ pub(super) struct Rare {
     /// How often the current request was run again.
     pub reruns: u32,
     /// What the client gets instead of the server's message that was just swallowed.
-    pub instead: Option<Vec<u8>>,
+    pub instead: Option<Box<[u8]>>,
     /// An error that the client is told when it next asks for something.
     pub owed: Option<Box<Trouble>>,
     /// What the connection really has, where a RESET made it differ from what the session should have.
     pub actual: Option<Arc<Settings>>,
-    /// A look at the connection whose answer is owed.
-    pub look: Option<Box<Look>>,
-    /// One that is due when the connection is free.
-    pub next_look: Option<Box<Look>>,
-    /// When the last one was sent, ns.
-    pub looked_at: u64,
-    /// `setseed` was called.
-    pub is_seeded: bool,
+    /// Of what was left on connections; nothing before the first.
+    pub looks: Option<Box<Looks>>,
 }
 
 impl Rare {
@@ -123,10 +117,7 @@ impl Rare {
             instead: None,
             owed: None,
             actual: None,
-            look: None,
-            next_look: None,
-            looked_at: 0,
-            is_seeded: false,
+            looks: None,
         }
     }
 }

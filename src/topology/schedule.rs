@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::clock::after;
 
 /// Time between rounds while clients wait for a fresh replica.
-const FAST: Duration = Duration::from_millis(50);
+const FAST: Duration = Duration::from_millis(10);
 /// How long after the last wish rounds stay fast.
 const FAST_FOR: Duration = Duration::from_millis(250);
 /// How long a round's replicas wait for the primary's answer.
@@ -160,13 +160,13 @@ mod tests {
         let mut schedule = Schedule::new(Duration::from_millis(500));
         schedule.round(0, std::iter::empty());
         schedule.hurry(10 * MS);
-        assert_eq!(schedule.next_round(), 50 * MS);
-        schedule.round(50 * MS, std::iter::empty());
-        assert_eq!(schedule.next_round(), 100 * MS);
+        assert_eq!(schedule.next_round(), 10 * MS);
+        schedule.round(10 * MS, std::iter::empty());
+        assert_eq!(schedule.next_round(), 20 * MS);
         schedule.round(300 * MS, std::iter::empty());
         assert_eq!(schedule.next_round(), 800 * MS);
         schedule.hurry(700 * MS);
-        assert_eq!(schedule.next_round(), 350 * MS, "a wish after a long pause is served at once");
+        assert_eq!(schedule.next_round(), 310 * MS, "a wish after a long pause is served at once");
     }
 
     #[test]
