@@ -9,7 +9,7 @@ use forebay::config::model::Durability;
 use forebay::topology::Lsn;
 use forebay::topology::failover::conninfo;
 use forebay::topology::failover::course::{self, Act, Facts, Move, Policy, Receiver, Seen};
-use forebay::topology::failover::record::{At, Job, Kind, Record, Step, Stray, Strayed};
+use forebay::topology::failover::record::{At, Awaited, Job, Kind, Record, Step, Stray, Strayed};
 
 const NODES: usize = 3;
 /// Bounds of what is tried.
@@ -176,6 +176,7 @@ impl World {
                     facts,
                     silent,
                     started: None,
+                    standby: Some(format!("n{node}")),
                     quiet,
                     refused: None,
                 }
@@ -287,7 +288,14 @@ impl Model {
                 record.job = Some(Job {
                     is_clean,
                     known: Some(Lsn(world.nodes[node].received)),
-                    synchronous: if self.is_synchronous { "ANY 1 (n0, n1, n2)".into() } else { String::new() },
+                    synchronous: match self.is_synchronous {
+                        true => Awaited {
+                            setting: "ANY 1 (n0, n1, n2)".into(),
+                            own_name: format!("n{node}"),
+                            senders: Vec::new(),
+                        },
+                        false => Awaited::default(),
+                    },
                     ..Job::new(kind, "the model".into(), step)
                 });
                 next.keep(&record);

@@ -7,16 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use crate::config::model::{Cluster, Node, Postgres};
+use crate::config::model::{Cluster, Durability, FailoverMode, Node, Postgres};
 
 use super::events::EventLog;
 use super::failover::detector::{self, Detector};
-use super::failover::record::At;
+use super::failover::record::{At, Awaited};
 use super::lag::{Lag, Limits, Positions, Replayed, Written};
+use super::link::Kept;
 use super::lsn::Lsn;
 use super::model::{ClusterView, Freshness, FreshnessWanted, HealthCounters, NodeView, Role, State, Suspicion};
 use super::plan::{Action, Facts, Failure, Input, Plan, Seat, Standing};
-use super::probe::{Answer, Target};
+use super::probe::{Answer, DEFAULT_STANDBY, Target};
 use super::schedule::{Schedule, Turn};
 
 /// Settings of `[postgres]` that every cluster shares.
@@ -27,7 +28,12 @@ pub(super) struct Limiting {
     others: Vec<Limits>,
     /// A sample of the primary that is older than this tells no lag in time.
     recent: Duration,
+    /// A failover will depend on how far the primary is known to have come.
+    is_bounded: bool,
 }
+
+/// Between two looks at the position of a primary whose failover depends on it.
+const POSITION: Duration = Duration::from_millis(100);
 
 impl Limiting {
     pub(super) fn of(config: &Postgres) -> Self {
@@ -35,6 +41,8 @@ impl Limiting {
             limits: Limits::of(&config.routing),
             others: Limits::others(config),
             recent: config.failover.check_interval * 3 + config.failover.check_timeout,
+            is_bounded: config.failover.mode == FailoverMode::Promote
+                && config.failover.durability == Durability::Bounded,
         }
     }
 }
@@ -49,6 +57,8 @@ pub(super) struct Watched {
     pub(super) wanted_fresh: Arc<FreshnessWanted>,
     /// Of the accepted primary.
     pub(super) detector: Detector,
+    /// Why no failover may begin by itself.
+    pub(super) objection: Option<String>,
     positions: Positions,
     limiting: Limiting,
     monitor_user: String,
@@ -97,6 +107,7 @@ pub(super) fn target(conf: &Cluster, node: &Node, timeout: Duration) -> Target {
         password: conf.monitor_password.clone(),
         database: conf.monitor_database.clone(),
         timeout,
+        kept: Kept::default(),
     }
 }
 
@@ -166,6 +177,7 @@ impl Watched {
             schedule: Schedule::new(config.failover.check_interval),
             wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
             detector: Detector::default(),
+            objection: None,
             positions: Positions::new(),
             limiting: Limiting::of(config),
             monitor_user: conf.monitor_user.clone(),
@@ -197,6 +209,8 @@ impl Watched {
             self.detector.take(now_ns, report.outcome.as_ref().map(drop));
             if self.detector.is_in_doubt() {
                 watched.turn.want_after(now_ns, detector::AGAIN);
+            } else if self.limiting.is_bounded {
+                watched.turn.want_after(now_ns, POSITION);
             }
         }
         let credited = watched.suspicion.settle(report.started_ns);
@@ -315,10 +329,34 @@ impl Watched {
     }
 
     /// What is known of the accepted primary: the end of what is safe on its disk, and whom its commits wait for.
-    pub(super) fn last_of_primary(&self) -> (Option<Lsn>, String) {
+    pub(super) fn last_of_primary(&self) -> (Option<Lsn>, Awaited) {
         let answer = self.plan.accepted().and_then(|node| self.nodes.get(node)?.answer.as_ref());
         let answer = answer.filter(|answer| !answer.in_recovery);
         (answer.and_then(|answer| answer.flush), answer.map(|answer| answer.synchronous.clone()).unwrap_or_default())
+    }
+
+    /// A replica that is there and may be promoted.
+    pub(super) fn is_candidate(&self, node: usize) -> bool {
+        let may = self.nodes.get(node).is_some_and(|node| node.conf.promote) && self.plan.may_lead(node);
+        may && self.is_replica_up(node)
+    }
+
+    /// A replica that answers.
+    pub(super) fn is_replica_up(&self, node: usize) -> bool {
+        let standings = self.plan.standings();
+        standings.get(node).is_some_and(|standing| standing.role == Role::Replica && standing.state != State::Down)
+    }
+
+    /// As which a primary knows this node; `None` if it was never asked.
+    pub(super) fn standby(&self, node: usize) -> Option<String> {
+        let name = self.nodes.get(node)?.answer.as_ref()?.own_name.clone();
+        Some(if name.is_empty() { DEFAULT_STANDBY.to_owned() } else { name })
+    }
+
+    /// How long ago the primary said that, ms.
+    pub(super) fn known_ago_ms(&self, now_ns: u64) -> Option<u64> {
+        let answer = self.nodes.get(self.plan.accepted()?)?.answer.as_ref()?;
+        Some(now_ns.saturating_sub(answer.asked_ns) / 1_000_000)
     }
 
     /// The newest timeline that a node has shown.
@@ -342,6 +380,9 @@ impl Watched {
             closed: self.plan.closed().map(str::to_owned),
             primary,
             nodes: self.nodes.iter().map(WatchedNode::view).collect(),
+            candidates: (0..self.nodes.len()).filter(|node| self.is_candidate(*node)).count(),
+            is_synchronous: !self.last_of_primary().1.setting.trim().is_empty(),
+            objection: self.objection.clone(),
             paused: self.plan.paused().map(str::to_owned),
             system_identifier: self.plan.system_identifier(),
             server_version: server_version.map(|answer| answer.server_version.clone()),

@@ -1,6 +1,7 @@
 //! Forebay's own connections to nodes: of the monitor, of the console's checks, for the catalogs. Never a client's.
 
 use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -56,6 +57,30 @@ impl Link {
             }
         });
         Ok(Self { client, driver: driver.abort_handle() })
+    }
+}
+
+/// Where a kept connection to a node can be found by others: a server whose connections are all taken accepts no new one.
+#[derive(Debug, Clone, Default)]
+pub struct Kept(Arc<Mutex<Weak<Link>>>);
+
+impl Kept {
+    /// This one is kept from now on.
+    pub fn set(&self, link: &Arc<Link>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(link);
+    }
+
+    /// The one that is kept, if it is open.
+    pub fn get(&self) -> Option<Arc<Link>> {
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+        (!link.client.is_closed()).then_some(link)
+    }
+}
+
+/// Says nothing about where it leads.
+impl PartialEq for Kept {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

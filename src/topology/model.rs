@@ -45,6 +45,12 @@ pub struct ClusterView {
     pub primary: Option<usize>,
     /// In the order of the configuration.
     pub nodes: Vec<NodeView>,
+    /// How many replicas are there that may be promoted.
+    pub candidates: usize,
+    /// The primary's commits wait for standbys (`synchronous_standby_names`).
+    pub is_synchronous: bool,
+    /// Why no failover may begin by itself, as far as others promote here.
+    pub objection: Option<String>,
     /// Who has paused failover, if somebody has.
     pub paused: Option<String>,
     /// What `initdb` drew for this cluster, once agreed on.

@@ -47,8 +47,8 @@ pub enum Failure {
     Broken(String),
     /// No answer within `check_timeout`.
     Silent(String),
-    /// Alive, but without a free connection (53300).
-    Full(String),
+    /// Alive, and it does not let us in: without a free connection (53300), or the login is refused (class 28, 3D000).
+    Unheard(String),
     /// This process was held up; says nothing about the node.
     Stalled,
 }
@@ -424,12 +424,12 @@ impl Member {
     fn fail(&mut self, failure: Failure) -> Option<Duration> {
         match failure {
             Failure::Stalled => return Some(Duration::ZERO),
-            Failure::Full(_) if self.is_reachable() => self.reach = Reach::Up,
+            Failure::Unheard(_) if self.is_reachable() => self.reach = Reach::Up,
             Failure::Broken(_) if self.reach == Reach::Up => {
                 self.reach = Reach::Doubted;
                 return Some(SECOND_LOOK);
             }
-            Failure::Broken(why) | Failure::Silent(why) | Failure::Full(why) => {
+            Failure::Broken(why) | Failure::Silent(why) | Failure::Unheard(why) => {
                 self.reach = Reach::Down(why);
             }
         }

@@ -4,14 +4,17 @@
 //! which a replica's move to a new timeline shows only after its next restartpoint (minutes).
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, Statement};
 
 use super::clock::{after, now_ns};
+use super::failover::conninfo;
+use super::failover::record::Awaited;
 use super::lag::last_record_end;
-use super::link::{self, Link, Login};
+use super::link::{self, Kept, Link, Login};
 use super::lsn::Lsn;
 use super::plan::Failure;
 
@@ -25,6 +28,8 @@ pub(super) struct Target {
     pub(super) database: String,
     /// For the connection and for each query.
     pub(super) timeout: Duration,
+    /// The session of the probes.
+    pub(super) kept: Kept,
 }
 
 impl Target {
@@ -59,10 +64,12 @@ pub(super) struct Answer {
     pub(super) replay: Option<Lsn>,
     /// Replica: age of the last replayed commit.
     pub(super) commit_age: Option<Duration>,
-    /// `synchronous_standby_names`
-    pub(super) synchronous: String,
+    /// Primary: what a commit waits for.
+    pub(super) synchronous: Awaited,
     /// A WAL receiver runs, and this login may not see its timeline.
     pub(super) receiver_hidden: bool,
+    /// As which it is known where it is a standby; empty for the default.
+    pub(super) own_name: String,
 }
 
 /// The kept session to one node.
@@ -72,13 +79,15 @@ pub(super) struct Prober {
 }
 
 struct Session {
-    link: Link,
+    link: Arc<Link>,
     query: Statement,
     /// The same without what is in the control file, which costs the server more than all the rest.
     light: Statement,
     /// When `query` was asked last, ns.
     asked_whole_ns: u64,
     system_identifier: Option<u64>,
+    /// As which it is known where it is a standby; empty for the default.
+    own_name: String,
     server_version: String,
     /// A restart ends the session.
     started: Option<i64>,
@@ -138,10 +147,10 @@ impl Prober {
         };
         let told = describe(&error);
         match error.code() {
-            Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => Failure::Full(told),
+            Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => Failure::Unheard(told),
             Some(code) if code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME => {
                 let Target { user, database, .. } = &self.target;
-                Failure::Broken(format!("{told} (monitor_user \"{user}\", monitor_database \"{database}\")"))
+                Failure::Unheard(format!("{told} (monitor_user \"{user}\", monitor_database \"{database}\")"))
             }
             _ => Failure::Broken(told),
         }
@@ -172,11 +181,12 @@ fn describe(error: &tokio_postgres::Error) -> String {
 
 impl Session {
     async fn open(target: &Target) -> Result<Self, tokio_postgres::Error> {
-        let link = Link::open(target.login(), target.timeout).await?;
+        let link = Arc::new(Link::open(target.login(), target.timeout).await?);
+        target.kept.set(&link);
         let rights = link.client.query_one(RIGHTS, &[]).await?;
-        let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?);
+        let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?, rights.try_get(6)?);
         let (query, light) =
-            (link.client.prepare(&query).await?, link.client.prepare(&query_for(false, false, false)).await?);
+            (link.client.prepare(&query).await?, link.client.prepare(&query_for(false, false, false, false)).await?);
         let newest_timeline = timeline_of_log(&link).await;
         Ok(Self {
             link,
@@ -184,6 +194,7 @@ impl Session {
             light,
             asked_whole_ns: 0,
             system_identifier: None,
+            own_name: String::new(),
             server_version: rights.try_get(0)?,
             started: rights.try_get(5)?,
             wal_block_size: u64::from(rights.try_get::<_, i32>(1)?.unsigned_abs()),
@@ -199,7 +210,13 @@ impl Session {
         if !is_light {
             self.asked_whole_ns = asked_ns;
             self.system_identifier = row.try_get::<_, Option<i64>>("system_identifier")?.map(i64::cast_unsigned);
+            self.own_name = standby_name(row.try_get("conninfo")?, row.try_get("cluster_name")?).unwrap_or_default();
         }
+        let synchronous = Awaited {
+            setting: row.try_get("synchronous")?,
+            own_name: self.own_name.clone(),
+            senders: row.try_get("senders")?,
+        };
         let in_recovery: bool = row.try_get("in_recovery")?;
         let receiver: Option<i32> = row.try_get("receiver")?;
         let received: Option<i32> = row.try_get("received_timeline")?;
@@ -223,8 +240,9 @@ impl Session {
             receive: on(in_recovery, position("receive")?),
             replay: on(in_recovery, position("replay")?),
             commit_age: age.filter(|_| in_recovery).map(|s| Duration::from_secs_f64(s.clamp(0.0, 1e9))),
-            synchronous: row.try_get("synchronous")?,
+            synchronous,
             receiver_hidden: receiver.is_some() && received.is_none(),
+            own_name: self.own_name.clone(),
         })
     }
 }
@@ -236,11 +254,12 @@ const RIGHTS: &str = "SELECT pg_catalog.current_setting('server_version'), \
      pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'execute'), \
      pg_catalog.has_function_privilege('pg_catalog.pg_control_checkpoint()', 'execute'), \
      pg_catalog.has_function_privilege('pg_catalog.pg_control_recovery()', 'execute'), \
-     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8";
+     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, \
+     pg_catalog.pg_has_role('pg_read_all_settings', 'member')";
 
 /// The query of every probe. `pg_is_in_recovery()` turns from true to false only, so the functions that fail in
 /// recovery are safe behind it even if a promotion comes in between.
-fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
+fn query_for(system: bool, checkpoint: bool, recovery: bool, settings: bool) -> String {
     let when = |allowed: bool, expression: &'static str, otherwise: &'static str| {
         if allowed { expression } else { otherwise }
     };
@@ -256,6 +275,10 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
          extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())\
          ::pg_catalog.float8 AS commit_age, \
          pg_catalog.current_setting('synchronous_standby_names') AS synchronous, \
+         {} AS conninfo, pg_catalog.current_setting('cluster_name') AS cluster_name, \
+         ARRAY(SELECT coalesce(sender.application_name, '') FROM pg_catalog.pg_stat_replication AS sender \
+          WHERE coalesce(sender.sync_priority, 1) OPERATOR(pg_catalog.>) 0 \
+          AND sender.state IS DISTINCT FROM 'backup') AS senders, \
          receiver.pid AS receiver, receiver.received_tli AS received_timeline \
          FROM pg_catalog.pg_stat_get_wal_receiver() AS receiver",
         when(system, "(SELECT system_identifier FROM pg_catalog.pg_control_system())", "NULL::pg_catalog.int8"),
@@ -265,6 +288,7 @@ fn query_for(system: bool, checkpoint: bool, recovery: bool) -> String {
             "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())",
             "NULL::pg_catalog.int4"
         ),
+        when(settings, "pg_catalog.current_setting('primary_conninfo')", "NULL::pg_catalog.text"),
     )
 }
 
@@ -290,6 +314,16 @@ const OF_LOG: &str = "SELECT pg_catalog.max(file.name OPERATOR(pg_catalog.||) ''
      AND pg_catalog.substr(file.name, 9) = pg_catalog.upper( \
      pg_catalog.lpad(pg_catalog.to_hex(at.last / at.size / (4294967296 / at.size)), 8, '0') || \
      pg_catalog.lpad(pg_catalog.to_hex(at.last / at.size % (4294967296 / at.size)), 8, '0'))";
+
+/// The name of a standby that has none of its own.
+pub(super) const DEFAULT_STANDBY: &str = "walreceiver";
+
+/// As which a primary knows this node where it is a standby (`application_name` of its `primary_conninfo`, else
+/// `cluster_name`); `None` for the default of all.
+pub(super) fn standby_name(conninfo: Option<&str>, cluster_name: Option<&str>) -> Option<String> {
+    let named = conninfo.and_then(|text| conninfo::value(text, "application_name"));
+    named.or(cluster_name.map(str::to_owned)).filter(|name| !name.is_empty())
+}
 
 /// The newest timeline that a replica shows: what it streams, or what its control file says.
 pub(super) fn replica_timeline(row: &Row, received: Option<i32>) -> Result<Option<u32>, tokio_postgres::Error> {

@@ -122,6 +122,12 @@ impl Admin<'_> {
             return self.change("SWITCHOVER", change).await;
         }
         let conf = config.redis.iter().find(|conf| conf.name == service);
+        if conf.is_none() {
+            let clusters = config.postgres.clusters.iter().map(|cluster| cluster.name.as_str());
+            let known: Vec<&str> = clusters.chain(config.redis.iter().map(|conf| conf.name.as_str())).collect();
+            let why = format!("no service \"{service}\"; there are {}", known.join(", "));
+            return Err(Refusal::WrongState(why));
+        }
         // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.
         let hold = conf.map(|conf| conf.hold).unwrap_or_default();
         let (patience, limit) = match mode {

@@ -216,7 +216,10 @@ impl Parser<'_> {
         let node = self.dotted(NODE)?;
         self.equals_or_to()?;
         let weight = self.number("a number, 0 for no reads")?;
-        Ok(Command::SetWeight { node, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
+        let weight = u32::try_from(weight).map_err(|_| {
+            Refusal::BadValue(format!("the weight of {node} must be at most {} (found {weight})", u32::MAX))
+        })?;
+        Ok(Command::SetWeight { node, weight })
     }
 
     fn number(&mut self, expected: &'static str) -> Result<u64, Refusal> {

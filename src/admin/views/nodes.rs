@@ -117,7 +117,17 @@ fn guarantee(cluster: &ClusterView, failover: &Failover) -> String {
         }
         Durability::BestEffort => "what the best replica does not have is lost".to_owned(),
     };
-    let promotes = format!("the loss of the primary is survived: Forebay promotes a replica, and {lost}");
+    let waits = "after the loss of the primary writes wait until it is back or an admin decides";
+    let unproven = failover.durability == Durability::Strict && !cluster.is_synchronous;
+    let promotes = match (&cluster.objection, cluster.candidates) {
+        (Some(why), _) => format!("{waits}: {why}"),
+        (None, 0) => format!("{waits}: no replica may be promoted"),
+        (None, _) if unproven => format!(
+            "{waits}: durability is strict, and without synchronous_standby_names on the primary nothing proves where \
+             its commits are"
+        ),
+        (None, _) => format!("the loss of the primary is survived: Forebay promotes a replica, and {lost}"),
+    };
     let writes = match (cluster.primary, failover.mode, replicas) {
         (None, ..) if cluster.closed.is_some() => "the primary is being changed: writes wait",
         (None, _, _) => "there is no primary: writes wait, for failover.hold at the longest",

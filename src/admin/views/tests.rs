@@ -254,6 +254,9 @@ fn facts() -> Facts {
     let cluster = ClusterView {
         cut_epoch: 0,
         closed: None,
+        candidates: 1,
+        is_synchronous: false,
+        objection: None,
         paused: None,
         name: "main".into(),
         epoch: 2,

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
-use super::conninfo;
 use super::course::{Act, Facts, Receiver};
 use super::record::At;
 use crate::topology::lag::last_record_end;
 use crate::topology::link::{Link, position, words};
-use crate::topology::probe::{Target, replica_timeline, timeline_of_log, timeline_of_wal_file};
+use crate::topology::probe::{
+    DEFAULT_STANDBY, Target, replica_timeline, standby_name, timeline_of_log, timeline_of_wal_file,
+};
 
 /// What came of a turn.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ async fn run(
     look: Arc<Notify>,
     reports: mpsc::UnboundedSender<Report>,
 ) {
-    let mut link: Option<Link> = None;
+    let mut link: Option<Arc<Link>> = None;
     let mut done = 0;
     loop {
         look.notified().await;
@@ -97,7 +99,7 @@ async fn run(
 
 /// Carries out `acts`, then asks. An error means that the session cannot be used any more.
 async fn turn(
-    link: &mut Option<Link>,
+    link: &mut Option<Arc<Link>>,
     target: &Target,
     acts: &[Act],
     refused: &mut Vec<String>,
@@ -105,7 +107,13 @@ async fn turn(
 ) -> Result<Facts, String> {
     if link.as_ref().is_none_or(|link| link.client.is_closed()) {
         let opened = within(target.timeout, async {
-            let opened = Link::open(target.login(), target.timeout).await?;
+            let opened = match Link::open(target.login(), target.timeout).await {
+                Ok(link) => Arc::new(link),
+                Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+                    target.kept.get().ok_or(error)?
+                }
+                Err(error) => return Err(error),
+            };
             let of_log = timeline_of_log(&opened).await;
             Ok((opened, of_log))
         });
@@ -221,6 +229,9 @@ const LOOK: &str = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
      EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
       AND (wait_event LIKE 'RecoveryConflict%' OR wait_event_type IN ('Lock', 'BufferPin'))) AS held_up, \
      pg_catalog.current_setting('wal_block_size')::pg_catalog.int4 AS wal_block_size, \
+     EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
+      AND wait_event IN ('RecoveryWalStream', 'RecoveryWalAll', 'RecoveryRetrieveRetryInterval')) AS at_end, \
+     EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walreceiver') AS has_receiver, \
      receiver.pid AS receiver, receiver.status, receiver.received_tli AS received_timeline, \
      extract(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::pg_catalog.float8 AS heard, \
      (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
@@ -238,11 +249,12 @@ fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
     };
     let conninfo: Option<String> = row.try_get("conninfo")?;
     let cluster_name: Option<String> = row.try_get("cluster_name")?;
-    let named = conninfo.as_deref().and_then(|text| conninfo::value(text, "application_name"));
-    let standby = named.or(cluster_name.filter(|name| !name.is_empty())).unwrap_or_else(|| "walreceiver".to_owned());
+    let standby =
+        standby_name(conninfo.as_deref(), cluster_name.as_deref()).unwrap_or_else(|| DEFAULT_STANDBY.to_owned());
     let block: i32 = row.try_get("wal_block_size")?;
     let heard: Option<f64> = row.try_get("heard")?;
     let (receive, replay) = (position("receive")?, position("replay")?);
+    let (at_end, has_receiver): (bool, bool) = (row.try_get("at_end")?, row.try_get("has_receiver")?);
     let receiver = row.try_get::<_, Option<i32>>("receiver")?.map(|_| -> Result<_, tokio_postgres::Error> {
         Ok(Receiver {
             is_streaming: row.try_get::<_, Option<&str>>("status")? == Some("streaming"),
@@ -253,8 +265,11 @@ fn facts(row: &Row) -> Result<Facts, tokio_postgres::Error> {
         in_recovery,
         timeline,
         system_identifier: row.try_get::<_, Option<i64>>("system_identifier")?.map(i64::cast_unsigned),
-        // The position of the receiver falls back to the beginning of a segment when it starts again.
-        received: receive.max(replay).filter(|_| in_recovery),
+        // The position of the receiver falls back to the beginning of a segment when it starts again. A server that was
+        // started since and has not received anything tells only by waiting that it has replayed all there is.
+        received: receive.max(replay).filter(|_| in_recovery && (receive.is_some() || at_end)),
+        has_more: in_recovery && receive.is_none() && !at_end,
+        is_connecting: has_receiver && receiver.is_none(),
         replayed: replay.filter(|_| in_recovery),
         flushed: position("flush")?.map(|lsn| last_record_end(lsn, u64::from(block.unsigned_abs()))),
         conninfo,

@@ -1,10 +1,11 @@
 //! Carries out what [`super::course`] says for one cluster, and keeps its record.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::agent::{Agent, Report};
@@ -41,6 +42,8 @@ pub(in crate::topology) struct Party {
     pub(in crate::topology) timeline: Option<u32>,
     /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
     pub(in crate::topology) started: Option<i64>,
+    /// As which a primary knows it, when that was last known.
+    pub(in crate::topology) standby: Option<String>,
 }
 
 /// What the conductor can be told.
@@ -56,8 +59,12 @@ pub(in crate::topology) enum Order {
     Seen(At, LastSeen),
     /// See [`Record::strays`].
     Strays(Vec<Stray>),
-    /// A change of the primary.
-    Begin { job: Job, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
+    /// An admin has taken these out of service: none of them is promoted while a change is under way.
+    Held(Vec<At>),
+    /// Somebody has paused failover.
+    Paused(String),
+    /// A change of the primary; `epoch` is the one in which that was decided.
+    Begin { job: Job, epoch: u64, drain: Option<Duration>, reply: oneshot::Sender<Result<String, String>> },
 }
 
 /// What the conductor has decided, for the monitor; each is answered once the data threads go by it.
@@ -79,7 +86,7 @@ pub(in crate::topology) type Tell = Arc<dyn Fn(&str, Notice) -> oneshot::Receive
 /// Everything that the task of one cluster has.
 pub(in crate::topology) struct Conductor {
     pub(in crate::topology) cluster: String,
-    pub(in crate::topology) keep: InFile,
+    pub(in crate::topology) keep: Arc<Mutex<InFile>>,
     pub(in crate::topology) record: Option<Record>,
     pub(in crate::topology) events: EventLog,
     pub(in crate::topology) tell: Tell,
@@ -91,6 +98,10 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) resolves: bool,
     /// The last job that Forebay began by itself and that was undone.
     pub(in crate::topology) undone: Option<Undone>,
+    /// Why the record could not be written, and when that was told.
+    pub(in crate::topology) unkept: Option<(String, Instant)>,
+    /// `rejoin_command` runs for these.
+    pub(in crate::topology) rejoining: HashMap<At, JoinHandle<()>>,
 }
 
 /// A job that is tried again as long as the primary is lost.
@@ -131,7 +142,9 @@ impl Conductor {
         let mut begun = None;
         loop {
             if self.record.as_ref().is_some_and(Record::is_unsettled) {
-                self.conduct(&mut orders, begun.take()).await;
+                if !self.conduct(&mut orders, begun.take()).await {
+                    return;
+                }
                 continue;
             }
             match orders.recv().await {
@@ -148,10 +161,16 @@ impl Conductor {
                 (self.parties, self.policy, self.hooks) = (parties, policy, hooks);
             }
             Order::Rejoin(at) => self.rejoin(&at),
-            Order::Seen(at, seen) => self.seen(&at, seen),
-            Order::Strays(strays) => self.strays(strays),
-            Order::Accepted(record) => self.accepted(*record),
-            Order::Begin { job, drain, reply } => match self.begin(job, drain).await {
+            Order::Seen(at, seen) => self.seen(&at, seen).await,
+            Order::Strays(strays) => self.strays(strays).await,
+            Order::Accepted(record) => self.accepted(*record).await,
+            Order::Held(held) => {
+                for party in &mut self.parties {
+                    party.may_lead &= !held.contains(&party.at);
+                }
+            }
+            Order::Paused(by) => self.stop_by_itself(&format!("failover was paused by {by}")).await,
+            Order::Begin { job, epoch, drain, reply } => match self.begin(job, epoch, drain).await {
                 Ok(begun) => return Some(Running { begun, reply: Some(reply) }),
                 // Whoever asked may have left.
                 Err(why) => drop(reply.send(Err(why))),
@@ -160,18 +179,18 @@ impl Conductor {
         None
     }
 
-    fn seen(&mut self, at: &At, seen: LastSeen) {
+    async fn seen(&mut self, at: &At, seen: LastSeen) {
         let Some(known) = self.record.as_ref().filter(|record| record.primary == *at && record.job.is_none()) else {
             return;
         };
         let record = Record { seen: Some(seen), ..known.clone() };
         // The next one will tell if the disk is full: this one only makes a proof sharper.
-        if record != *known && self.keep.write(&record).is_ok() {
+        if record != *known && self.kept(&record).await.is_ok() {
             self.record = Some(record);
         }
     }
 
-    fn accepted(&mut self, mut record: Record) {
+    async fn accepted(&mut self, mut record: Record) {
         // What is astray of another cluster is not ours to lead.
         if let Some(known) = self.record.as_ref().filter(|known| known.system_identifier == record.system_identifier) {
             (record.astray, record.read_only) = (known.astray.clone(), known.read_only.clone());
@@ -187,11 +206,15 @@ impl Conductor {
             if *known == record {
                 return;
             }
+            if let Some(job) = &known.job {
+                tracing::warn!(cluster = self.cluster, primary = %record.primary, job.why, "not accepted meanwhile");
+                return;
+            }
         }
-        self.take_over(record);
+        self.take_over(record).await;
     }
 
-    fn strays(&mut self, mut strays: Vec<Stray>) {
+    async fn strays(&mut self, mut strays: Vec<Stray>) {
         let Some(known) = &self.record else { return };
         if known.job.is_some() {
             // Whoever says so may not have heard yet of one that was just given up.
@@ -200,32 +223,54 @@ impl Conductor {
             strays.extend(missing);
         }
         if known.strays != strays {
-            self.take_over(Record { strays, ..known.clone() });
+            self.take_over(Record { strays, ..known.clone() }).await;
+        }
+    }
+
+    /// Keeps a record. A slow disk must not hold up whoever else runs on this thread: nodes would seem not to answer.
+    async fn kept(&self, record: &Record) -> Result<(), String> {
+        let (keep, record) = (Arc::clone(&self.keep), record.clone());
+        let written =
+            tokio::task::spawn_blocking(move || keep.lock().unwrap_or_else(PoisonError::into_inner).write(&record))
+                .await;
+        written.unwrap_or_else(|gone| Err(gone.to_string()))
+    }
+
+    /// Once a minute as long as it is the same.
+    fn tell_unkept(&mut self, record: &Record, why: String) {
+        let is_told = |(known, told): &(String, Instant)| *known == why && told.elapsed() < TELL_AGAIN;
+        if !self.unkept.as_ref().is_some_and(is_told) {
+            self.report(record, "record_not_kept", "", &why);
+            self.unkept = Some((why, Instant::now()));
         }
     }
 
     /// What has happened already: kept or not, it is what is.
-    fn take_over(&mut self, record: Record) {
-        if let Err(why) = self.keep.write(&record) {
-            self.report(&record, "record_not_kept", "", &why);
+    async fn take_over(&mut self, record: Record) {
+        if let Err(why) = self.kept(&record).await {
+            self.tell_unkept(&record, why);
         }
         self.record = Some(record);
     }
 
     /// Has the administrator's program make a replica of a former primary; what comes of it is reported.
-    fn rejoin(&self, at: &At) {
+    fn rejoin(&mut self, at: &At) {
         let Some(record) = self.record.as_ref().filter(|_| !self.hooks.rejoin.is_empty()) else { return };
+        if self.rejoining.get(at).is_some_and(|running| !running.is_finished()) {
+            return;
+        }
         let told =
             Told::about(&self.cluster, record.epoch).failed(&self.named(at)).new_main(&self.named(&record.primary));
         let (argv, events, name) = (self.hooks.rejoin.clone(), self.events.clone(), self.name(at));
         let (cluster, epoch) = (self.cluster.clone(), record.epoch);
         events.record(&cluster, epoch, "rejoin_begun", &name, "rejoin_command was started");
-        tokio::spawn(async move {
+        let running = tokio::spawn(async move {
             match hooks::run(&argv, &told, hooks::LONG_PATIENCE).await {
                 Ok(()) => events.record(&cluster, epoch, "rejoin_done", &name, "rejoin_command has ended well"),
                 Err(why) => events.record(&cluster, epoch, "rejoin_failed", &name, &why),
             }
         });
+        self.rejoining.insert(at.clone(), running);
     }
 
     /// Programs that may forbid the step from one record to the next; the error is why it is not taken.
@@ -233,8 +278,10 @@ impl Conductor {
         let Some(job) = &new.job else { return Ok(()) };
         let told = || Told::about(&self.cluster, new.epoch).failed(&self.named(&new.primary));
         let was = old.map(|job| &job.step);
+        // The primary of a switchover steps down by itself, and has been lost meanwhile.
+        let becomes_failover = old.is_some_and(|old| old.kind == Kind::Switchover) && job.kind == Kind::Failover;
         match &job.step {
-            Step::Freezing if !matches!(was, Some(Step::Freezing | Step::CatchingUp { .. })) => {
+            Step::Freezing if !matches!(was, Some(Step::Freezing | Step::CatchingUp { .. })) || becomes_failover => {
                 let ended = hooks::run(&self.hooks.fence, &told(), hooks::PATIENCE).await;
                 ended.map_err(|why| format!("the old primary may still write: fence_command: {why}"))
             }
@@ -274,8 +321,19 @@ impl Conductor {
     }
 
     /// Begins a job: nobody new writes from here on, and it is on disk.
-    async fn begin(&mut self, mut job: Job, drain: Option<Duration>) -> Result<Instant, String> {
-        let Some(record) = &self.record else { return Err("no primary was ever known".to_owned()) };
+    async fn begin(&mut self, mut job: Job, epoch: u64, drain: Option<Duration>) -> Result<Instant, String> {
+        let unknown;
+        let record = match &self.record {
+            Some(record) => record,
+            None if job.allow_loss => {
+                unknown = self.record_of_nobody();
+                &unknown
+            }
+            None => return Err(format!("no primary was ever known, so that nothing can be proven; {LOSS}")),
+        };
+        if record.epoch > epoch {
+            return Err(format!("the primary was changed meanwhile: it is {} now", self.name(&record.primary)));
+        }
         let begun = Instant::now();
         if let Some(seen) = record.seen.as_ref().filter(|_| job.known.is_none()) {
             // This process has not seen it; the one before has.
@@ -292,7 +350,11 @@ impl Conductor {
             Ok(()) => self.ask_programs(None, &record).await,
             Err(why) => Err(why),
         };
-        match allowed.and_then(|()| self.keep.write(&record)) {
+        let kept = match allowed {
+            Ok(()) => self.kept(&record).await,
+            refused => refused,
+        };
+        match kept {
             Ok(()) => {
                 self.record = Some(record);
                 Ok(begun)
@@ -303,6 +365,24 @@ impl Conductor {
                 Err(why)
             }
         }
+    }
+
+    /// For a cluster whose primary nobody can name any more: its replicas are all there is.
+    fn record_of_nobody(&self) -> Record {
+        let timeline = self.parties.iter().filter_map(|party| party.timeline).max().unwrap_or(1);
+        Record::accepted(At { host: String::new(), port: 0 }, timeline, 0, None)
+    }
+
+    /// A failover that nobody has ordered is not begun any more, or undone as long as that can be.
+    async fn stop_by_itself(&mut self, why: &str) {
+        let Some(known) = &self.record else { return };
+        let is_stopped = |job: &&Job| {
+            let is_over = matches!(job.step, Step::Undoing { .. });
+            job.by.is_empty() && job.kind != Kind::Return && !job.is_promoting() && !is_over
+        };
+        let Some(job) = known.job.as_ref().filter(is_stopped) else { return };
+        let step = Step::Undoing { why: why.to_owned() };
+        self.take_over(Record { job: Some(Job { step, ..job.clone() }), ..known.clone() }).await;
     }
 
     /// At once, unless it is likely to end as the one before did.
@@ -365,7 +445,11 @@ impl Conductor {
         let told = Told::about(&self.cluster, new.epoch).failed(&self.named(at));
         let fenced = hooks::run(&self.hooks.fence, &told, hooks::PATIENCE).await;
         fenced.map_err(|why| format!("{} may still be promoted: fence_command: {why}", self.name(at)))?;
-        self.keep.write(&new)?;
+        if old.job.as_ref().is_some_and(|before| before.kind != job.kind) {
+            // Nobody has fenced it: it was to step down by itself.
+            self.ask_programs(None, &new).await?;
+        }
+        self.kept(&new).await?;
         self.report(old, "candidate_given_up", &self.name(at), &said(job));
         self.notify(Notice::Stray(stray.clone())).await;
         self.notify(Notice::Close { why: job.why.clone(), cut: true }).await;
@@ -391,14 +475,19 @@ impl Conductor {
         }
     }
 
-    /// Carries out the job at hand and puts right what is left, until there is nothing to do.
-    async fn conduct(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>, begun: Option<Running>) {
+    /// Carries out the job at hand and puts right what is left, until there is nothing to do. False: nobody can give
+    /// orders any more.
+    async fn conduct(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>, begun: Option<Running>) -> bool {
         let (mut agents, mut told) = self.hire();
         let mut running = begun.unwrap_or_else(|| Running { begun: Instant::now(), reply: None });
         let mut in_step = Instant::now();
         let mut last_refusal = String::new();
         let mut lost = None;
-        while let Some(record) = self.record.clone() {
+        loop {
+            if !self.policy.may_promote {
+                self.stop_by_itself("failover.mode is not promote any more").await;
+            }
+            let Some(record) = self.record.clone() else { break };
             let look = self.look(&agents);
             let mut pace = PACE;
             match course::next(&record, &look, &self.policy, in_step.elapsed()) {
@@ -485,7 +574,7 @@ impl Conductor {
                             (agents, told) = self.hire();
                         }
                     }
-                    None => return,
+                    None => return false,
                 },
                 () = sleep(pace) => {
                     for known in agents.values_mut().filter(|known| !known.is_asked) {
@@ -495,6 +584,7 @@ impl Conductor {
                 }
             }
         }
+        true
     }
 
     /// The same servers as before.
@@ -529,6 +619,7 @@ impl Conductor {
                 facts: known.facts.clone().filter(|_| known.told == known.done),
                 silent: known.answered.elapsed(),
                 started: party.started,
+                standby: party.standby.clone(),
                 quiet: known.quiet,
                 refused: known.refused.clone(),
             })
@@ -554,13 +645,17 @@ impl Conductor {
         if promotes(old) && new.job.is_none() {
             self.resolve_rest(&mut new).await;
         }
-        if let Err(why) = self.keep.write(&new) {
-            self.report(old, "record_not_kept", "", &why);
+        if let Err(why) = self.kept(&new).await {
+            self.tell_unkept(old, why);
             return false;
         }
+        self.unkept = None;
         self.record = Some(new.clone());
         match (&old.job, &new.job) {
             (Some(job), None) => self.end(old, &new, job, running).await,
+            (Some(before), Some(job)) if before.kind == Kind::Switchover && job.kind == Kind::Failover => {
+                self.report(&new, began(job.kind), &self.name(&new.primary), &said(job));
+            }
             (_, Some(job)) if old.job.as_ref() != Some(job) => {
                 tracing::info!(cluster = self.cluster, epoch = new.epoch, step = ?job.step, "failover");
             }
@@ -648,8 +743,11 @@ impl Conductor {
                 (Kind::Switchover, ..) => "nothing is lost".to_owned(),
                 (_, Some(known), Some(fork)) => {
                     let bytes = known.bytes_since(fork);
+                    let ago = job.known_ago_ms.map(|ms| format!(" {ms} ms before; what it wrote since is not counted"));
                     format!(
-                        "{bytes} bytes that {from} was known to have written are not in it ({from} at {known}, fork at {fork})"
+                        "{bytes} bytes that {from} was known to have written are not in it ({from} at {known}{}, fork \
+                         at {fork})",
+                        ago.unwrap_or_default()
                     )
                 }
                 _ => format!("how far {from} had come is not known"),
@@ -732,6 +830,9 @@ fn ended(kind: Kind, is_done: bool) -> &'static str {
         (_, false) => "failover_undone",
     }
 }
+
+/// What an admin can do where nothing is proven.
+const LOSS: &str = "FAILOVER ... ALLOW DATA LOSS promotes the replica that has most";
 
 /// Why nobody writes meanwhile.
 fn promoting(job: &Job) -> String {

@@ -21,6 +21,8 @@ pub use lost::{give_up, lost_candidate};
 
 /// A replica that can still reach the primary streams again within about 25 ms; so long one is waited for.
 const WITNESS: Duration = Duration::from_millis(1000);
+/// An attempt of a replica to connect to a primary that refuses Forebay ends by itself within this.
+const CONNECTED: Duration = Duration::from_secs(4);
 /// Frozen replicas are looked at so often before they are believed: the receiver may be about to be started again.
 const QUIET: u32 = 2;
 /// A candidate that says nothing for so long before it was told to promote is left for another one; from there on an
@@ -63,8 +65,12 @@ pub struct Facts {
     pub slot: String,
     /// As which a primary knows it.
     pub standby: String,
-    /// Its WAL receiver, if one runs.
+    /// Replica: it still replays what it had when its server was started; how much that is nobody knows.
+    pub has_more: bool,
+    /// Its WAL receiver, if one is connected.
     pub receiver: Option<Receiver>,
+    /// One is about to be.
+    pub is_connecting: bool,
     /// `pg_is_wal_replay_paused()`
     pub is_paused: bool,
     /// `recovery_min_apply_delay` is set.
@@ -119,6 +125,8 @@ pub struct Seen {
     pub silent: Duration,
     /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
     pub started: Option<i64>,
+    /// As which a primary knows it, when that was last known.
+    pub standby: Option<String>,
     /// How many looks in a row have found it at rest, see [`Facts::is_at_rest`].
     pub quiet: u32,
     /// What it said when it refused the last thing that it was told to do.
@@ -307,7 +315,7 @@ impl View<'_> {
             return noting;
         }
         let mut acts = Vec::new();
-        let mut is_open = false;
+        let (mut is_open, mut is_connecting) = (false, false);
         for (seen, facts) in self.replicas() {
             let Some(astray) = self.noted(&seen.at) else { continue };
             if self.upstream_of(facts).is_some() {
@@ -326,13 +334,19 @@ impl View<'_> {
                     return self.undo_because(format!("{witness} still hears {primary}, which Forebay cannot reach"));
                 }
                 Some(_) => is_open = true,
-                None => {}
+                None => is_connecting |= facts.is_connecting,
             }
         }
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if self.in_step < if job.is_refused && !is_open { WITNESS / 5 } else { WITNESS } {
+        // Where nothing listens any more, an attempt ends at once; one that goes on has found somebody.
+        let patience = match (job.is_refused, is_open, is_connecting) {
+            (true, _, true) => CONNECTED,
+            (true, false, false) => WITNESS / 5,
+            _ => WITNESS,
+        };
+        if self.in_step < patience {
             return Move::Wait(format!("whether a replica still hears {}", self.name(&self.record.primary)));
         }
         self.step(Step::Freezing)
@@ -364,7 +378,7 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if let Some(moved) = self.wait_for_receivers() {
+        if let Some(moved) = self.wait_for_receivers().or_else(|| self.wait_for_replay()) {
             return moved;
         }
         match self.choose(job) {
@@ -415,6 +429,9 @@ impl View<'_> {
         if let Some(noting) = self.note_astray() {
             return noting;
         }
+        if let Some(waiting) = self.wait_for_others() {
+            return waiting;
+        }
         match (self.best_replica(job), facts.flushed) {
             (Some((candidate, _)), Some(target)) => {
                 self.step(Step::CatchingUp { candidate: candidate.at.clone(), target })
@@ -433,6 +450,10 @@ impl View<'_> {
         let Some(seen) = self.seen(candidate) else {
             return self.undo_because(format!("{candidate} is no node of this cluster any more"));
         };
+        if !seen.may_lead && !job.allow_loss {
+            let why = format!("{} was taken out of service", seen.name);
+            return if is_planned { self.undo_because(why) } else { self.step(Step::Freezing) };
+        }
         let Some(facts) = &seen.facts else {
             return match seen.silent < CANDIDATE_SILENT {
                 true => Move::Wait(format!("an answer of {}", seen.name)),

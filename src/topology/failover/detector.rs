@@ -46,7 +46,7 @@ impl Detector {
     pub fn take(&mut self, now_ns: u64, outcome: Result<(), &Failure>) {
         let failure = match outcome {
             // Alive, if not well.
-            Ok(()) | Err(Failure::Full(_)) => return *self = Self { hung: self.hung, ..Self::default() },
+            Ok(()) | Err(Failure::Unheard(_)) => return *self = Self { hung: self.hung, ..Self::default() },
             Err(Failure::Stalled) => return,
             Err(failure) => failure,
         };
@@ -60,7 +60,7 @@ impl Detector {
                 self.silent += 1;
                 self.last.clone_from(why);
             }
-            Failure::Full(_) | Failure::Stalled => {}
+            Failure::Unheard(_) | Failure::Stalled => {}
         }
     }
 
@@ -133,7 +133,7 @@ mod tests {
         assert!(!detector.is_in_doubt());
         for at in 0..10 {
             detector.take(at * 1000 * MS, Err(&broken("refused")));
-            detector.take(at * 1000 * MS, Err(&Failure::Full("too many clients".into())));
+            detector.take(at * 1000 * MS, Err(&Failure::Unheard("too many clients".into())));
         }
         assert!(!detector.is_in_doubt());
     }

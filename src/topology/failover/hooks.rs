@@ -4,9 +4,12 @@
 //! documentation. Their last line on standard error is told on.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{ChildStderr, Command};
 
 use super::record::At;
 
@@ -14,6 +17,10 @@ use super::record::At;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// The same for those that copy data.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(3600);
+/// How long the last words of one that has failed are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// So many bytes of what a program says are kept.
+const KEPT: usize = 8 * 1024;
 
 /// How a primary is restarted as a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,20 +109,46 @@ pub async fn run(argv: &[String], told: &Told, patience: Duration) -> Result<(),
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn();
-    let child = started.map_err(|error| format!("{program} could not be started: {error}"))?;
-    let ended = tokio::time::timeout(patience, child.wait_with_output()).await;
-    let output = match ended {
-        Err(_) => return Err(format!("{program} took longer than {patience:?} and was killed")),
-        Ok(output) => output.map_err(|error| format!("{program}: {error}"))?,
+    let mut child = started.map_err(|error| format!("{program} could not be started: {error}"))?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let listening = child.stderr.take().map(|from| tokio::spawn(listen(from, Arc::clone(&said))));
+    let status = match tokio::time::timeout(patience, child.wait()).await {
+        Err(_) => {
+            if let Some(group) = group {
+                // With whatever it has started: none of it may do its work after the failover has gone on.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            return Err(format!("{program} took longer than {patience:?} and was killed"));
+        }
+        Ok(status) => status.map_err(|error| format!("{program}: {error}"))?,
     };
-    if output.status.success() {
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    if let Some(listening) = listening {
+        // What it has left running may keep its standard error open, and goes on being read.
+        let _ = tokio::time::timeout(LAST_WORDS, listening).await;
+    }
+    let said = String::from_utf8_lossy(&said.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
     let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    Err(format!("{program} ended with {}: {}", output.status, last.trim()))
+    Err(format!("{program} ended with {status}: {}", last.trim()))
+}
+
+/// Keeps the end of what somebody says, until there is no more.
+async fn listen(mut from: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
+    let mut chunk = [0; 1024];
+    while let Ok(n) = from.read(&mut chunk).await
+        && n > 0
+    {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(chunk.get(..n).unwrap_or_default());
+        let excess = said.len().saturating_sub(KEPT);
+        said.drain(..excess);
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +171,37 @@ mod tests {
         assert_eq!(error, "/bin/sh ended with exit status: 4: main 7 0 db:1 pg3 3");
         assert_eq!(run(&shell("exit 0"), &told, PATIENCE).await, Ok(()));
         assert_eq!(run(&[], &told, PATIENCE).await, Ok(()), "none is configured");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_running_is_not_waited_for() {
+        let begun = std::time::Instant::now();
+        assert_eq!(run(&shell("sleep 30 & exit 0"), &Told::default(), PATIENCE).await, Ok(()));
+        let error = run(&shell("sleep 30 & echo no >&2; exit 3"), &Told::default(), PATIENCE).await;
+        assert_eq!(error, Err("/bin/sh ended with exit status: 3: no".to_owned()));
+        assert!(begun.elapsed() < PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_program_is_killed_with_what_it_has_started() {
+        let limit = Duration::from_millis(200);
+        let file = std::env::temp_dir().join(format!("forebay-hook-{}", std::process::id()));
+        let script = format!("sleep 60 & echo $! > {}; wait", file.display());
+        let error = run(&shell(&script), &Told::default(), limit).await.expect_err("it hangs");
+        assert!(error.contains("and was killed"), "{error}");
+        let child = std::fs::read_to_string(&file).expect("its child was started");
+        std::fs::remove_file(&file).expect("it is there");
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        for _ in 0..1000 {
+            if !runs() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("its child goes on");
     }
 
     #[tokio::test]

@@ -77,8 +77,22 @@ pub struct Record {
 pub struct LastSeen {
     /// The end of what was safe on its disk.
     pub flushed: Lsn,
+    /// What its commits waited for.
+    pub synchronous: Awaited,
+}
+
+/// What a commit on a primary waits for, as the primary said last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Awaited {
     /// `synchronous_standby_names`
-    pub synchronous: String,
+    pub setting: String,
+    /// As which the primary itself would be known if it were a standby; empty if it does not say. The same setting is
+    /// often given to all nodes.
+    pub own_name: String,
+    /// Names of the standbys that a commit may have waited for, those that are no nodes of the cluster included
+    /// (`pg_stat_replication`); empty for one that the login may not see.
+    pub senders: Vec<String>,
 }
 
 /// A replica whose `primary_conninfo` is not what it was.
@@ -141,8 +155,11 @@ pub struct Job {
     pub is_refused: bool,
     /// The last position of the old primary that was seen.
     pub known: Option<Lsn>,
-    /// `synchronous_standby_names` of the old primary as last seen.
-    pub synchronous: String,
+    /// How long before that was, ms: what it has written since is not counted.
+    #[serde(default)]
+    pub known_ago_ms: Option<u64>,
+    /// What commits on the old primary waited for, as last seen.
+    pub synchronous: Awaited,
     /// How far it has come.
     pub step: Step,
 }
@@ -216,7 +233,8 @@ impl Job {
             is_clean: false,
             is_refused: false,
             known: None,
-            synchronous: String::new(),
+            known_ago_ms: None,
+            synchronous: Awaited::default(),
             step,
         }
     }

@@ -19,7 +19,7 @@ use super::record::{At, file_name};
 use crate::config::model::{FailoverMode, NodeRole};
 use crate::topology::cluster::Watched;
 use crate::topology::events::EventLog;
-use crate::topology::link::{Link, position};
+use crate::topology::link::{Kept, Link, position};
 use crate::topology::lsn::Lsn;
 use crate::topology::probe::Target;
 use crate::topology::store::replace;
@@ -243,7 +243,12 @@ impl Keeper {
         if let Some(any) = wanted.places.first() {
             for own in &self.made {
                 if !places.iter().any(|place| place.at == own.at) {
-                    let target = Target { host: own.at.host.clone(), port: own.at.port, ..any.target.clone() };
+                    let target = Target {
+                        host: own.at.host.clone(),
+                        port: own.at.port,
+                        kept: Kept::default(),
+                        ..any.target.clone()
+                    };
                     places.push(Place { at: own.at.clone(), target, may_lead: false });
                 }
             }

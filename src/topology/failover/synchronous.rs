@@ -31,13 +31,25 @@ impl Synchronous {
         is_good.then_some(Self { least, names })
     }
 
-    /// How many standbys could be meant, if the cluster has `replicas` of them. The same setting is often given to all
-    /// nodes and names the `primary` too, which is no standby of its own.
-    pub fn most(&self, replicas: usize, primary: &str) -> usize {
-        match self.names.iter().any(|name| name == "*") {
-            true => replicas.max(self.least),
-            false => self.names.iter().filter(|name| !name.eq_ignore_ascii_case(primary)).count(),
+    /// How many standbys may have acknowledged commits beside the nodes of these names: those that were connected
+    /// (`senders`), and those that are named and are no such node. The same setting is often given to all nodes and
+    /// names the primary too, which is no standby of its own: `own_name`.
+    pub fn elsewhere(&self, nodes: &[String], senders: &[String], own_name: &str) -> usize {
+        let count =
+            |names: &[String], name: &str| names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count();
+        let mut counted: Vec<&String> = Vec::new();
+        let mut elsewhere = 0;
+        for name in self.names.iter().chain(senders) {
+            let is_meant = name.is_empty() || name != "*" && self.names(name);
+            if !is_meant || counted.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            counted.push(name);
+            let is_other = count(&self.names, name) > 0 && !name.eq_ignore_ascii_case(own_name);
+            let most = count(senders, name).max(usize::from(is_other));
+            elsewhere += most.saturating_sub(count(nodes, name));
         }
+        elsewhere
     }
 
     /// Whether this standby is meant. PostgreSQL compares without regard to case.
@@ -57,8 +69,14 @@ mod tests {
     #[test]
     fn the_primary_is_no_standby_of_its_own() {
         let all = Synchronous::read("ANY 1 (pg1, pg2, pg3)").expect("it can be read");
-        assert_eq!((all.most(2, "pg1"), all.most(2, "db1")), (2, 3));
-        assert_eq!(Synchronous::read("*").expect("it can be read").most(2, "pg1"), 2);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let nodes = names(&["pg2", "PG3"]);
+        assert_eq!((all.elsewhere(&nodes, &[], "pg1"), all.elsewhere(&nodes, &[], "")), (0, 1));
+        assert_eq!((all.elsewhere(&nodes[..1], &[], "pg1"), all.elsewhere(&[], &nodes, "pg1")), (1, 2));
+        assert_eq!(all.elsewhere(&nodes, &[], "pg2"), 1, "the primary is called otherwise: pg1 is somebody else");
+        assert_eq!(all.elsewhere(&nodes, &names(&["pg2", "pg2", "other"]), "pg1"), 1, "two of one name");
+        let any = Synchronous::read("*").expect("it can be read");
+        assert_eq!((any.elsewhere(&nodes, &nodes, "pg1"), any.elsewhere(&nodes, &names(&["archive", ""]), "")), (0, 2));
     }
 
     #[test]

@@ -1,25 +1,26 @@
 //! The monitor and the tasks that change primaries: what is lost is told to them, what they decide is published.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Monitor};
-use crate::config::model::{DemoteMethod, FailoverMode, Postgres};
+use crate::config::model::{DemoteMethod, FailoverMode, NodeRole, Postgres};
 use crate::topology::clock::{after, now_ns};
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::Policy;
 use crate::topology::failover::demote;
-use crate::topology::failover::heart::{Beat, beat};
+use crate::topology::failover::heart::{Beat, beat, instance};
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step, Stray};
 use crate::topology::failover::settler::{Served, Settler};
 use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
+use crate::topology::plan::Standing;
 use crate::topology::probe::Target;
 
 /// An automatic failover that came to nothing is not tried again for so long.
@@ -58,6 +59,10 @@ pub(super) struct Changes {
     strays: Vec<Stray>,
     /// The nodes that it knows.
     parties: Vec<(At, String, bool)>,
+    /// Those that an admin has taken out of service.
+    held: Vec<At>,
+    /// Who has paused failover, as it was told.
+    paused: Option<String>,
     /// No automatic failover before, ns.
     not_before_ns: u64,
     policy: Policy,
@@ -104,7 +109,7 @@ impl Monitor {
         let policy = policy(config);
         let conductor = Conductor {
             cluster: watched.name.clone(),
-            keep,
+            keep: Arc::new(Mutex::new(keep)),
             record,
             events: self.events.clone(),
             tell: self.tell(),
@@ -114,12 +119,14 @@ impl Monitor {
             hooks: hooks(config),
             resolves: config.failover.commit_resolution,
             undone: None,
+            unkept: None,
+            rejoining: HashMap::new(),
         };
         tokio::task::spawn_local(conductor.run(given));
         let (told, strays) = (watched.plan.accepted_as(), strays(watched));
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
         let (heart, primary) = watch::channel(None);
-        tokio::task::spawn_local(beat(primary, self.beats.clone()));
+        tokio::task::spawn_local(beat(instance(&self.state_dir), primary, self.beats.clone()));
         let (suspects, present) = watch::channel(Vec::new());
         tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
         let (slots, wanted) = watch::channel(Wanted::default());
@@ -144,6 +151,8 @@ impl Monitor {
             managers: Managers::default(),
             slots,
             refused: None,
+            held: Vec::new(),
+            paused: None,
             served,
             doubts,
         };
@@ -250,6 +259,7 @@ impl Monitor {
             if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
                 changes.refused = None;
             }
+            watched.objection = changes.managers.objection();
             if watched.plan.mode() == FailoverMode::Promote
                 && watched.plan.closed().is_none()
                 && watched.plan.paused().is_none()
@@ -274,13 +284,16 @@ impl Monitor {
                     false => (Kind::Failover, Step::Witnessing),
                 };
                 let why = format!("the primary is lost: {}", lost.why);
-                let job = Job { is_refused: lost.is_refused, known, synchronous, ..Job::new(kind, why, step) };
+                let known_ago_ms = watched.known_ago_ms(now_ns);
+                let is_refused = lost.is_refused;
+                let job = Job { is_refused, known, known_ago_ms, synchronous, ..Job::new(kind, why, step) };
                 // Closed at once, not only when the task comes to it.
                 let actions = watched.plan.close(now_ns, job.why.clone(), false);
                 watched.carry_out(now_ns, actions);
                 watched.refresh();
                 let (reply, _) = oneshot::channel();
-                changes.begin(watched, Order::Begin { job, drain: None, reply });
+                let epoch = watched.plan.epoch();
+                changes.begin(watched, Order::Begin { job, epoch, drain: None, reply });
             }
         }
     }
@@ -332,7 +345,8 @@ impl Monitor {
             Ok((cluster, job)) => {
                 let watched = self.clusters.iter().find(|watched| watched.name == cluster);
                 let Some((changes, watched)) = self.changes.get(&cluster).zip(watched) else { return };
-                changes.begin(watched, Order::Begin { job, drain: change.drain, reply });
+                let epoch = watched.plan.epoch();
+                changes.begin(watched, Order::Begin { job, epoch, drain: change.drain, reply });
             }
         }
     }
@@ -351,34 +365,33 @@ impl Monitor {
         let (known, synchronous) = watched.last_of_primary();
         let kind = if change.drain.is_some() { Kind::Switchover } else { Kind::Ordered };
         let serving = watched.plan.primary();
-        let accepted = watched.plan.accepted().ok_or("no primary was ever known")?;
+        let accepted = watched.plan.accepted();
         let names = |node: usize| watched.nodes.get(node).map_or("?", |node| node.conf.name.as_str());
+        let known_as = accepted.map_or("the primary", names);
+        // Out of service by an admin's order, perhaps, and well all the same.
+        let lives = watched.plan.closed().is_none() && accepted.is_some_and(|node| takes_writes(watched, node));
+        let is_lost = watched.detector.verdict(now_ns()).is_some();
         // An admin may give up a promotion that does not end; whether this one may be, its task knows.
         if let Some(why) = watched.plan.closed().filter(|_| kind == Kind::Switchover || !watched.plan.is_cut()) {
             return Err(format!("another change of the primary is under way: {why}"));
         }
         match kind {
-            Kind::Switchover if serving.is_none() => {
-                return Err(format!(
-                    "{} is not in service: FAILOVER {} promotes another",
-                    names(accepted),
-                    watched.name
-                ));
+            Kind::Switchover if !lives => {
+                return Err(format!("{known_as} is not in service: FAILOVER {} promotes another", watched.name));
             }
-            Kind::Ordered if serving.is_some() && !change.allow_loss => {
+            Kind::Ordered if lives && !is_lost && !change.allow_loss => {
                 return Err(format!(
-                    "{} is well: SWITCHOVER {} changes the primary without loss; ALLOW DATA LOSS promotes another all \
-                     the same",
-                    names(accepted),
+                    "{known_as} is well: SWITCHOVER {} changes the primary without loss; ALLOW DATA LOSS promotes \
+                     another all the same",
                     watched.name
                 ));
             }
             _ => {}
         }
-        if to == Some(accepted) && serving.is_some() {
-            return Err(format!("{} is the primary already", names(accepted)));
+        if accepted.is_some() && to == accepted && serving.is_some() {
+            return Err(format!("{known_as} is the primary already"));
         }
-        let candidates: Vec<usize> = (0..watched.nodes.len()).filter(|&node| is_candidate(watched, node)).collect();
+        let candidates: Vec<usize> = (0..watched.nodes.len()).filter(|&node| watched.is_candidate(node)).collect();
         match to {
             Some(node) if !candidates.contains(&node) => {
                 return Err(format!("{} cannot be promoted: {}", names(node), obstacle(watched, node)));
@@ -390,11 +403,12 @@ impl Monitor {
         }
         let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
         if change.clean && self.changes.get(&watched.name).is_none_or(|own| own.hooks.demote == Demote::Nobody) {
-            return Err(format!("MODE clean has to restart {} as a standby: {}", names(accepted), demote::WAY_OUT));
+            return Err(format!("MODE clean has to restart {known_as} as a standby: {}", demote::WAY_OUT));
         }
-        let step = match (kind, serving) {
-            (Kind::Switchover, _) if change.clean => Step::Preparing,
-            (Kind::Switchover, _) | (_, Some(_)) => Step::Fencing,
+        let step = match kind {
+            Kind::Switchover if change.clean => Step::Preparing,
+            Kind::Switchover => Step::Fencing,
+            _ if lives => Step::Fencing,
             _ => Step::Freezing,
         };
         let job = Job {
@@ -403,6 +417,7 @@ impl Monitor {
             allow_loss: change.allow_loss,
             is_clean: change.clean,
             known,
+            known_ago_ms: watched.known_ago_ms(now_ns()),
             synchronous,
             ..Job::new(kind, ordered.to_owned(), step)
         };
@@ -515,11 +530,15 @@ impl Changes {
 
     /// A former primary that answers is for `rejoin_command`, once a minute at the most.
     fn tell_fenced(&mut self, watched: &Watched, now_ns: u64) {
-        if self.hooks.rejoin.is_empty() || watched.plan.primary().is_none() {
+        if self.hooks.rejoin.is_empty() || watched.plan.primary().is_none() || watched.plan.paused().is_some() {
             return;
         }
-        for (node, standing) in watched.nodes.iter().zip(watched.plan.standings()) {
-            if (standing.role, standing.state) != (Role::Primary, State::Fenced) {
+        let Some((_, newest, _)) = watched.plan.accepted_as() else { return };
+        for (place, (node, standing)) in watched.nodes.iter().zip(watched.plan.standings()).enumerate() {
+            // One that somebody has promoted since is not ours to rewind, and one on the primary's own timeline is the
+            // primary under another name.
+            let is_former = watched.timeline(place).is_some_and(|own| own < newest);
+            if (standing.role, standing.state) != (Role::Primary, State::Fenced) || !is_former {
                 continue;
             }
             let at = node.at();
@@ -538,9 +557,25 @@ impl Changes {
         let same_nodes = |a: &(At, String, bool), b: &(At, String, bool)| (&a.0, &a.1) == (&b.0, &b.1);
         let is_same =
             known.len() == self.parties.len() && known.iter().zip(&self.parties).all(|(a, b)| same_nodes(a, b));
-        if known != self.parties && !(is_same && watched.plan.closed().is_some()) {
+        let is_closed = is_same && watched.plan.closed().is_some();
+        if known != self.parties && !is_closed {
             self.parties = known;
             let _ = self.orders.send(Order::Nodes(parties, self.policy.clone(), self.hooks.clone()));
+        }
+        let is_held = |(place, _): &(usize, &WatchedNode)| watched.plan.hold(*place).is_some();
+        let held: Vec<At> = watched.nodes.iter().enumerate().filter(is_held).map(|(_, node)| node.at()).collect();
+        if held != self.held {
+            self.held.clone_from(&held);
+            if is_closed {
+                let _ = self.orders.send(Order::Held(held));
+            }
+        }
+        let paused = watched.plan.paused().map(str::to_owned);
+        if paused != self.paused {
+            self.paused.clone_from(&paused);
+            if let Some(by) = paused {
+                let _ = self.orders.send(Order::Paused(by));
+            }
         }
     }
 
@@ -614,6 +649,7 @@ fn parties(watched: &Watched) -> Vec<Party> {
         may_lead: node.conf.promote && watched.plan.may_lead(place),
         timeline: watched.timeline(place),
         started: watched.started(place),
+        standby: watched.standby(place),
     };
     watched.nodes.iter().enumerate().map(party).collect()
 }
@@ -624,25 +660,28 @@ fn suspects(watched: &Watched) -> Vec<Suspect> {
 }
 
 fn replicas_up(watched: &Watched) -> impl Iterator<Item = &str> {
-    let up = watched.nodes.iter().enumerate().filter(|(node, _)| is_replica_up(watched, *node));
+    let up = watched.nodes.iter().enumerate().filter(|(node, _)| watched.is_replica_up(*node));
     up.map(|(_, node)| node.conf.name.as_str())
 }
 
-fn is_replica_up(watched: &Watched, node: usize) -> bool {
+/// It answers, is no replica, and nothing but an admin's order speaks against it.
+fn takes_writes(watched: &Watched, node: usize) -> bool {
     let standings = watched.plan.standings();
-    standings.get(node).is_some_and(|standing| standing.role == Role::Replica && standing.state != State::Down)
-}
-
-fn is_candidate(watched: &Watched, node: usize) -> bool {
-    let may = watched.nodes.get(node).is_some_and(|node| node.conf.promote) && watched.plan.may_lead(node);
-    may && is_replica_up(watched, node)
+    let is_well = |standing: &&Standing| !matches!(standing.state, State::Down | State::Fenced);
+    standings.get(node).filter(is_well).is_some_and(|standing| standing.role == Role::Primary)
 }
 
 fn obstacle(watched: &Watched, node: usize) -> String {
     let standing = watched.plan.standings().into_iter().nth(node);
     match standing {
         Some(standing) if standing.role == Role::Replica && standing.state == State::Up => {
-            "promote = false in the configuration".to_owned()
+            match watched.nodes.get(node).map(|node| (node.conf.promote, node.conf.role)) {
+                Some((true, NodeRole::Replica)) => "role = \"replica\" in the configuration".to_owned(),
+                Some((true, _)) if watched.plan.strayed(node).is_some() => {
+                    "it was told to promote before; restart its server first".to_owned()
+                }
+                _ => "promote = false in the configuration".to_owned(),
+            }
         }
         Some(standing) => format!("it is {}, {}: {}", standing.role, standing.state, standing.reason),
         None => "there is no such node".to_owned(),

@@ -93,6 +93,9 @@ impl Plan {
         if !force {
             return Err(format!("{name} is fenced: {why}; ATTACH it with FORCE only if you know that it is right"));
         }
+        if let Some(why) = self.closed.as_ref().filter(|_| member.was_writable()).map(|closed| &closed.why) {
+            return Err(format!("a change of the primary is under way: {why}"));
+        }
         if !member.was_writable() {
             if let Some(member) = self.members.get_mut(node) {
                 member.fence = None;

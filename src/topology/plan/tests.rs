@@ -81,7 +81,7 @@ fn play(plan: &mut Plan, steps: &str) {
             "v" => proven(timeline()),
             "x" => broken(),
             "s" => silent(),
-            "f" => Input::Failed(Failure::Full("too many clients".to_owned())),
+            "f" => Input::Failed(Failure::Unheard("too many clients".to_owned())),
             "z" => Input::Failed(Failure::Stalled),
             other => panic!("what is {other}?"),
         };
@@ -228,7 +228,7 @@ fn any_step() -> impl Strategy<Value = (usize, Input)> {
         2 => Just(broken()),
         1 => Just(silent()),
         1 => Just(Input::Failed(Failure::Stalled)),
-        1 => Just(Input::Failed(Failure::Full("too many clients".to_owned()))),
+        1 => Just(Input::Failed(Failure::Unheard("too many clients".to_owned()))),
     ];
     (0..3_usize, input)
 }

@@ -2,7 +2,7 @@
 
 use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, MAY_NOT_READ, Move, QUIET, Seen, View};
 use crate::config::model::Durability;
-use crate::topology::failover::record::{At, Job, Kind};
+use crate::topology::failover::record::{At, Awaited, Job, Kind};
 use crate::topology::failover::synchronous::Synchronous;
 use crate::topology::lsn::Lsn;
 
@@ -45,6 +45,12 @@ impl View<'_> {
         });
         let acts: Vec<(At, Act)> = freed.collect();
         (!acts.is_empty() && self.in_step <= FROZEN).then_some(Move::Act(acts))
+    }
+
+    /// What a replica has that was just started is known once it has replayed all of it.
+    pub(super) fn wait_for_replay(&self) -> Option<Move> {
+        let (seen, _) = self.replicas().find(|(_, facts)| facts.has_more)?;
+        (self.in_step <= FROZEN).then(|| Move::Wait(format!("{} to replay what it has", seen.name)))
     }
 
     /// It has had its time to stop receiving, and could not.
@@ -135,8 +141,21 @@ impl View<'_> {
                 Some(format!("it is on timeline {own}, the primary's is {}", self.record.timeline))
             }
             _ if facts.conninfo.is_none() => Some(MAY_NOT_READ.to_owned()),
+            _ if facts.has_more => Some("it still replays what it had when it was started".to_owned()),
             _ => facts.received.is_none().then(|| "its position is not known".to_owned()),
         }
+    }
+
+    /// Those that answer; one that is listed under two addresses counts once.
+    fn distinct_replicas(&self) -> Vec<(&Seen, &Facts)> {
+        let mut distinct: Vec<(&Seen, &Facts)> = Vec::new();
+        for (seen, facts) in self.replicas() {
+            let is_same = |(other, _): &(&Seen, &Facts)| seen.started.is_some() && seen.started == other.started;
+            if !distinct.iter().any(is_same) {
+                distinct.push((seen, facts));
+            }
+        }
+        distinct
     }
 
     fn cannot_stop(&self, seen: &Seen, facts: &Facts) -> bool {
@@ -161,21 +180,31 @@ impl View<'_> {
                 ))
             }
             Durability::Strict => {
-                let Some(synchronous) = Synchronous::read(&job.synchronous) else {
+                let Some(synchronous) = Synchronous::read(&job.synchronous.setting) else {
                     let why = "durability is strict, but the primary had no synchronous_standby_names";
                     return Err(format!("{why}, so that nothing proves where its commits are; {hint}"));
                 };
-                // Any set of so many contains one that has the last acknowledged commit.
-                let of = synchronous.most(self.look.len().saturating_sub(1), &self.name(&self.record.primary));
-                let needed = (of + 1).saturating_sub(synchronous.least);
                 // One that was led elsewhere is known by the name that it had before.
                 let standby = |seen: &Seen, facts: &Facts| {
                     self.noted(&seen.at).map_or_else(|| facts.standby.clone(), |astray| astray.standby.clone())
                 };
-                let counts = |seen: &Seen, facts: &Facts| {
-                    synchronous.names(&standby(seen, facts)) && !self.cannot_stop(seen, facts)
+                let answering = self.distinct_replicas();
+                let names: Vec<String> = answering.iter().map(|(seen, facts)| standby(seen, facts)).collect();
+                let others = self.look.iter().filter(|seen| seen.at != self.record.primary);
+                let silent = others.filter(|seen| self.replicas().all(|(known, _)| known.at != seen.at));
+                let (known, nameless): (Vec<&Seen>, Vec<&Seen>) = silent.partition(|seen| seen.standby.is_some());
+                let nodes: Vec<String> =
+                    names.iter().cloned().chain(known.iter().filter_map(|seen| seen.standby.clone())).collect();
+                // Several standbys may have one name, and any of them acknowledges.
+                let meant = nodes.iter().filter(|name| synchronous.names(name)).count();
+                let Awaited { own_name, senders, .. } = &job.synchronous;
+                let of = meant + synchronous.elsewhere(&nodes, senders, own_name).max(nameless.len());
+                // Any set of so many contains one that has the last acknowledged commit.
+                let needed = (of + 1).saturating_sub(synchronous.least);
+                let is_heard = |((seen, facts), name): &((&Seen, &Facts), &String)| {
+                    synchronous.names(name) && facts.received.is_some() && !self.cannot_stop(seen, facts)
                 };
-                let heard = self.replicas().filter(|(seen, facts)| counts(seen, facts)).count();
+                let heard = answering.iter().copied().zip(&names).filter(is_heard).count();
                 if heard >= needed {
                     return Ok(());
                 }
