@@ -254,3 +254,10 @@ def test_rejoin_command_is_not_for_the_primary_under_another_name(start, told):
     wait_until(lambda: forebay.node("pg4")["state"] == "fenced", 20, "it to be fenced")
     assert writes(forebay, 2) == 2
     assert told.read_text() == "" and events(forebay, "rejoin_begun") == []
+
+
+def test_a_server_under_two_names_is_told_as_that(with_table, start_forebay):
+    nodes = [*with_table.addresses, f"localhost:{with_table.nodes[0].port}"]
+    forebay = start_forebay(nodes=nodes, wait="port")
+    told = lambda: any("pg1 and pg4 are one server: leave one of them in nodes" in row["detail"] for row in forebay.admin("SHOW EVENTS"))
+    wait_until(told, 20, "what is wrong to be told")

@@ -250,6 +250,12 @@ impl Plan {
             format!("{}{}", self.name(node), if away { " (away now)" } else { "" })
         };
         let names: Vec<String> = nodes.iter().map(describe).collect();
+        let started = |&node: &usize| self.members.get(node)?.facts.as_ref()?.started;
+        let first = nodes.first().and_then(started);
+        if first.is_some() && nodes.iter().all(|node| started(node) == first) {
+            // To the microsecond: nothing else starts two servers at once.
+            return format!("{} are one server: leave one of them in nodes", names.join(" and "));
+        }
         format!(
             "{} accept writes on timeline {} and none of them was accepted before: DETACH the wrong ones, \
              or ATTACH the right one with FORCE",
