@@ -6,8 +6,9 @@ use super::errors::Refusal;
 use super::table::{Column, Row, Table, columns, row};
 use crate::config::model::{Consistency, ListenRoute, PoolMode};
 use crate::ops::Instance;
+use crate::pg::fresh::READ_AFTER;
 use crate::pg::pool::PoolConfig;
-use crate::pg::route::{Way, begin_of, splits, way};
+use crate::pg::route::{ROUTE, Way, begin_of, splits, way};
 use crate::sql::{Access, Hint, Kind, Verdict, classify};
 use crate::topology::{ClusterView, Limits, Role, State};
 
@@ -107,12 +108,16 @@ fn decide(verdict: &Verdict, settings: &PoolConfig, has_replicas: bool) -> Decis
     Decision { target, reason: because + more }
 }
 
+fn is_own(setting: &str) -> bool {
+    matches!(setting, ROUTE | READ_AFTER)
+}
+
 /// Statements that a session answers without a server.
 fn is_local(kind: &Kind) -> bool {
     match kind {
-        Kind::Set(setting) | Kind::SetLocal(setting) => setting.name == "forebay.route",
-        Kind::Reset(Some(name)) => name == "forebay.route",
-        Kind::Show(name) => matches!(name.as_str(), "forebay.node" | "forebay.route"),
+        Kind::Set(setting) | Kind::SetLocal(setting) => is_own(&setting.name),
+        Kind::Reset(Some(name)) => is_own(name),
+        Kind::Show(name) => is_own(name) || name == "forebay.node",
         _ => false,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::doubt::Asked;
 use super::errors::{End, Trouble};
+use super::fresh::{self, READ_AFTER};
 use super::pool::Welcome;
 use super::session::Session;
 use super::settings::Value;
@@ -177,7 +178,7 @@ impl Session {
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
                     if let Some(error) = self.own_failure(backend) {
-                        self.rare.instead = Some(error.into());
+                        self.rare.instead = Some(Box::new(error));
                         return Ok(Turn::Swallow);
                     }
                     // Outside of a transaction it takes nothing back.
@@ -359,7 +360,7 @@ impl Session {
         if matches!(code, b"26000" | b"42P05")
             && let Some(named) = self.in_their_words(body)
         {
-            self.rare.instead = Some(named.into());
+            self.rare.instead = Some(Box::new(named));
             return Ok(Turn::Swallow);
         }
         Ok(Turn::Pass)
@@ -494,6 +495,11 @@ impl Session {
             self.lose_track();
         }
         match op {
+            Op::Set(setting, _) if setting.name == READ_AFTER => {
+                self.rare.read_after =
+                    fresh::position(setting.value.as_deref().unwrap_or_default()).ok().flatten().map(Box::new);
+            }
+            Op::Reset(Some(name)) if name == READ_AFTER => self.rare.read_after = None,
             Op::Set(setting, text) if setting.name == "forebay.route" => {
                 self.rare.route = match setting.value.as_deref() {
                     Some("primary") => ListenRoute::Primary,

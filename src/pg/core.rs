@@ -65,6 +65,8 @@ pub struct Core {
     pub resolves: bool,
     /// Clients that wait to hear what became of their COMMIT, with the answer once it is known.
     pub doubts: RefCell<FxHashMap<u64, (Doubt, Option<Outcome>)>>,
+    /// Of the replicas that may serve, by bit, those that show what the client at hand has to see; 0 for all.
+    pub among: Cell<u64>,
     /// Buffers to be used again.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The last reading of the clock, ns.
@@ -95,6 +97,7 @@ impl Core {
             wheel,
             resolves: config.postgres.failover.commit_resolution,
             doubts: RefCell::default(),
+            among: Cell::new(0),
             config: RefCell::new(config),
             topology: RefCell::new(topology),
             pools: RefCell::default(),
@@ -571,18 +574,6 @@ impl Core {
     /// A replica refused this text.
     pub fn remember_write(&self, text: &[u8]) {
         self.verdicts.borrow_mut().remember_write(text);
-    }
-
-    /// True if every replica that may serve has replayed everything that was committed at `wrote_at`.
-    pub fn replicas_have_seen(&self, pool: &PgPool, wrote_at: u64) -> bool {
-        let Some(view) = self.view(pool) else { return false };
-        let limits = Limits::of(&pool.config.borrow().routing);
-        let mut fit = view.nodes.iter().filter(|n| n.is_fit(&limits) && n.state == State::Up).peekable();
-        let seen = fit.peek().is_some() && fit.all(|n| n.fresh.has_seen(wrote_at));
-        if !seen {
-            view.wanted_fresh.raise();
-        }
-        seen
     }
 
     /// How the pool chooses among replicas for this client.

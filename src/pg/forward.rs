@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::errors::{End, Trouble};
+use super::fresh::{ASK_LAST_LSN, LAST_LSN, READ_AFTER};
 use super::look::PINS;
 use super::prepare::{Names, Statement};
 use super::request::{LONGEST_PARSE, LONGEST_TEXT, UnnamedBatch, text_of};
+use super::route::ROUTE;
 use super::session::Session;
 use super::stats::add;
 use super::track::{Expect, Op};
@@ -185,7 +187,7 @@ impl Session {
     ) -> Result<Step, End> {
         let body = frame.get(5..).unwrap_or_default();
         match kind {
-            b'Q' => self.step_query(backend, frame, is_whole),
+            b'Q' => self.step_query(backend, frame, is_whole, run),
             b'S' | b'H' | b'c' | b'X' if !is_whole => Ok(Step::More),
             b'S' => {
                 self.flags.unsynced = false;
@@ -250,7 +252,13 @@ impl Session {
         !backend.track.is_quiet() && backend.is_standby && !self.is_bound()
     }
 
-    fn step_query(&mut self, backend: &mut Backend, frame: &[u8], is_whole: bool) -> Result<Step, End> {
+    fn step_query(
+        &mut self,
+        backend: &mut Backend,
+        frame: &[u8],
+        is_whole: bool,
+        run: &mut Run<'_>,
+    ) -> Result<Step, End> {
         if self.must_hold(backend) {
             return Ok(Step::Hold);
         }
@@ -288,6 +296,13 @@ impl Session {
         if self.core.resolves && verdict.kind == Kind::Commit && !self.before_commit(backend, text) {
             return Ok(Step::Hold);
         }
+        if matches!(&verdict.kind, Kind::Show(name) if name == LAST_LSN) {
+            backend.unnamed_of = 0;
+            backend.track.push(Expect::Query(None));
+            run.flush(backend);
+            build::query(&mut backend.out, ASK_LAST_LSN.as_bytes());
+            return Ok(Step::Rewritten(frame.len()));
+        }
         self.note_access(backend, &verdict);
         if self.flags.unexamined && !self.flags.undecided {
             // Kept until the answer is complete: if it never is, the text decides what the client is told.
@@ -306,7 +321,7 @@ impl Session {
     /// Statements that Forebay answers itself.
     fn is_ours(&self, kind: &Kind) -> bool {
         match kind {
-            Kind::Set(setting) | Kind::SetLocal(setting) => setting.name == "forebay.route",
+            Kind::Set(setting) | Kind::SetLocal(setting) => matches!(setting.name.as_str(), ROUTE | READ_AFTER),
             Kind::Reset(Some(name)) | Kind::Show(name) => name.starts_with("forebay."),
             Kind::Deallocate(Some(name)) => self.names.as_ref().is_some_and(|n| n.find(name.as_bytes()).is_some()),
             _ => false,
@@ -457,6 +472,9 @@ impl Session {
     /// `SHOW forebay.*`: a statement with the answer.
     fn own_show(&self, kind: &Kind) -> Option<Vec<u8>> {
         let Kind::Show(name) = kind else { return None };
+        if name == LAST_LSN {
+            return Some([ASK_LAST_LSN.as_bytes(), &[0, 0, 0]].concat());
+        }
         let value = self.own_value(name)?;
         let text = format!("SELECT {}::pg_catalog.text AS \"{name}\"", super::settings::quote(&value));
         Some([text.as_bytes(), &[0, 0, 0]].concat())

@@ -17,6 +17,7 @@ pub mod core;
 pub mod doubt;
 pub mod errors;
 mod forward;
+pub mod fresh;
 mod handover;
 pub mod login;
 mod look;

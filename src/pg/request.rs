@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::errors::{End, Trouble};
+use super::fresh::{self, LAST_LSN, READ_AFTER};
 use super::route::{self, Way, begin_of, way};
 use super::session::Session;
-use crate::config::model::{Consistency, ListenRoute, PoolMode};
+use crate::config::model::{ListenRoute, PoolMode};
 use crate::pool::Class;
 use crate::sql::{Access, Effects, Hint, Kind, Verdict, is_inert};
 use crate::wire::pg::build;
@@ -301,7 +302,8 @@ impl Session {
     /// Which servers may run a statement that begins outside a transaction.
     pub(super) fn class_of(&mut self, verdict: &Verdict) -> Class {
         let (serializable, read_only) = begin_of(&verdict.kind);
-        self.class(verdict.access, verdict.hint, serializable, read_only)
+        let is_of_primary = matches!(&verdict.kind, Kind::Show(name) if name == LAST_LSN);
+        self.class(verdict.access, verdict.hint, serializable || is_of_primary, read_only)
     }
 
     fn class(&mut self, access: Access, hint: Option<Hint>, serializable: bool, read_only: bool) -> Class {
@@ -360,20 +362,6 @@ impl Session {
         })
     }
 
-    /// True if some fit replica has what this client wrote.
-    fn may_read_on_replica(&mut self) -> bool {
-        self.pool.state.borrow().has_replicas()
-            && (self.wrote_at == 0 || self.pool.config.borrow().consistency == Consistency::Eventual || {
-                let seen = self.core.replicas_have_seen(&self.pool, self.wrote_at);
-                if seen {
-                    self.wrote_at = 0;
-                } else {
-                    super::stats::add(&self.pool.stats.stale, 1);
-                }
-                seen
-            })
-    }
-
     /// What a statement is, as far as this pool has to know.
     #[inline]
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Verdict> {
@@ -399,6 +387,16 @@ impl Session {
             Kind::SetLocal(setting) if setting.name == "forebay.route" => {
                 let done = self.set_route(setting.value.as_deref(), true, status);
                 self.local_done("SET", done, status);
+            }
+            Kind::Set(setting) | Kind::SetLocal(setting) if setting.name == READ_AFTER => {
+                let done = self.set_read_after(setting.value.as_deref(), status);
+                self.local_done("SET", done, status);
+            }
+            Kind::Reset(Some(name)) if name == READ_AFTER => {
+                if status != b'E' {
+                    self.rare.read_after = None;
+                }
+                self.local_done("RESET", Ok(()), status);
             }
             Kind::Reset(Some(name)) if name == "forebay.route" => {
                 if status != b'E' {
@@ -441,8 +439,17 @@ impl Session {
                 }
                 .to_owned(),
             ),
+            READ_AFTER => Some(self.rare.read_after.as_ref().map_or_else(String::new, |position| position.to_string())),
             _ => None,
         }
+    }
+
+    fn set_read_after(&mut self, value: Option<&str>, status: u8) -> Result<(), Trouble> {
+        if status == b'E' {
+            return Err(Trouble::InFailedTransaction);
+        }
+        self.rare.read_after = fresh::position(value.unwrap_or_default())?.map(Box::new);
+        Ok(())
     }
 
     fn set_route(&mut self, value: Option<&str>, local: bool, status: u8) -> Result<(), Trouble> {

@@ -27,6 +27,7 @@ use crate::config::model::ListenRoute;
 use crate::net::Stream;
 use crate::pool::{Choice, Class, Take};
 use crate::sql::Verdict;
+use crate::topology::Lsn;
 
 /// Unsent bytes for a client above which its server is not read: a slow client slows only itself.
 pub(super) const OUTPUT_HIGH: usize = 64 * 1024;
@@ -90,11 +91,13 @@ pub(super) struct Rare {
     /// How often the current request was run again.
     pub reruns: u32,
     /// What the client gets instead of the server's message that was just swallowed.
-    pub instead: Option<Box<[u8]>>,
+    pub instead: Option<Box<Vec<u8>>>,
     /// An error that the client is told when it next asks for something.
     pub owed: Option<Box<Trouble>>,
     /// What the connection really has, where a RESET made it differ from what the session should have.
     pub actual: Option<Arc<Settings>>,
+    /// `forebay.read_after`
+    pub read_after: Option<Box<Lsn>>,
     /// Of what was left on connections; nothing before the first.
     pub looks: Option<Box<Looks>>,
 }
@@ -117,6 +120,7 @@ impl Rare {
             instead: None,
             owed: None,
             actual: None,
+            read_after: None,
             looks: None,
         }
     }
@@ -218,6 +222,10 @@ impl Session {
                         self.pool.state.borrow_mut().recycle(wait.0);
                     }
                     match found {
+                        Ok(Some(backend)) if !self.is_served_by(&backend) => {
+                            self.core.put(&self.pool, backend);
+                            self.enqueue(Class::Primary)
+                        }
                         Ok(Some(backend)) => self.start(backend),
                         Ok(None) => continue,
                         Err(end) => Err(Pause::End(end)),
@@ -363,7 +371,8 @@ impl Session {
         if !std::mem::take(&mut self.flags.is_rerun) {
             self.rare.reruns = 0;
         }
-        let Some(mut backend) = self.take(class, now) else {
+        let mut class = class;
+        let Some(mut backend) = self.take(&mut class, now) else {
             self.keep(rest);
             return Some(self.enqueue(class));
         };
@@ -387,7 +396,8 @@ impl Session {
         let (verdict, class) = self.judge_plain(text)?;
         let now = self.core.read_clock();
         self.rare.reruns = 0;
-        let taken = self.take(class, now);
+        let mut class = class;
+        let taken = self.take(&mut class, now);
         let Some(mut backend) = taken else {
             self.planned = Some(verdict.unwrap_or_else(|| Arc::clone(&self.core.inert)));
             self.keep(bytes);
@@ -593,19 +603,27 @@ impl Session {
         }
     }
 
-    /// An idle connection for a request of `class`, if there is one.
+    /// An idle connection for a request of `class`, if there is one. If only some replicas would do and none of these has
+    /// one, it is a request for the primary from then on.
     #[inline]
-    fn take(&mut self, class: Class, now: u64) -> Option<Box<Backend>> {
+    fn take(&mut self, class: &mut Class, now: u64) -> Option<Box<Backend>> {
+        let among = self.core.among.take();
         loop {
-            let taken = if class == Class::Replica {
+            let taken = if *class == Class::Replica {
                 let choice = self.core.choice(&self.pool, self.me.peer);
-                let taken = self.pool.state.borrow_mut().take(class, choice);
+                let taken = self.pool.state.borrow_mut().take_among(among, choice);
                 self.core.spread(&self.pool, choice, now);
                 taken
             } else {
-                self.pool.state.borrow_mut().take(class, Choice::LeastConnections)
+                self.pool.state.borrow_mut().take(*class, Choice::LeastConnections)
             };
-            let Take::Connection(mut backend) = taken else { return None };
+            let Take::Connection(mut backend) = taken else {
+                if among == 0 || *class == Class::Primary {
+                    return None;
+                }
+                *class = Class::Primary;
+                continue;
+            };
             let is_fresh = now.saturating_sub(backend.entry.since.get()) < FRESH;
             if is_fresh || !backend.has_news() || self.core.read_news(&mut backend) {
                 return Some(backend);

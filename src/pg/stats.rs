@@ -94,7 +94,9 @@ counters! {
         served,
         timed_out,
         refused,
-        /// Reads that a replica could not serve because the client's own write had not arrived there.
+        /// Reads behind a client's own write, or a position that it has named, that a replica served.
+        fresh,
+        /// Those that no replica could serve because it had not replayed so far.
         stale,
         /// Statements that a replica refused and the primary ran.
         rerouted,

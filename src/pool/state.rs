@@ -220,10 +220,27 @@ impl<C: Pooled> Pool<C> {
     /// Takes an idle connection: the one that was used last, of the node that `choice` prefers.
     #[inline]
     pub fn take(&mut self, class: Class, choice: Choice) -> Take<C> {
+        self.take_of(class, choice, 0)
+    }
+
+    /// As [`Pool::take`], of the replicas whose bits are set; 0 for any.
+    #[inline]
+    pub fn take_among(&mut self, nodes: u64, choice: Choice) -> Take<C> {
+        self.take_of(Class::Replica, choice, nodes)
+    }
+
+    /// True if one of the replicas whose bits are set can serve at once.
+    pub fn has_idle_among(&self, nodes: u64) -> bool {
+        let serves = |n: &Slots<C>| n.class == NodeClass::Replica && n.weight > 0 && !n.idle.is_empty();
+        self.nodes.iter().enumerate().any(|(place, n)| has_bit(nodes, place) && serves(n))
+    }
+
+    #[inline]
+    fn take_of(&mut self, class: Class, choice: Choice, among: u64) -> Take<C> {
         if self.paused {
             return Take::Wait;
         }
-        let Some(node) = self.choose(class, choice) else { return Take::Wait };
+        let Some(node) = self.choose(class, choice, among) else { return Take::Wait };
         let Some(slots) = self.nodes.get_mut(node) else { return Take::Wait };
         match slots.idle.pop() {
             Some((conn, _)) => {
@@ -246,24 +263,26 @@ impl<C: Pooled> Pool<C> {
 
     /// The node for one request, `None` if none of the class can take it at once. A replica without an idle
     /// connection is passed over for one that has one, but is given one to open by [`Pool::to_open`].
-    fn choose(&mut self, class: Class, choice: Choice) -> Option<usize> {
+    fn choose(&mut self, class: Class, choice: Choice, among: u64) -> Option<usize> {
         match class {
             Class::Primary => self.nodes.iter().position(|n| n.class == NodeClass::Primary && !n.idle.is_empty()),
             Class::Replica => {
                 self.turn = self.turn.wrapping_add(1);
-                let fit = |n: &Slots<C>| n.class == NodeClass::Replica && n.weight > 0;
+                let fit = |place: usize, n: &Slots<C>| {
+                    n.class == NodeClass::Replica && n.weight > 0 && (among == 0 || has_bit(among, place))
+                };
                 let best = pick(&self.nodes, choice, fit)?;
                 if self.nodes.get(best).is_some_and(|n| !n.idle.is_empty()) {
                     return Some(best);
                 }
-                pick(&self.nodes, choice, |n| fit(n) && !n.idle.is_empty())
+                pick(&self.nodes, choice, |place, n| fit(place, n) && !n.idle.is_empty())
             }
         }
     }
 
     /// True when [`Pool::take`] passed over a replica that should have served: it wants a connection of its own.
     pub fn wants_spread(&self, choice: Choice, now: u64) -> Option<usize> {
-        let best = pick(&self.nodes, choice, |n| n.class == NodeClass::Replica && n.weight > 0)?;
+        let best = pick(&self.nodes, choice, |_, n| n.class == NodeClass::Replica && n.weight > 0)?;
         let slots = self.nodes.get(best)?;
         (slots.idle.is_empty() && slots.opening == 0 && slots.backoff.is_over(now) && self.has_room(slots, now))
             .then_some(best)
@@ -647,8 +666,12 @@ fn forget_leavers<C>(queue: &mut VecDeque<Rc<Waiter<C>>>) {
 }
 
 /// The node that `choice` prefers among those that are `fit`.
-fn pick<C>(nodes: &[Slots<C>], choice: Choice, fit: impl Fn(&Slots<C>) -> bool) -> Option<usize> {
-    let candidates = || nodes.iter().enumerate().filter(|(_, n)| fit(n));
+fn has_bit(nodes: u64, place: usize) -> bool {
+    u32::try_from(place).ok().and_then(|place| nodes.checked_shr(place)).is_some_and(|rest| rest & 1 == 1)
+}
+
+fn pick<C>(nodes: &[Slots<C>], choice: Choice, fit: impl Fn(usize, &Slots<C>) -> bool) -> Option<usize> {
+    let candidates = || nodes.iter().enumerate().filter(|(place, n)| fit(*place, n));
     match choice {
         Choice::LeastConnections => candidates()
             .min_by_key(|(_, n)| (scaled(n.busy as u64, n.weight), scaled(n.served, n.weight)))

@@ -164,6 +164,7 @@ impl WatchedNode {
 
     fn forget_position(&mut self) {
         self.fresh.set(0);
+        self.fresh.set_replayed(None);
         self.lag = Lag::default();
     }
 }
@@ -270,6 +271,8 @@ impl Watched {
             Some(replayed) => {
                 watched.lag = self.positions.measure(&replayed, self.limiting.recent);
                 watched.fresh.set(watched.lag.caught_up_ns);
+                let is_known = watched.lag.caught_up_ns > 0;
+                watched.fresh.set_replayed(replayed.replay.filter(|_| is_known));
             }
             None => watched.forget_position(),
         }

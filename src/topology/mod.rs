@@ -25,7 +25,7 @@ mod schedule;
 mod store;
 
 pub use events::{Event, EventLog};
-pub use lag::Limits;
+pub use lag::{Limits, last_record_end};
 pub use lsn::Lsn;
 pub use model::{ClusterView, Freshness, NodeView, Role, Snapshot, State};
 pub use monitor::{Monitor, MonitorHandle};

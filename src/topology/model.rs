@@ -250,6 +250,7 @@ impl HealthCounters {
 #[derive(Debug, Default)]
 pub struct Freshness {
     caught_up_ns: AtomicU64,
+    replayed: AtomicU64,
 }
 
 impl Freshness {
@@ -262,6 +263,16 @@ impl Freshness {
     /// T itself; 0 when nothing is known.
     pub fn caught_up_ns(&self) -> u64 {
         self.caught_up_ns.load(Ordering::Acquire)
+    }
+
+    /// Whether this node has replayed up to here; false while its position is not known.
+    pub fn has_replayed(&self, position: Lsn) -> bool {
+        self.replayed.load(Ordering::Acquire) >= position.0.max(1)
+    }
+
+    /// Replaces the position up to which it has replayed; `None` if that is not known.
+    pub fn set_replayed(&self, position: Option<Lsn>) {
+        self.replayed.store(position.map_or(0, |lsn| lsn.0), Ordering::Release);
     }
 
     /// Replaces T. It may go back: a replica that restarts can have replayed less than before.

@@ -191,3 +191,77 @@ def test_what_a_driver_s_pool_sends_between_two_users_is_no_write(late):
     client.run(f"SELECT pg_advisory_unlock_all(); insert into w (v) values ('{late.mark} tidied'); RESET ALL")
     assert client.value(f"select count(*) from w where v = '{late.mark} tidied'") == "1"
     assert role(client) == "primary", "a write among them is one"
+
+
+# -- of several replicas --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_late(new_cluster, start_forebay):
+    """pg2 shows commits at once, pg3 a minute late."""
+    cluster = new_cluster()
+    cluster.everywhere("create table w (id serial primary key, v text); alter table w owner to app")
+    cluster.nodes[2].set_apply_delay(60)
+    forebay = start_forebay(servers=cluster, routing={"max_lag": "10m"})
+    client = forebay.wire()
+    seen = set()
+
+    def both():
+        client.run("select 1")
+        seen.add(ran_on(client))
+        return {"pg2", "pg3"} <= seen
+    wait_until(both, 20, "reads on both replicas")
+    return cluster, forebay
+
+
+def test_reads_behind_a_write_run_on_the_replica_that_has_it(one_late):
+    _, forebay = one_late
+    client = forebay.wire()
+    insert(client, "mine")
+    nodes = set()
+
+    def read():
+        assert client.value("select count(*) from w where v = 'mine'") == "1"
+        nodes.add(ran_on(client))
+        return "pg2" in nodes
+    wait_until(read, 20, "a read on pg2")
+    assert nodes <= {"pg1", "pg2"}
+    for _ in range(20):
+        assert read() and ran_on(client) in ("pg1", "pg2")
+
+
+# -- positions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("consistency", ["session", "eventual"])
+def test_a_position_carries_to_another_session(late_cluster, start_forebay, name, consistency):
+    forebay = start_forebay(servers=late_cluster, routing={"max_lag": "60s", "consistency": consistency})
+    writer, reader = forebay.wire(), forebay.wire()
+    wait_until(lambda: reader.value("select 1") and role(reader) == "replica", 20, "reads on a replica")
+    insert(writer, name)
+    position = writer.value("show forebay.last_lsn")
+    count = f"select count(*) from w where v = '{name}'"
+    assert reader.value(count) == "0" and role(reader) == "replica"
+    reader.run(f"set forebay.read_after = '{position}'")
+    assert reader.value("show forebay.read_after")
+    assert reader.value(count) == "1", f"read on {ran_on(reader)}"
+    wait_until(lambda: reader.value(count) == "1" and role(reader) == "replica", 20, "the replicas to have it")
+    reader.run("reset forebay.read_after")
+    assert reader.value("show forebay.read_after") == ""
+
+
+def test_positions_by_the_extended_protocol(late):
+    client = late.wire()
+    insert(client, late.mark)
+    [[position]] = wire.rows(client.ask(wire.parse("show forebay.last_lsn"), wire.bind(), wire.execute(), wire.sync()))
+    assert "/" in position
+    other = late.wire()
+    other.ask(wire.parse(f"set forebay.read_after = '{position}'"), wire.bind(), wire.execute(), wire.sync())
+    assert other.value(f"select count(*) from w where v = '{late.mark}'") == "1"
+
+
+def test_what_is_no_position_is_refused(late):
+    client = late.wire()
+    found = client.ask(wire.query("set forebay.read_after = 'yesterday'"))
+    assert wire.errors(found) == ["22023"]
+    assert client.value("select 1") == "1"
