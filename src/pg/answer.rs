@@ -105,7 +105,7 @@ impl Session {
             if turn == Turn::Swallow || self.flags.rerun {
                 self.pass(bytes, run, at);
                 run = at + len;
-                if let Some(instead) = self.rare.instead.take().filter(|_| !self.flags.rerun) {
+                if let Some(instead) = backend.instead.take().filter(|_| !self.flags.rerun) {
                     self.output.extend_from_slice(&instead);
                 }
             }
@@ -178,7 +178,7 @@ impl Session {
                 self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
                 if tag == b"ROLLBACK" {
                     if let Some(error) = self.own_failure(backend) {
-                        self.rare.instead = Some(Box::new(error));
+                        backend.instead = Some(error);
                         return Ok(Turn::Swallow);
                     }
                     // Outside of a transaction it takes nothing back.
@@ -360,7 +360,7 @@ impl Session {
         if matches!(code, b"26000" | b"42P05")
             && let Some(named) = self.in_their_words(body)
         {
-            self.rare.instead = Some(Box::new(named));
+            backend.instead = Some(named);
             return Ok(Turn::Swallow);
         }
         Ok(Turn::Pass)

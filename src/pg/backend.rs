@@ -44,6 +44,8 @@ pub struct Backend {
     pub is_standby: bool,
     /// Its session state is not known any more: it must be cleaned before somebody else gets it.
     pub is_dirty: bool,
+    /// What the client gets instead of the server's message that was just swallowed.
+    pub instead: Option<Vec<u8>>,
     /// What is known of the open transaction; nothing without `failover.commit_resolution`.
     pub asked: Asked,
 }

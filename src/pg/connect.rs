@@ -294,6 +294,7 @@ impl Core {
             retained: Vec::new(),
             is_standby: false,
             is_dirty: false,
+            instead: None,
             asked: Default::default(),
         })
     }

@@ -158,6 +158,7 @@ impl Core {
             expires: portable.expires,
             is_standby: portable.is_standby,
             is_dirty: false,
+            instead: None,
             asked: Default::default(),
         });
         let put = pool.state.borrow_mut().adopt(backend, now_ns());

@@ -90,8 +90,6 @@ pub(super) struct Rare {
     pub held_from: usize,
     /// How often the current request was run again.
     pub reruns: u32,
-    /// What the client gets instead of the server's message that was just swallowed.
-    pub instead: Option<Box<Vec<u8>>>,
     /// An error that the client is told when it next asks for something.
     pub owed: Option<Box<Trouble>>,
     /// What the connection really has, where a RESET made it differ from what the session should have.
@@ -117,7 +115,6 @@ impl Rare {
             is_session,
             held_from: 0,
             reruns: 0,
-            instead: None,
             owed: None,
             actual: None,
             read_after: None,
