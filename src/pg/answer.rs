@@ -14,7 +14,7 @@ use super::stats::add;
 use super::track::{Expect, Op, Turn};
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::wire::pg::build;
-use crate::wire::pg::frame::{Head, server_head};
+use crate::wire::pg::frame::{Head, head, server_head};
 use crate::wire::pg::message::{self, Fields};
 
 /// The server has stopped waiting for its synchronous standbys (`SyncRepWaitForLSN`, because it was cancelled or ended)
@@ -200,7 +200,10 @@ impl Session {
             }
             b'Z' => self.ready(backend, body),
             b'1' => return Ok(backend.track.parse_complete()),
-            b'2' => backend.track.bind_complete(),
+            b'2' => {
+                self.flags.heals = false;
+                backend.track.bind_complete();
+            }
             b'3' => return Ok(backend.track.close_complete()),
             b'T' | b'n' => backend.track.described(),
             b'E' => return self.failed(backend, body),
@@ -334,9 +337,14 @@ impl Session {
         self.pool.stats.count_on(backend.entry.node, |n| n.errors += 1);
         add(&self.pool.stats.errors, 1);
         if self.flags.undecided && is_standby_error(code, fields.message().unwrap_or_default()) {
-            self.flags.undecided = false;
+            (self.flags.undecided, self.flags.heals) = (false, false);
             self.flags.rerun = true;
             self.output.truncate(self.rare.held_from);
+        } else if self.flags.heals && is_stale_plan(code, fields.message().unwrap_or_default()) && self.renew(backend) {
+            if std::mem::take(&mut self.flags.undecided) {
+                self.output.truncate(self.rare.held_from);
+            }
+            self.flags.rerun = true;
         } else if self.flags.undecided {
             self.decide(backend);
         }
@@ -399,6 +407,34 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// What the request at hand binds was planned for other tables, by this client or another one: it is prepared anew
+    /// under another number. False: the client is told.
+    #[cold]
+    fn renew(&mut self, backend: &Backend) -> bool {
+        let is_whole = backend.track.owed().filter(|expect| matches!(expect, Expect::Sync)).count() == 1;
+        if self.is_bound() || self.rare.reruns >= 3 || !is_whole || backend.track.status != b'I' {
+            return false;
+        }
+        let scope = self.settings.scope();
+        let mut rest = backend.retained.as_slice();
+        let mut is_renewed = false;
+        while let Head::Frame { kind, len } = head(rest) {
+            let Some((frame, after)) = rest.split_at_checked(len) else { return false };
+            rest = after;
+            if kind != b'B' {
+                continue;
+            }
+            let Ok(bind) = message::Bind::read(frame.get(5..).unwrap_or_default()) else { return false };
+            if let Some(names) = &mut self.names
+                && let Some(statement) = names.find(bind.statement).cloned()
+            {
+                names.insert(bind.statement, self.core.shared.statements.renew(&statement, scope));
+                is_renewed = true;
+            }
+        }
+        is_renewed
     }
 
     fn forget_name(&mut self, name: &[u8]) {
@@ -613,6 +649,11 @@ fn is_standby_error(code: &[u8], message: &[u8]) -> bool {
         b"40P01" => has(message, b"recovery"),
         _ => false,
     }
+}
+
+/// "cached plan must not change result type", in any language: nothing else that a Bind does fails so.
+fn is_stale_plan(code: &[u8], message: &[u8]) -> bool {
+    code == b"0A000" && !has(message, b"recovery") && !has(message, b"standby")
 }
 
 fn has(text: &[u8], word: &[u8]) -> bool {

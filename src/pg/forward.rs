@@ -92,8 +92,9 @@ impl Session {
         };
         let raw = bytes.get(run.from.min(kept)..kept).unwrap_or_default();
         send(backend, raw);
-        if self.flags.undecided {
+        if self.flags.undecided || self.flags.heals {
             backend.retained.extend_from_slice(bytes.get(..kept).unwrap_or_default());
+            self.flags.heals &= backend.retained.len() <= LONGEST_TEXT;
         }
         self.keep(bytes.get(kept..).unwrap_or_default());
         self.planned = None;
@@ -164,6 +165,7 @@ impl Session {
     /// A request begins on a quiet connection.
     fn begin_request(&mut self, backend: &mut Backend) {
         self.flags.running = true;
+        self.flags.heals = false;
         backend.retained.clear();
         if backend.track.status == b'I' {
             self.flags.wrote = false;
@@ -414,7 +416,7 @@ impl Session {
             backend.track.push(Expect::Parse { name: parse.name.into(), statement: None });
             return Ok(Step::Rewritten(frame.len()));
         }
-        let statement = self.core.shared.statements.intern(&definition, verdict);
+        let statement = self.core.shared.statements.intern(&definition, verdict, self.settings.scope());
         let names = self.names.get_or_insert_default();
         names.insert(parse.name, Arc::clone(&statement));
         self.me.prepared.set(names.len());
@@ -516,6 +518,8 @@ impl Session {
             };
         };
         add(&self.pool.stats.binds, 1);
+        // A request that begins with it can be sent again: nothing of its answer has come before.
+        self.flags.heals |= !bind.statement.is_empty() && backend.track.is_free() && run.at == 0;
         let mut op = None;
         let verdict = self.names.as_ref().and_then(|names| match bind.statement {
             [] => names.unnamed_verdict.as_ref(),
@@ -576,7 +580,7 @@ impl Session {
     /// A prepared `SHOW forebay.*` must tell what is true now, not when it was parsed.
     fn refresh_show(&mut self, name: &[u8], verdict: &Arc<Verdict>) {
         let Some(definition) = self.own_show(&verdict.kind).filter(|_| !name.is_empty()) else { return };
-        let now = self.core.shared.statements.intern(&definition, Arc::clone(verdict));
+        let now = self.core.shared.statements.intern(&definition, Arc::clone(verdict), 0);
         if let Some(names) = &mut self.names {
             names.insert(name, now);
         }

@@ -22,6 +22,8 @@ pub struct Statement {
     pub verdict: Arc<Verdict>,
     /// Its name on server connections: `fb_<number>`.
     pub name: Box<str>,
+    /// What its meaning depends on beside its text, see [`super::settings::Settings::scope`].
+    scope: u64,
     hash: u64,
 }
 
@@ -47,18 +49,30 @@ pub struct Statements {
 impl Statements {
     /// The statement with this body and verdict. A verdict that a changed catalog has made another is another
     /// statement: who prepared it before keeps what was decided then.
-    pub fn intern(&self, body: &[u8], verdict: Arc<Verdict>) -> Arc<Statement> {
+    pub fn intern(&self, body: &[u8], verdict: Arc<Verdict>, scope: u64) -> Arc<Statement> {
+        self.other_than(0, body, verdict, scope)
+    }
+
+    /// The same statement under another number, which no connection has planned before `old` turned out to be planned
+    /// for what its tables are not any more. Whoever comes second gets the number that the first one got.
+    pub fn renew(&self, old: &Statement, scope: u64) -> Arc<Statement> {
+        self.other_than(old.id, &old.body, Arc::clone(&old.verdict), scope)
+    }
+
+    fn other_than(&self, old: u64, body: &[u8], verdict: Arc<Verdict>, scope: u64) -> Arc<Statement> {
         let mut hasher = FxHasher::default();
-        body.hash(&mut hasher);
+        (body, scope).hash(&mut hasher);
         let hash = hasher.finish();
         let mut entry = self.by_hash.entry(hash).or_default();
-        let found = entry.iter().filter_map(Weak::upgrade).find(|s| *s.body == *body && s.verdict == verdict);
-        if let Some(statement) = found {
+        entry.retain(|s| s.strong_count() > 0);
+        let is_same = |s: &Arc<Statement>| *s.body == *body && s.verdict == verdict && s.scope == scope;
+        let newest = entry.iter().filter_map(Weak::upgrade).filter(is_same).max_by_key(|s| s.id);
+        if let Some(statement) = newest.filter(|s| s.id > old) {
             return statement;
         }
-        entry.retain(|s| s.strong_count() > 0);
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, body: body.into(), verdict, name: format!("fb_{id}").into(), hash });
+        let name = format!("fb_{id}").into();
+        let statement = Arc::new(Statement { id, body: body.into(), verdict, name, scope, hash });
         entry.push(Arc::downgrade(&statement));
         statement
     }

@@ -85,9 +85,12 @@ impl Session {
         self.forget_names(&request);
         request.append(&mut self.input);
         self.input = request;
-        self.output.truncate(self.rare.held_from);
+        if !self.flags.heals {
+            self.output.truncate(self.rare.held_from);
+        }
         self.flags.undecided = false;
         self.flags.rerun = false;
+        self.flags.heals = false;
         self.flags.unsynced = false;
         self.flags.rolled_back = false;
         self.flags.wrote = false;
@@ -131,8 +134,11 @@ impl Session {
 
     /// The replica's refusal has been read to its end: the request runs on the primary.
     pub(super) fn reroute(&mut self, mut backend: Box<Backend>) {
-        self.remember_write(&backend.retained);
-        self.rerun(&mut backend, true);
+        let is_refused = !self.flags.heals;
+        if is_refused {
+            self.remember_write(&backend.retained);
+        }
+        self.rerun(&mut backend, is_refused);
         self.unlink(&backend);
         self.core.give_back(&self.pool, backend);
     }

@@ -142,6 +142,8 @@ pub(super) struct Flags {
     pub undecided: bool,
     /// The request failed on this node in a way that another node mends: drop the answer and run it again.
     pub rerun: bool,
+    /// The request begins with a Bind, and nothing of its answer has come.
+    pub heals: bool,
     /// The next run must be on the primary.
     pub force_primary: bool,
     /// After an error of ours, drop everything up to the client's Sync.

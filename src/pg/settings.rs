@@ -103,6 +103,19 @@ impl Settings {
         self.digest
     }
 
+    /// A number for what the same text may mean something else under: where names are looked up, and by whom; 0 where
+    /// all of that is as the login has it.
+    pub fn scope(&self) -> u64 {
+        const SCOPE: [&str; 3] = ["role", "search_path", "session_authorization"];
+        let mut values = SCOPE.iter().filter_map(|name| Some((name, self.value(name)?))).peekable();
+        if values.peek().is_none() {
+            return 0;
+        }
+        let mut hasher = FxHasher::default();
+        values.for_each(|value| value.hash(&mut hasher));
+        hasher.finish()
+    }
+
     /// True when a connection with `theirs` needs nothing to serve a client with `self`.
     #[inline]
     pub fn is_same(self: &Arc<Self>, theirs: &Arc<Self>) -> bool {

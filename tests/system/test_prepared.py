@@ -274,3 +274,77 @@ def test_session_mode_passes_prepared_statements_too(start_forebay):
     client.ask(wire.parse("select $1::int", "s"), wire.sync())
     assert wire.rows(client.prepared("s", [5])) == [["5"]]
     assert wire.types(client.ask(wire.close("S", "s"), wire.sync())) == "3Z"
+
+
+# -- tables that change ---------------------------------------------------------------------------------------------
+
+
+def with_column(cluster, table, name):
+    """The table has one column more."""
+    cluster.nodes[0].sql(f"alter table {table} add column {name} int default 7")
+    cluster.caught_up()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_statement_is_prepared_anew_when_its_result_changes(start_forebay, shared_cluster, table, split):
+    forebay = start_forebay(pool={"size": 3}, routing={"split": split})
+    clients = [forebay.wire() for _ in range(3)]
+    clients[0].run(f"insert into {table} values (1, 'one')")
+    shared_cluster.caught_up()
+    sql = f"select * from {table}"
+    for client in clients:
+        client.ask(wire.parse(sql, "s"), wire.sync())
+    for turn in range(3):
+        for client in clients:  # on every connection, as far as it goes
+            client.run("begin")
+        for client in clients:
+            assert [len(row) for row in wire.rows(client.prepared("s"))] == [2 + turn]
+        for client in clients:
+            client.run("commit")
+            assert [len(row) for row in wire.rows(client.prepared("s"))] == [2 + turn]
+        with_column(shared_cluster, table, f"more{turn}")
+        for client in clients:
+            found = client.prepared("s")
+            assert wire.errors(found) == [] and [len(row) for row in wire.rows(found)] == [3 + turn]
+
+
+def test_in_a_transaction_the_client_is_told(single, shared_cluster, table):
+    client = single.wire()
+    client.ask(wire.parse(f"select * from {table}", "s"), wire.sync())
+    client.prepared("s")
+    with_column(shared_cluster, table, "more")
+    client.run("begin")
+    assert wire.errors(client.prepared("s")) == ["0A000"]
+    client.run("rollback")
+    assert wire.errors(client.prepared("s")) == []
+
+
+def test_a_whole_pipeline_is_told_of_what_changes_in_its_middle(single, shared_cluster, table):
+    client = single.wire()
+    client.ask(wire.parse(f"select * from {table}", "s"), wire.parse("select 1", "one"), wire.sync())
+    client.prepared("s")
+    with_column(shared_cluster, table, "more")
+    found = client.ask(wire.bind(name="one"), wire.execute(), wire.bind(name="s"), wire.execute(), wire.sync())
+    assert wire.errors(found) == ["0A000"] and wire.rows(found) == [["1"]]
+    client.send(wire.bind(name="one"), wire.execute(), wire.sync(), wire.bind(name="s"), wire.execute(), wire.sync())
+    assert wire.rows(client.read_until("Z")) == [["1"]]
+    client.read_until("Z")
+    assert wire.errors(client.prepared("s")) == []
+
+
+def test_clients_with_other_search_paths_do_not_share(single, shared_cluster, name):
+    shared_cluster.everywhere(f"create schema {name}_a create table t (a int); create schema {name}_b create table t (a int, b text);"
+                              f"grant all on schema {name}_a, {name}_b to app; grant all on {name}_a.t, {name}_b.t to app")
+    clients = {}
+    for which in "ab":
+        clients[which] = single.wire()
+        clients[which].run(f"set search_path = {name}_{which}")
+        clients[which].run(f"insert into t (a) values (1)")
+        clients[which].ask(wire.parse("select * from t", "s"), wire.sync())
+    for _ in range(3):
+        assert wire.rows(clients["a"].prepared("s")) == [["1"]]
+        assert wire.rows(clients["b"].prepared("s")) == [["1", None]]
+    clients["a"].run(f"set search_path = {name}_b")
+    found = clients["a"].prepared("s")
+    assert wire.rows(found) == [["1", None]], wire.errors(found)
+    shared_cluster.everywhere(f"drop schema {name}_a, {name}_b cascade")
