@@ -317,6 +317,10 @@ impl Model {
                 match course::next(&record, &look, &self.policy, in_step) {
                     Move::Write(new) => {
                         self.check_write(world, &record, &new);
+                        if new.primary != record.primary {
+                            // What this change was allowed to lose is no loss of a later one.
+                            next.acknowledged = next.acknowledged.min(world.nodes[place(&new.primary.host)].received);
+                        }
                         next.keep(&new);
                     }
                     Move::Demote(mut new) => {
