@@ -438,7 +438,13 @@ impl Session {
                 self.lose_own("the primary was replaced");
                 Err(Taken::Wait(Wait::Output))
             }
-            Err(why) => Err(self.wait_for_primary(why)),
+            Err(why) => {
+                let taken = self.wait_for_primary(why);
+                if matches!(taken, Taken::Done) && self.is_in_multi() {
+                    self.abort_transaction();
+                }
+                Err(taken)
+            }
         }
     }
 

@@ -95,6 +95,10 @@ impl Session {
             || !self.subscriptions.is_empty()
                 && verb.is_some_and(|verb| verb == Verb::Ping || SUBSCRIBING.contains(&verb));
         if !only_listens && let Err(taken) = self.before_own() {
+            if matches!((&taken, verb), (Taken::Done, Some(Verb::Exec | Verb::Discard))) {
+                // A refused end is an end all the same.
+                self.end_transaction();
+            }
             return taken;
         }
         if is_in_multi

@@ -110,3 +110,68 @@ def test_transactions_go_as_with_redis(talk, held):
 @pytest.mark.parametrize("talk", WATCH.values(), ids=WATCH.keys())
 def test_watched_keys_go_as_with_redis(talk, held):
     held(talk)
+
+
+# -- what Forebay itself refuses ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frozen(new_redis, start_forebay):
+    """(Forebay, `freeze`, `thaw`): the only server does not answer from `freeze()` to `thaw()`."""
+    group = new_redis(replicas=0, sentinels=0)
+    forebay = start_forebay(redis=[group.service(by="nodes", hold="1s")])
+
+    def freeze():
+        group.nodes[0].pause()
+        forebay.wait_node("redis1", state="down")
+
+    def thaw():
+        group.nodes[0].resume()
+        forebay.wait_node("redis1", state="up")
+
+    yield forebay, freeze, thaw
+    group.nodes[0].resume()
+
+
+@pytest.mark.parametrize("begin, refused", [
+    (["MULTI"], ("SELECT", 1)),
+    (["MULTI"], ("SET", "b", b"x" * 600_000)),
+    (["WATCH w", "MULTI"], ("INCRBY", "b", 10)),
+    (["WATCH w", "MULTI"], ("SET", "b", b"x" * 600_000)),
+], ids=["kept, session", "kept, large", "at the server", "at the server, large"])
+def test_a_transaction_with_a_command_that_found_no_primary_runs_nothing(frozen, begin, refused):
+    forebay, freeze, thaw = frozen
+    wire, other = (forebay.redis().wire() for _ in range(2))
+    for line in ["SET a 100", *begin]:
+        assert wire.ask(*line.split()) == b"OK"
+    assert wire.ask("DECRBY", "a", 10) == b"QUEUED"
+    freeze()
+    assert wire.ask(*refused).code == "LOADING"
+    assert wire.ask("INCR", "b") == b"QUEUED", "it must not wait for a primary"
+    thaw()
+    assert wire.ask("EXEC").code == "EXECABORT"
+    assert other.ask("MGET", "a", "b") == [b"100", None]
+    assert wire.pipeline(("MULTI",), ("INCR", "a"), ("EXEC",)) == [b"OK", b"QUEUED", [101]]
+
+
+@pytest.mark.parametrize("end", ["EXEC", "DISCARD"])
+def test_an_end_of_a_transaction_that_found_no_primary_ends_it(frozen, end):
+    forebay, freeze, thaw = frozen
+    wire = forebay.redis().wire()
+    assert wire.pipeline(("WATCH", "a"), ("MULTI",), ("SET", "a", 1)) == [b"OK", b"OK", b"QUEUED"]
+    freeze()
+    assert wire.ask(end).code == "LOADING"
+    thaw()
+    assert wire.ask("GET", "a") is None
+    assert wire.pipeline(("MULTI",), ("SET", "a", 2), ("EXEC",))[-1] == [b"OK"]
+
+
+@pytest.mark.parametrize("begin", [["MULTI"], ["WATCH w", "MULTI"]], ids=["kept", "at the server"])
+def test_a_transaction_with_a_large_command_that_is_refused_runs_nothing(redis_forebay, name, begin):
+    wire = redis_forebay.redis().wire()
+    for line in begin:
+        assert wire.ask(*line.split()) == b"OK"
+    assert wire.ask("SET", name, 1) == b"QUEUED"
+    assert wire.ask("CONFIG", "SET", "maxmemory", b"x" * 600_000).code == "NOPERM"
+    assert wire.ask("EXEC").code == "EXECABORT"
+    assert wire.ask("GET", name) is None
