@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::connect::{Failure, NAME, Opened, Wanted, auth, connect};
+use super::connect::{Failure, NAME, Opened, Wanted, auth, connect, read_replies};
 use super::errors::Trouble;
 use super::login::Login;
 use super::request::Taken;
@@ -67,6 +67,8 @@ pub struct Own {
     pub(super) queued: Queued,
     /// The reply that is looked at as a whole is that of CLIENT INFO, behind these commands.
     pub(super) learning: Option<Queued>,
+    /// The server's refusal of [`What::Offset`]: what is said behind it counts for nothing.
+    pub(super) unproved: Option<Vec<u8>>,
     since: u64,
 }
 
@@ -133,7 +135,9 @@ pub(super) enum What {
     Block {
         may_rerun: bool,
     },
-    /// WAIT: how many replicas have the client's writes.
+    /// A write that makes WAITAOF behind it count all before it: the client does not see the reply.
+    Offset,
+    /// WAITAOF: on how many disks the client's writes are.
     Replicated,
     /// One of the subscribing and unsubscribing commands.
     Subscribe,
@@ -179,6 +183,7 @@ impl Own {
             state: Held::default(),
             queued: Queued::default(),
             learning: None,
+            unproved: None,
             since: now_ns(),
         }
     }
@@ -337,6 +342,17 @@ impl Own {
     pub(super) fn is_stale(&mut self) -> bool {
         let mut byte = [0; 1];
         self.stream.poll_read(&mut Context::from_waker(std::task::Waker::noop()), &mut byte).is_ready()
+    }
+
+    /// Asks something of Forebay's own, and reads so many replies. Out of step afterwards if it is dropped or fails.
+    ///
+    /// # Errors
+    /// The socket's; also if the server closes the connection or does not speak RESP.
+    pub(super) async fn ask(&mut self, requests: &[u8], replies: usize) -> std::io::Result<Vec<Vec<u8>>> {
+        self.stream.write_all(requests).await?;
+        let replies = read_replies(&mut self.stream, replies).await?;
+        self.since = now_ns();
+        Ok(replies)
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {

@@ -15,6 +15,8 @@ use crate::wire::resp::{Version, build, words};
 const MOST_LOSSES: u32 = 5;
 /// A message beyond this goes on without being looked at as a whole, bytes.
 const LONGEST_WHOLE: usize = 256 * 1024;
+/// WAITAOF: on no disk, as far as is known.
+const NO_DISK: &[u8] = b"*2\r\n:0\r\n:0\r\n";
 
 impl Session {
     /// Takes replies. Returns the bytes used.
@@ -104,10 +106,18 @@ impl Session {
             What::Swallow | What::Resubscribe | What::Follow => return Fate::Drop,
             What::Plain | What::Read | What::Subscribe => {}
             What::Block { .. } => self.note_blocked(false),
+            What::Offset => {
+                own.unproved = error.map(<[u8]>::to_vec);
+                return Fate::Drop;
+            }
             What::Replicated => {
                 self.note_blocked(false);
-                self.replicated =
-                    line.strip_prefix(b":").and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
+                if let Some(refusal) = own.unproved.take().filter(|_| is_ok) {
+                    if !expect.is_silent {
+                        self.client.tell(|out| Trouble::Unproved(refusal).write(out));
+                    }
+                    return Fate::Drop;
+                }
             }
             What::Unknown => {
                 own.state.is_tainted |= is_ok;
@@ -302,7 +312,7 @@ impl Session {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {
-                What::Swallow | What::Resubscribe | What::Database | What::Follow => {}
+                What::Swallow | What::Offset | What::Resubscribe | What::Database | What::Follow => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -334,7 +344,7 @@ impl Session {
                 What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
                     self.client.backlog.borrow_mut().extend(again(&expect));
                 }
-                What::Replicated => build::integer(&mut reply, 0),
+                What::Replicated => reply.extend_from_slice(NO_DISK),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
                     // As if nothing had come in time: whether something had, nobody can tell.
                     true => build::null_array(&mut reply, self.client.version.get()),
@@ -382,16 +392,17 @@ impl Session {
     /// without a number that only the server knows: it is given up.
     pub(super) fn obey_unblock(&mut self) {
         let Some(by_error) = self.client.unblock.get() else { return };
+        if self.end_wait(by_error) {
+            return self.client.unblock.set(None);
+        }
         if self.client.mode.get().is_blocked
             && let OwnState::Open(own) = &mut self.own
             && own.expects.len() == 1
         {
             let mut reply = Vec::new();
             match own.expects.front().map(|expect| expect.what) {
-                _ if by_error => {
-                    build::error(&mut reply, b"UNBLOCKED client unblocked via CLIENT UNBLOCK");
-                }
-                Some(What::Replicated) => build::integer(&mut reply, 0),
+                _ if by_error => Trouble::Unblocked.write(&mut reply),
+                Some(What::Replicated) => reply.extend_from_slice(NO_DISK),
                 _ => build::null_array(&mut reply, self.client.version.get()),
             }
             self.client.say(&reply);

@@ -5,7 +5,6 @@
 //! what only the server knows (rights, memory) it tells at EXEC.
 
 use super::errors::Trouble;
-use super::login::DEFAULT_USER;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::Session;
@@ -41,8 +40,7 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 impl Session {
     /// MULTI
     pub(super) fn begin_transaction(&mut self, frame: &[u8]) -> Taken {
-        let is_default = self.client.login.borrow().as_ref().is_none_or(|login| *login.user == *DEFAULT_USER);
-        if !is_default {
+        if !self.is_default_user() {
             // Only a server knows what this user may do, and says so at each command.
             return self.send_own(frame, What::Multi { tell: true });
         }

@@ -11,6 +11,7 @@ USERS = [
     "alice on >wonder ~alice:* resetchannels &alice* +@all -@dangerous",
     "reader on >look ~* +@read +@connection -@write",
     "sleeper off >dream ~* +@all",
+    "still on >pw ~* +@all -select",
 ]
 
 
@@ -206,3 +207,33 @@ def test_a_user_is_blamed_only_for_what_the_client_has_asked(secured):
 def _everywhere(group, *arguments):
     for node in group.nodes:
         assert node.run(*arguments) == b"OK"
+
+
+CLIENTS = {
+    "of others": [
+        "AUTH alice wonder", by("b", "AUTH secret"), "CLIENT LIST", "CLIENT KILL USER default", "CLIENT KILL nowhere:1",
+        "CLIENT UNBLOCK 1", "CLIENT LIST ID 0", "CLIENT KILL ID x", "PING", by("b", "PING")],
+    "while keys are watched": [
+        "AUTH alice wonder", "WATCH alice:k", "CLIENT LIST", "CLIENT KILL USER default", "PING"],
+    "in one write": [
+        "AUTH alice wonder", pipeline("SET alice:k 1", "CLIENT KILL USER default", "GET alice:k", "CLIENT LIST", "PING")],
+    "no reply is wanted": [
+        "AUTH alice wonder",
+        raw(command("CLIENT", "REPLY", "SKIP") + command("CLIENT", "LIST") + command("GET", "alice:k"), 1)],
+}
+DATABASES = {
+    "a user that may not": ["AUTH still pw", "SELECT 1", "SET k 1", "SELECT 0", "GET k", "SELECT 2", "SELECT x"],
+    "another client has been there": [
+        by("b", "AUTH secret", "SELECT 1", "SET k b"), "AUTH still pw", "SELECT 1", "GET k", "WATCH k", "SELECT 1"],
+    "a user that may": ["AUTH alice wonder", "SELECT 1", "SET alice:k 1", "SELECT 0", "GET alice:k"],
+}
+
+
+@pytest.mark.parametrize("talk", CLIENTS.values(), ids=CLIENTS.keys())
+def test_what_a_user_may_do_to_other_clients_the_server_decides(talk, held):
+    held(talk)
+
+
+@pytest.mark.parametrize("talk", DATABASES.values(), ids=DATABASES.keys())
+def test_which_database_a_user_may_select_the_server_decides(talk, held):
+    held(talk)
