@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::blocking::ends_by_itself;
 use super::client::{Mode, Todo};
+use super::connect::asks_for_none;
 use super::errors::Trouble;
-use super::lane::is_refusal;
+use super::lane::{is_refusal, runs_script};
 use super::login::DEFAULT_USER;
 use super::own::{Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
@@ -84,7 +85,8 @@ impl Session {
         }
         let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
         let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
-        let fails_to_follow = first == b'-' && own.expects.front().is_some_and(|expect| expect.what == What::Follow);
+        let fails_to_follow = own.expects.front().is_some_and(|expect| expect.what == What::Follow)
+            && line.strip_prefix(b"-").is_some_and(|error| !asks_for_none(error));
         if own.expects.is_empty() || fails_to_follow {
             return Err(String::from_utf8_lossy(line).into_owned());
         }
@@ -97,7 +99,7 @@ impl Session {
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
-            && (is_refusal(error) || error.starts_with(b"UNBLOCKED force "))
+            && (is_refusal(error) && !is_of_script(&expect) || error.starts_with(b"UNBLOCKED force "))
             && self.run_elsewhere(own, &expect)
         {
             return Fate::Drop;
@@ -411,6 +413,11 @@ impl Session {
         }
         self.client.unblock.set(None);
     }
+}
+
+/// The reply is that of a script, whose errors are its own.
+fn is_of_script(expect: &Expect) -> bool {
+    expect.request.as_deref().is_some_and(runs_script)
 }
 
 /// The request once more, if it was kept.

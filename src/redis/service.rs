@@ -252,6 +252,18 @@ impl Service {
 
     /// New settings.
     pub fn set_config(&self, config: RedisService) {
+        let before = Rc::clone(&self.config.borrow());
+        let was = before.auth.iter().map(|auth| (DEFAULT_USER, auth));
+        let was = was.chain(before.users.iter().map(|(user, password)| (user.as_bytes(), password)));
+        for (user, old) in was {
+            let new = match std::str::from_utf8(user) {
+                _ if user == DEFAULT_USER => config.auth.as_ref(),
+                name => name.ok().and_then(|name| config.users.get(name)),
+            };
+            if let Some(new) = new.filter(|new| *new != old) {
+                self.logins.renew(user, old.0.as_bytes(), new.0.as_bytes());
+            }
+        }
         *self.config.borrow_mut() = Rc::new(config);
         self.note_change();
     }

@@ -237,3 +237,41 @@ def test_what_a_user_may_do_to_other_clients_the_server_decides(talk, held):
 @pytest.mark.parametrize("talk", DATABASES.values(), ids=DATABASES.keys())
 def test_which_database_a_user_may_select_the_server_decides(talk, held):
     held(talk)
+
+
+# -- the server's password is none, or another one -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("login", [("AUTH", "default", "x"), ("HELLO", 3, "AUTH", "default", "x")], ids=["AUTH", "HELLO"])
+def test_any_password_of_the_default_user_will_do_where_it_has_none(redis_target, name, login):
+    wire = redis_target.wire()
+    assert not isinstance(wire.ask(*login), ReplyError)
+    assert wire.pipeline(("SET", name, 1), ("WATCH", name), ("MULTI",), ("INCR", name), ("EXEC",))[-1] == [2]
+    assert wire.ask("WATCH", name) == b"OK"
+    assert not isinstance(wire.ask(*login), ReplyError)
+    assert wire.pipeline(("GET", name), ("UNWATCH",), ("ECHO", "x")) == [b"2", b"OK", b"x"]
+
+
+def test_whoever_is_logged_in_stays_so_when_passwords_change(new_redis, start_forebay, name):
+    group = new_redis(replicas=0, sentinels=0, password="secret", users=["alice on >wonder ~* +@all"])
+    forebay = start_forebay(redis=[group.service(by="nodes", users={"alice": "wonder"})])
+    service, alice = forebay.redis().wire(), forebay.redis().wire()
+    assert service.pipeline(("AUTH", "secret"), ("SET", name, 1)) == [b"OK", b"OK"]
+    assert alice.pipeline(("AUTH", "alice", "wonder"), ("INCR", name)) == [b"OK", 2]
+    server = group.nodes[0]
+    server.run("ACL", "SETUSER", "alice", "resetpass", ">land")
+    server.run("CONFIG", "SET", "requirepass", "other")
+    server.password = "other"
+    forebay.change_redis(auth="other", users={"alice": "land"})
+    forebay.reload()
+    forebay.wait_log("reloaded")
+    # Every connection to the server is a new one.
+    server.run("CLIENT", "KILL", "TYPE", "normal")
+    for wire in (service, alice):
+        wait_until(lambda wire=wire: wire.ask("PING") == b"PONG", 10, "it to be served")
+        assert wire.ask("GET", name) == b"2"
+        assert wire.pipeline(("SELECT", 3), ("GET", name), ("SELECT", 0), ("BLPOP", name + ":no", 0.01)) == [
+            b"OK", None, b"OK", None]
+    newcomer = forebay.redis().wire()
+    assert newcomer.ask("AUTH", "secret").code == "WRONGPASS"
+    assert newcomer.pipeline(("AUTH", "other"), ("GET", name)) == [b"OK", b"2"]
