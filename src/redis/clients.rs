@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::client::Client;
+use super::connect::{Failure, Wanted, connect, read_replies};
 use super::core::Core;
 use super::errors::Trouble;
 use super::hello::is_name;
@@ -17,6 +19,8 @@ use crate::wire::resp::command::{Command, Path, Verb};
 use crate::wire::resp::{build, words};
 use crate::worker::clock::now_ns;
 
+/// How long a server may take to end a script.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A number that no server gives to a connection.
 const NOBODY: &str = "9223372036854775807";
 
@@ -33,8 +37,8 @@ pub(super) enum Asked {
     Right(Vec<u8>),
     /// The primary says which replicas have what; the request.
     Replicas(Rc<Counted>, Vec<u8>),
-    /// The other threads say what they know.
-    Threads(Rc<RefCell<Option<Vec<u8>>>>),
+    /// Another task asks the other threads, or a server, and makes the answer.
+    Task(Rc<RefCell<Option<Vec<u8>>>>),
 }
 
 impl Session {
@@ -65,9 +69,9 @@ impl Session {
         let result = self.client.login_result.get();
         let again = match &asked {
             Asked::Nothing => return None,
-            Asked::Threads(slot) => {
+            Asked::Task(slot) => {
                 let Some(reply) = slot.borrow_mut().take() else {
-                    self.asked = Asked::Threads(Rc::clone(slot));
+                    self.asked = Asked::Task(Rc::clone(slot));
                     return Some(Wait::Answers);
                 };
                 if self.wants_reply() {
@@ -235,7 +239,34 @@ impl Session {
             *made.borrow_mut() = Some(conclude(answers));
             client.wake();
         });
-        self.asked = Asked::Threads(slot);
+        self.asked = Asked::Task(slot);
+        self.lane = None;
+        Taken::Done
+    }
+
+    /// SCRIPT KILL and FUNCTION KILL, on a connection for this alone: any other may wait behind the script, and a server
+    /// that is busy lets nobody in but for that. Nothing is held back: it is what ends a trouble.
+    pub(super) fn kill_script(&mut self, frame: &[u8]) -> Taken {
+        if let Some(wait) = self.before_answer() {
+            return Taken::Wait(wait);
+        }
+        let wanted = match self.service.kill_wanted(&self.client) {
+            Ok(wanted) => wanted,
+            Err(why) => return self.wait_for_primary(why),
+        };
+        let slot = Rc::new(RefCell::new(None));
+        let (core, client, made) = (Rc::clone(&self.core), Rc::clone(&self.client), Rc::clone(&slot));
+        let frame = frame.to_vec();
+        tokio::task::spawn_local(async move {
+            let reply = ask_once(&core, &wanted, &frame).await.unwrap_or_else(|trouble| {
+                let mut reply = Vec::new();
+                trouble.write(&mut reply);
+                reply
+            });
+            *made.borrow_mut() = Some(reply);
+            client.wake();
+        });
+        self.asked = Asked::Task(slot);
         self.lane = None;
         Taken::Done
     }
@@ -331,6 +362,24 @@ impl Session {
             build::integer(&mut reply, answers.into_iter().sum());
             reply
         })
+    }
+}
+
+/// One request on a connection of its own.
+async fn ask_once(core: &Core, wanted: &Wanted, request: &[u8]) -> Result<Vec<u8>, Trouble> {
+    let mut stream = match connect(core, wanted).await {
+        Ok(opened) => opened.stream,
+        Err(Failure::Refused(line) | Failure::NotReady(line)) => return Err(Trouble::Server(line)),
+        Err(failure) => return Err(Trouble::NotSent(failure.to_string())),
+    };
+    let asked = async {
+        stream.write_all(request).await?;
+        read_replies(&mut stream, 1).await
+    };
+    match core.wheel.timeout(Some(PATIENCE), Box::pin(asked)).await {
+        Ok(Ok(replies)) => Ok(replies.concat()),
+        Ok(Err(e)) => Err(Trouble::Unknown(e.to_string())),
+        Err(_) => Err(Trouble::Unknown(format!("no answer within {PATIENCE:?}"))),
     }
 }
 

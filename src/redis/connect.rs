@@ -189,7 +189,8 @@ fn check_role(role: &[u8], is_primary: bool) -> Result<(), Failure> {
 
 /// Answers that a server gives while it cannot serve.
 pub fn is_not_ready(line: &[u8]) -> bool {
-    line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ") || line.starts_with(b"BUSY ")
+    // BUSY is none of them: a server that runs a long script says that to everybody, and serves again by itself.
+    line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ")
 }
 
 /// Largest of the replies that [`read_replies`] reads.

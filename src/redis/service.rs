@@ -484,6 +484,19 @@ impl Service {
         Ok((node, Wanted { target, is_primary: true, login, version, db, is_for_logins: false }))
     }
 
+    /// What `connect` needs for a connection of a client's user to the primary, even one that is in doubt; its database is
+    /// the first, since a server that is busy with a script takes no SELECT.
+    ///
+    /// # Errors
+    /// Nobody is known to be the primary.
+    pub fn kill_wanted(&self, client: &Client) -> Result<Wanted, String> {
+        let view = self.view();
+        let node = view.primary.and_then(|place| view.nodes.get(place)).ok_or_else(|| view.reason.clone())?;
+        let target = Target { host: node.host.clone(), port: node.port };
+        let login = client.login.borrow().clone().unwrap_or_else(|| self.logins.of(DEFAULT_USER, None));
+        Ok(Wanted { target, is_primary: true, login, version: Version::Resp2, db: 0, is_for_logins: false })
+    }
+
     /// What `connect` needs for a question of Forebay's own to the primary.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ impl Session {
                 self.end_transaction();
                 self.take(frame, request)
             }
-            Path::Session(Verb::Ping | Verb::Script | Verb::Wait | Verb::Unwatch)
+            Path::Session(Verb::Ping | Verb::Script | Verb::Kill | Verb::Wait | Verb::Unwatch)
             | Path::Lane
             | Path::Slow
             | Path::Block

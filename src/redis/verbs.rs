@@ -53,6 +53,7 @@ impl Session {
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => self.send_own(frame, What::Subscribe),
             Verb::Monitor => self.send_own(frame, What::Monitor),
             Verb::Wait => self.wait_for_replicas(frame),
+            Verb::Kill => self.kill_script(frame),
             Verb::Script => self.send_shared(frame, Access::Write, Kind::Slow),
         }
     }
@@ -71,14 +72,14 @@ impl Session {
         // What Forebay answers itself has to wait for what is on its way; a server that refuses everything but
         // subscriptions says so itself.
         // Whether a server that is asked to end the last subscription still refuses the rest shows when it has.
-        let is_about_session = matches!(verb, Some(Verb::Client | Verb::Auth | Verb::Hello | Verb::Wait));
+        let is_about_session = matches!(verb, Some(Verb::Client | Verb::Auth | Verb::Hello | Verb::Wait | Verb::Kill));
         if is_about_session && is_listening && self.awaits_own() {
             return Taken::Wait(Wait::Own);
         }
         let is_local = match verb {
             Some(Verb::Quit | Verb::Reset) => true,
             Some(Verb::Client) => !is_listening && !is_in_multi && !self.is_for_own(command),
-            Some(Verb::Auth | Verb::Hello) => !is_listening && !is_in_multi,
+            Some(Verb::Auth | Verb::Hello | Verb::Kill) => !is_listening && !is_in_multi,
             _ => false,
         };
         if is_local && self.awaits_own() {

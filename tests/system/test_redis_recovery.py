@@ -420,3 +420,37 @@ def test_a_script_on_a_former_primary_is_not_repeated(pair, start_forebay, name)
     assert [listener.read()[2] for _ in range(2)] == [b"once"] * 2
     assert wire.ask("INCR", name) == (3 if reply == 2 else 2)
     assert listener.nothing_comes(0.2)
+
+
+ENDLESS = "#!lua name={0}\nredis.register_function('{0}', function() while true do end end)"
+
+
+@pytest.mark.parametrize("state", [[], ["SELECT 3"], ["WATCH k"]], ids=["plain", "database", "watching"])
+@pytest.mark.parametrize("what", ["SCRIPT", "FUNCTION"])
+def test_a_script_that_does_not_end_can_be_stopped(lonely, start_forebay, name, what, state):
+    server = lonely.nodes[0]
+    server.run("CONFIG", "SET", "busy-reply-threshold", 100)
+    endpoint = served(lonely, start_forebay).redis()
+    runner, killer, late = endpoint.wire(), endpoint.wire(), endpoint.wire()
+    for line in state:
+        assert killer.ask(*line.split()) == b"OK"
+    assert runner.ask(what, "KILL").code == "NOTBUSY"
+    if what == "SCRIPT":
+        runner.order("EVAL", "while true do end", 0)
+    else:
+        assert runner.ask("FUNCTION", "LOAD", ENDLESS.format(name)) == name.encode()
+        runner.order("FCALL", name, 0)
+    try:
+        with server.wire() as direct:
+            wait_until(lambda: getattr(direct.ask("GET", name), "code", None) == "BUSY", 10, "the server to be busy")
+        late.order("KEYS", "*")
+        newcomer = endpoint.wire()
+        assert newcomer.ask("SELECT", 7).code == "BUSY"
+        assert newcomer.ask("GET", name).code == "BUSY", "nobody is held for that"
+        assert killer.ask(what, "KILL") == b"OK"
+    finally:
+        with server.wire() as direct:
+            direct.ask(what, "KILL")
+    assert "killed" in runner.read().lower()
+    assert late.read() == []
+    assert killer.ask("SET", name, 1) == b"OK"
