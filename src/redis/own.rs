@@ -65,6 +65,8 @@ pub struct Own {
     pub(super) state: Held,
     /// What waits for the next EXEC.
     pub(super) queued: Queued,
+    /// The last EXEC was carried out.
+    pub(super) has_executed: bool,
     /// The reply that is looked at as a whole is that of CLIENT INFO, behind these commands.
     pub(super) learning: Option<Queued>,
     /// The server's refusal of [`What::Offset`]: what is said behind it counts for nothing.
@@ -108,7 +110,7 @@ pub(super) struct Expect {
 pub(super) struct Queued {
     /// Subscribing and unsubscribing commands.
     pub(super) subscribing: Vec<Vec<u8>>,
-    /// Others, such as SELECT and AUTH, of which the connection has to be asked.
+    /// Others: SELECT, AUTH and the like, of which the connection has to be asked, and CLIENT TRACKING.
     pub(super) others: Vec<Vec<u8>>,
 }
 
@@ -182,6 +184,7 @@ impl Own {
             is_long_message: false,
             state: Held::default(),
             queued: Queued::default(),
+            has_executed: false,
             learning: None,
             unproved: None,
             since: now_ns(),
@@ -216,6 +219,11 @@ impl Own {
     /// The connection has another database now.
     pub(super) fn set_db(&mut self, db: u32) {
         self.wanted.db = db;
+    }
+
+    /// The connection speaks another protocol now.
+    pub(super) fn set_version(&mut self, version: Version) {
+        self.wanted.version = version;
     }
 
     /// The connection becomes this user's, and speaks this protocol.

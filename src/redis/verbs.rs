@@ -109,7 +109,7 @@ impl Session {
             own.state.is_tainted = true;
             if SUBSCRIBING.contains(&verb) {
                 own.queued.subscribing.push(frame.to_vec());
-            } else {
+            } else if changes_session(command) {
                 own.queued.others.push(frame.to_vec());
             }
             return self.send_own(frame, What::Plain);
@@ -307,10 +307,16 @@ pub(super) enum Proof {
 }
 
 /// The database of a SELECT.
-fn database(frame: &[u8]) -> Option<u32> {
+pub(super) fn database(frame: &[u8]) -> Option<u32> {
     let word = words(frame).nth(1)?;
     let text = std::str::from_utf8(word).ok()?;
     text.parse().ok().filter(|n: &u32| *n < 1 << 20)
+}
+
+/// A command that makes the session of its connection another one, when a transaction with it is carried out.
+fn changes_session(command: Option<&Command>) -> bool {
+    is_switch(command)
+        || command.is_some_and(|command| matches!(&*command.name, "auth" | "hello" | "select" | "client|setname"))
 }
 
 /// CLIENT TRACKING and NO-TOUCH, which may be on or off.

@@ -12,6 +12,7 @@ USERS = [
     "reader on >look ~* +@read +@connection -@write",
     "sleeper off >dream ~* +@all",
     "still on >pw ~* +@all -select",
+    "discreet on >pw ~* +@all -client",
 ]
 
 
@@ -227,6 +228,22 @@ DATABASES = {
         by("b", "AUTH secret", "SELECT 1", "SET k b"), "AUTH still pw", "SELECT 1", "GET k", "WATCH k", "SELECT 1"],
     "a user that may": ["AUTH alice wonder", "SELECT 1", "SET alice:k 1", "SELECT 0", "GET alice:k"],
 }
+
+
+WITHIN = {
+    "a database": [
+        by("b", "AUTH secret", "SELECT 1"), "AUTH discreet pw", "MULTI", "SELECT 1", "SET k 1", "EXEC", "SET k 2",
+        by("b", "GET k"), "SELECT 0", "GET k"],
+    "a protocol": ["AUTH discreet pw", "HSET h f v", "MULTI", hides(rb"id\r\n:(\d+)", "HELLO 3", "EXEC"), "HGETALL h"],
+    "another user by HELLO": [
+        "AUTH secret", "MULTI", hides(rb"id\r\n:(\d+)", "HELLO 2 AUTH alice wonder", "EXEC"), "ACL WHOAMI", "SET k 1",
+        "WATCH alice:k", "ACL WHOAMI"],
+}
+
+
+@pytest.mark.parametrize("talk", WITHIN.values(), ids=WITHIN.keys())
+def test_what_a_transaction_makes_of_a_users_session_goes_as_with_redis(talk, held):
+    held(talk)
 
 
 @pytest.mark.parametrize("talk", CLIENTS.values(), ids=CLIENTS.keys())
