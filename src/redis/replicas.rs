@@ -22,8 +22,8 @@ use crate::wire::resp::command::Access;
 use crate::wire::resp::{build, encode, integer, words};
 use crate::worker::clock::now_ns;
 
-/// How long the primary may take to say what replicas have confirmed.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// A primary that has said nothing for so long may have been replaced, or the time be over.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Longest time between two looks, ms. A confirmation that comes makes a look end early.
 const LONGEST_LOOK: u64 = 100;
 /// More replicas than there are: a WAIT for so many asks all of them for a confirmation, and ends with its time.
@@ -46,6 +46,18 @@ struct Question {
     until: u64,
     /// Dropped when nobody wants to know any more.
     answer: Weak<Counted>,
+}
+
+impl Question {
+    /// ms
+    fn left(&self) -> u64 {
+        self.until.saturating_sub(now_ns()) / 1_000_000
+    }
+
+    /// The time is over, or nobody wants to know any more.
+    fn is_over(&self) -> bool {
+        self.left() == 0 || self.answer.strong_count() == 0
+    }
 }
 
 impl Session {
@@ -159,16 +171,20 @@ async fn count(core: &Rc<Core>, service: &Rc<Service>, question: &Question) -> O
         }
         encode(&mut request, &["INFO", "replication"]);
         let replies = 1 + usize::from(wanted.is_some());
-        let limit = Some(PATIENCE);
-        // A primary that is lost meanwhile says no more; what replicas are known to have they have.
-        let Ok(Ok(replies)) = core.wheel.timeout(limit, Box::pin(own.ask(&request, replies))).await else {
-            return Some(have);
+        let mut asking = Box::pin(own.ask(&request, replies));
+        let replies = loop {
+            match core.wheel.timeout(Some(SILENCE), asking.as_mut()).await {
+                Ok(Ok(replies)) => break replies,
+                Err(_) if !question.is_over() && !service.is_replaced(question.node) => {}
+                // What replicas are known to have they have, whatever has become of the primary.
+                _ => return Some(have),
+            }
         };
+        drop(asking);
         let info = replies.last().map(|info| String::from_utf8_lossy(info).into_owned()).unwrap_or_default();
         let Some(offset) = offset(&info) else { return Some(have) };
         have = confirmed(&info, *wanted.get_or_insert(offset));
-        let left = question.until.saturating_sub(now_ns()) / 1_000_000;
-        if have >= question.enough || left == 0 || question.answer.strong_count() == 0 {
+        if have >= question.enough || question.is_over() {
             service.give_spare(own);
             return Some(have);
         }
@@ -176,7 +192,8 @@ async fn count(core: &Rc<Core>, service: &Rc<Service>, question: &Question) -> O
             // Forebay's own user may not WAIT: replicas confirm once in a second all the same.
             core.wheel.sleep(Duration::from_millis(look)).await;
         }
-        look = (look * 2).min(LONGEST_LOOK).min(left);
+        // 0 would be for ever.
+        look = (look * 2).min(LONGEST_LOOK).min(question.left()).max(1);
     }
 }
 

@@ -179,3 +179,20 @@ def test_a_client_that_leaves_while_it_waits_for_replicas_is_forgotten(redis_tar
     assert listed()
     waiting.close()
     wait_until(lambda: not listed(), 10, "it to be gone")
+
+
+def test_a_wait_is_over_when_its_primary_has_been_replaced(new_redis, start_forebay, name):
+    group = new_redis(replicas=1, sentinels=0)
+    old, new = group.nodes
+    wire = start_forebay(redis=[group.service(by="nodes", hold="30s")]).redis().wire(timeout=30)
+    assert wire.ask("SET", name, 1) == b"OK"
+    wire.order("WAIT", 9, 0)
+    assert wire.nothing_comes(0.3)
+    group.caught_up()
+    old.pause()
+    try:
+        new.run("REPLICAOF", "NO", "ONE")
+        assert wire.read() in (0, 1)
+        assert wire.ask("GET", name) == b"1"
+    finally:
+        old.resume()
