@@ -325,7 +325,8 @@ impl Session {
         self.note_subscriptions();
         let is_due = |expect: &&mut Expect| matches!(expect.what, What::Subscribe | What::Resubscribe);
         let Some(expect) = own.expects.front_mut().filter(is_due) else {
-            // A transaction has more than one channel in a command, or the server takes a subscription away by itself, as that of a slot that moves.
+            // A transaction has more than one channel in a command, or the server takes a subscription away by itself, as
+            // that of a slot that moves.
             self.client.deliver(whole);
             return;
         };
@@ -475,11 +476,8 @@ fn is_of_script(expect: &Expect) -> bool {
 
 /// CLIENT TRACKING, CLIENT NO-TOUCH.
 fn is_client_switch(request: &[u8]) -> bool {
-    let mut words = words(request);
-    words.next().is_some_and(|name| name.eq_ignore_ascii_case(b"CLIENT"))
-        && words
-            .next()
-            .is_some_and(|sub| [b"TRACKING".as_slice(), b"NO-TOUCH"].iter().any(|s| sub.eq_ignore_ascii_case(s)))
+    let mut words = words(request).map(<[u8]>::to_ascii_lowercase);
+    words.next().as_deref() == Some(b"client") && matches!(words.next().as_deref(), Some(b"tracking" | b"no-touch"))
 }
 
 /// The request once more, if it was kept.

@@ -70,7 +70,8 @@ TRANSACTIONS = {
     "another protocol": [
         "HSET h f v", "MULTI", "HELLO 3", "HGETALL h", hides(rb"id\r\n:(\d+)", "EXEC"), "HGETALL h", "HGETALL no"],
     "the second protocol": ["HSET h f v", "MULTI", "HELLO 2", hides(rb"id\r\n:(\d+)", "EXEC"), "HGETALL h"],
-    "another protocol that is not taken": ["HSET h f v", "MULTI", "HELLO 3", "DISCARD", "HGETALL h", "MULTI", "HELLO 4", "EXEC"],
+    "another protocol that is not taken": [
+        "HSET h f v", "MULTI", "HELLO 3", "DISCARD", "HGETALL h", "MULTI", "HELLO 4", "EXEC"],
     "a flush within a transaction": ["SET k 1", "MULTI", "FLUSHDB", "GET k", "SET k 2", "EXEC", "GET k"],
     "time passes for none of the keys": ["MULTI", "SET k v PX 100000", "PEXPIRE no 5", "PERSIST k", "TTL k", "EXEC"],
     "copies of a sort": ["RPUSH l 3 1 2", "MULTI", "SORT l", "SORT l STORE s", "LRANGE s 0 -1", "EXEC"],
