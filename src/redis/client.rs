@@ -54,7 +54,8 @@ pub struct Client {
     /// What has to be done before its next request: requests that came back from a lane, and answers to others behind
     /// them.
     pub backlog: RefCell<VecDeque<Todo>>,
-    /// Whether its AUTH has succeeded; `None` while that is not known.
+    /// What a server has said to what it was asked about the client, such as whether its AUTH succeeds: yes or no; `None`
+    /// while that is not known.
     pub login_result: Cell<Option<bool>>,
     /// The server's number of the connection on which its command blocks, or will when it has arrived.
     pub blocked_on: Cell<Option<u64>>,

@@ -3,18 +3,26 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::client::Client;
+use super::connect::{Failure, Wanted, connect, read_replies};
 use super::core::Core;
 use super::errors::Trouble;
 use super::hello::is_name;
 use super::own::What;
+use super::replicas::Counted;
 use super::request::Taken;
 use super::session::{ReplyMode, Session, Wait};
 use super::verbs::is_switched_on;
 use crate::wire::resp::command::{Command, Path, Verb};
 use crate::wire::resp::{build, words};
 use crate::worker::clock::now_ns;
+
+/// How long a server may take to end a script.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A number that no server gives to a connection.
+const NOBODY: &str = "9223372036854775807";
 
 /// An answer that somebody else makes before the client's next request is looked at.
 #[derive(Debug, Default)]
@@ -25,14 +33,28 @@ pub(super) enum Asked {
     Login(Vec<u8>, bool),
     /// A server says what it answers to HELLO.
     Hello(Vec<u8>),
-    /// The other threads say what they know.
-    Threads(Rc<RefCell<Option<Vec<u8>>>>),
+    /// A server says whether the client's user may do this.
+    Right(Vec<u8>),
+    /// The primary says which replicas have what; the request.
+    Replicas(Rc<Counted>, Vec<u8>),
+    /// Another task asks the other threads, or a server, and makes the answer.
+    Task(Rc<RefCell<Option<Vec<u8>>>>),
 }
 
 impl Session {
     /// An answer is due that somebody else makes.
     pub(super) fn is_asking(&self) -> bool {
         !matches!(self.asked, Asked::Nothing)
+    }
+
+    /// What the next request has to wait for because of that.
+    pub(super) fn awaits_asked(&self) -> Option<Wait> {
+        match self.asked {
+            Asked::Nothing => None,
+            // It may take for ever, so that it must be seen if the client leaves.
+            Asked::Replicas(..) => Some(Wait::Own),
+            _ => Some(Wait::Answers),
+        }
     }
 
     /// Looks whether what was asked has been answered.
@@ -47,14 +69,38 @@ impl Session {
         let result = self.client.login_result.get();
         let again = match &asked {
             Asked::Nothing => return None,
-            Asked::Threads(slot) => {
+            Asked::Task(slot) => {
                 let Some(reply) = slot.borrow_mut().take() else {
-                    self.asked = Asked::Threads(Rc::clone(slot));
+                    self.asked = Asked::Task(Rc::clone(slot));
                     return Some(Wait::Answers);
                 };
                 if self.wants_reply() {
                     self.client.say(&reply);
                 }
+                return None;
+            }
+            Asked::Replicas(answer, frame) => match answer.take() {
+                None => {
+                    self.asked = asked;
+                    return self.awaits_asked();
+                }
+                Some(counted) => {
+                    self.note_blocked(false);
+                    match counted {
+                        Some(count) => {
+                            self.replicated = Some(count);
+                            let _ = self.answer_replicas(count);
+                            return None;
+                        }
+                        None => frame,
+                    }
+                }
+            },
+            Asked::Right(frame) if result != Some(false) => frame,
+            Asked::Right(_) => {
+                self.client.login_result.set(None);
+                // CLIENT REPLY SKIP was about this one.
+                self.wants_reply();
                 return None;
             }
             Asked::Login(frame, false) if result == Some(true) => frame,
@@ -76,7 +122,11 @@ impl Session {
             self.client.login_result.set(None);
         }
         match self.take_again(again) {
-            Taken::Done => self.finish_asked(),
+            Taken::Done => {
+                // What a server has said of this request says nothing of the next.
+                self.client.login_result.set(None);
+                self.finish_asked()
+            }
             Taken::Wait(wait) => {
                 if matches!(self.asked, Asked::Nothing) {
                     self.asked = asked;
@@ -110,9 +160,9 @@ impl Session {
             "no-evict" if is_switch(argument) => reply.extend_from_slice(build::OK),
             "no-evict" => Trouble::Err("syntax error").write(&mut reply),
             "no-touch" | "tracking" => return self.send_own(frame, What::Special(is_switched_on(frame))),
-            "list" => return self.list(&words),
-            "kill" => return self.kill(&words),
-            "unblock" => return self.unblock(&words),
+            "list" => return self.list(&words, frame),
+            "kill" => return self.kill(&words, frame),
+            "unblock" => return self.unblock(&words, frame),
             "trackinginfo" | "getredir" | "help" => {
                 return self.send_shared(frame, crate::wire::resp::command::Access::Pinned, super::lane::Kind::Quick);
             }
@@ -189,12 +239,42 @@ impl Session {
             *made.borrow_mut() = Some(conclude(answers));
             client.wake();
         });
-        self.asked = Asked::Threads(slot);
+        self.asked = Asked::Task(slot);
         self.lane = None;
         Taken::Done
     }
 
-    fn list(&mut self, words: &[&[u8]]) -> Taken {
+    /// SCRIPT KILL and FUNCTION KILL, on a connection for this alone: any other may wait behind the script, and a server
+    /// that is busy lets nobody in but for that. Nothing is held back: it is what ends a trouble.
+    pub(super) fn kill_script(&mut self, frame: &[u8]) -> Taken {
+        if let Some(wait) = self.before_answer() {
+            return Taken::Wait(wait);
+        }
+        let wanted = match self.service.kill_wanted(&self.client) {
+            Ok(wanted) => wanted,
+            Err(why) => return self.wait_for_primary(why),
+        };
+        let slot = Rc::new(RefCell::new(None));
+        let (core, client, made) = (Rc::clone(&self.core), Rc::clone(&self.client), Rc::clone(&slot));
+        let frame = frame.to_vec();
+        tokio::task::spawn_local(async move {
+            let reply = ask_once(&core, &wanted, &frame).await.unwrap_or_else(|trouble| {
+                let mut reply = Vec::new();
+                trouble.write(&mut reply);
+                reply
+            });
+            *made.borrow_mut() = Some(reply);
+            client.wake();
+        });
+        self.asked = Asked::Task(slot);
+        self.lane = None;
+        Taken::Done
+    }
+
+    fn list(&mut self, words: &[&[u8]], frame: &[u8]) -> Taken {
+        if let Err(taken) = self.may(&["CLIENT", "LIST", "TYPE", "master"], frame) {
+            return taken;
+        }
         let filter = match Filter::of_list(words.get(2..).unwrap_or_default()) {
             Ok(filter) => filter,
             Err(text) => return self.answer_with(format!("-ERR {text}\r\n").as_bytes()),
@@ -215,7 +295,10 @@ impl Session {
         })
     }
 
-    fn kill(&mut self, words: &[&[u8]]) -> Taken {
+    fn kill(&mut self, words: &[&[u8]], frame: &[u8]) -> Taken {
+        if let Err(taken) = self.may(&["CLIENT", "KILL", "ID", NOBODY], frame) {
+            return taken;
+        }
         let arguments = words.get(2..).unwrap_or_default();
         let is_old_form = arguments.len() == 1;
         let filter = match Filter::of_kill(arguments) {
@@ -251,7 +334,10 @@ impl Session {
         })
     }
 
-    fn unblock(&mut self, words: &[&[u8]]) -> Taken {
+    fn unblock(&mut self, words: &[&[u8]], frame: &[u8]) -> Taken {
+        if let Err(taken) = self.may(&["CLIENT", "UNBLOCK", NOBODY], frame) {
+            return taken;
+        }
         let id = words.get(2).and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
         let by_error = match words.get(3).map(|how| how.to_ascii_lowercase()) {
             None => false,
@@ -276,6 +362,24 @@ impl Session {
             build::integer(&mut reply, answers.into_iter().sum());
             reply
         })
+    }
+}
+
+/// One request on a connection of its own.
+async fn ask_once(core: &Core, wanted: &Wanted, request: &[u8]) -> Result<Vec<u8>, Trouble> {
+    let mut stream = match connect(core, wanted).await {
+        Ok(opened) => opened.stream,
+        Err(Failure::Refused(line) | Failure::NotReady(line)) => return Err(Trouble::Server(line)),
+        Err(failure) => return Err(Trouble::NotSent(failure.to_string())),
+    };
+    let asked = async {
+        stream.write_all(request).await?;
+        read_replies(&mut stream, 1).await
+    };
+    match core.wheel.timeout(Some(PATIENCE), Box::pin(asked)).await {
+        Ok(Ok(replies)) => Ok(replies.concat()),
+        Ok(Err(e)) => Err(Trouble::Unknown(e.to_string())),
+        Err(_) => Err(Trouble::Unknown(format!("no answer within {PATIENCE:?}"))),
     }
 }
 

@@ -88,6 +88,7 @@ async fn open(wanted: &Wanted) -> Result<Opened, Failure> {
         let error = reply.strip_prefix(b"-").map(|line| line.trim_ascii_end().to_vec());
         match (step, error) {
             (_, Some(line)) if is_not_ready(&line) => return Err(Failure::NotReady(line)),
+            (Step::Auth, Some(line)) if asks_for_none(&line) => {}
             (Step::Hello, Some(line))
                 if line.starts_with(b"ERR unknown command") && wanted.version == Version::Resp2 =>
             {
@@ -147,13 +148,20 @@ fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
 
 /// How a user logs in; `None`: nothing has to be said.
 pub(super) fn auth(login: &Login) -> Option<Vec<Vec<u8>>> {
-    let password = login.password.as_deref()?;
+    let password = login.password()?;
     let mut words = vec![b"AUTH".to_vec()];
     if *login.user != *DEFAULT_USER {
         words.push(login.user.to_vec());
     }
     words.push(password.to_vec());
     Some(words)
+}
+
+/// The default user has no password, or has none any more: as `AUTH default` with any, this one does no harm, and the
+/// connection is that user's from the beginning.
+pub(super) fn asks_for_none(line: &[u8]) -> bool {
+    line.starts_with(b"ERR AUTH <password> called without any password configured")
+        || line.starts_with(b"ERR Client sent AUTH, but no password is set")
 }
 
 /// The role in the reply to HELLO: `master` or `replica`.
@@ -181,7 +189,8 @@ fn check_role(role: &[u8], is_primary: bool) -> Result<(), Failure> {
 
 /// Answers that a server gives while it cannot serve.
 pub fn is_not_ready(line: &[u8]) -> bool {
-    line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ") || line.starts_with(b"BUSY ")
+    // BUSY is none of them: a server that runs a long script says that to everybody, and serves again by itself.
+    line.starts_with(b"LOADING ") || line.starts_with(b"MASTERDOWN ")
 }
 
 /// Largest of the replies that [`read_replies`] reads.

@@ -24,6 +24,10 @@ pub enum Trouble {
     Unknown(String),
     /// A request that was too large to be kept had not reached its server whole.
     NotSent(String),
+    /// WAITAOF cannot count what the client has written, for the server's reason.
+    Unproved(Vec<u8>),
+    /// CLIENT UNBLOCK ... ERROR.
+    Unblocked,
     /// The server refused the connection itself, in its own words.
     Server(Vec<u8>),
     /// The words do not fit the command.
@@ -70,6 +74,12 @@ impl fmt::Display for Trouble {
                 "LOADING the command was not carried out, its connection was lost before all of it was sent: {why}; \
                  try again"
             ),
+            Trouble::Unproved(line) => write!(
+                f,
+                "NOPERM what was written before cannot be counted without the right to SPUBLISH to __forebay:offset ({})",
+                String::from_utf8_lossy(line)
+            ),
+            Trouble::Unblocked => f.write_str("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
             Trouble::Server(line) => write!(f, "{}", String::from_utf8_lossy(line)),
             Trouble::Arity(name) => write!(f, "ERR wrong number of arguments for '{name}' command"),
             Trouble::UnknownCommand(name, arguments) => {

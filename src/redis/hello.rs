@@ -86,6 +86,11 @@ impl Session {
     }
 }
 
+/// The user and the password in the words of a HELLO.
+pub(super) fn login_in<'a>(words: &[&'a [u8]]) -> Option<(&'a [u8], &'a [u8])> {
+    read(words).ok()?.login
+}
+
 fn read<'a>(words: &[&'a [u8]]) -> Result<Wish<'a>, Vec<u8>> {
     let mut wish = Wish { version: None, login: None, name: None };
     let Some((number, mut rest)) = words.get(1..).unwrap_or_default().split_first() else { return Ok(wish) };

@@ -13,7 +13,14 @@ pub struct Login {
     /// Name of the ACL user.
     pub user: Box<[u8]>,
     /// `None`: the default user where it has no password, for whom nothing is said.
-    pub password: Option<Box<[u8]>>,
+    password: RefCell<Option<Box<[u8]>>>,
+}
+
+impl Login {
+    /// The password that new connections say.
+    pub fn password(&self) -> Option<Box<[u8]>> {
+        self.password.borrow().clone()
+    }
 }
 
 impl std::fmt::Debug for Login {
@@ -42,7 +49,8 @@ impl Logins {
     /// The login of these, the same for the same.
     pub fn of(&self, user: &[u8], password: Option<&[u8]>) -> Rc<Login> {
         let mut known = self.known.borrow_mut();
-        let found = known.iter().find(|login| *login.user == *user && same(login.password.as_deref(), password));
+        let found =
+            known.iter().find(|login| *login.user == *user && same(login.password.borrow().as_deref(), password));
         if let Some(login) = found {
             return Rc::clone(login);
         }
@@ -53,9 +61,22 @@ impl Logins {
         }
         let id = self.count.get();
         self.count.set(id.wrapping_add(1));
-        let login = Rc::new(Login { id, user: user.into(), password: password.map(Into::into) });
+        let password = RefCell::new(password.map(Into::into));
+        let login = Rc::new(Login { id, user: user.into(), password });
         known.push(Rc::clone(&login));
         login
+    }
+}
+
+impl Logins {
+    /// A user's password is another one now. Whoever has logged in with the old one stays so, as with Redis itself, and
+    /// its connections are shared with those that the new one opens.
+    pub fn renew(&self, user: &[u8], old: &[u8], new: &[u8]) {
+        for login in self.known.borrow().iter() {
+            if *login.user == *user && same(login.password.borrow().as_deref(), Some(old)) {
+                *login.password.borrow_mut() = Some(new.into());
+            }
+        }
     }
 }
 

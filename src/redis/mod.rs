@@ -23,6 +23,7 @@ mod login;
 mod own;
 mod own_replies;
 mod place;
+mod replicas;
 pub mod report;
 mod request;
 mod service;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::connect::{Failure, NAME, Opened, Wanted, auth, connect};
+use super::connect::{Failure, NAME, Opened, Wanted, auth, connect, read_replies};
 use super::errors::Trouble;
 use super::login::Login;
 use super::request::Taken;
@@ -65,8 +65,12 @@ pub struct Own {
     pub(super) state: Held,
     /// What waits for the next EXEC.
     pub(super) queued: Queued,
+    /// The last EXEC was carried out.
+    pub(super) has_executed: bool,
     /// The reply that is looked at as a whole is that of CLIENT INFO, behind these commands.
     pub(super) learning: Option<Queued>,
+    /// The server's refusal of [`What::Offset`]: what is said behind it counts for nothing.
+    pub(super) unproved: Option<Vec<u8>>,
     since: u64,
 }
 
@@ -106,7 +110,7 @@ pub(super) struct Expect {
 pub(super) struct Queued {
     /// Subscribing and unsubscribing commands.
     pub(super) subscribing: Vec<Vec<u8>>,
-    /// Others, such as SELECT and AUTH, of which the connection has to be asked.
+    /// Others: SELECT, AUTH and the like, of which the connection has to be asked, and CLIENT TRACKING.
     pub(super) others: Vec<Vec<u8>>,
 }
 
@@ -133,7 +137,9 @@ pub(super) enum What {
     Block {
         may_rerun: bool,
     },
-    /// WAIT: how many replicas have the client's writes.
+    /// A write that makes WAITAOF behind it count all before it: the client does not see the reply.
+    Offset,
+    /// WAITAOF: on how many disks the client's writes are.
     Replicated,
     /// One of the subscribing and unsubscribing commands.
     Subscribe,
@@ -178,7 +184,9 @@ impl Own {
             is_long_message: false,
             state: Held::default(),
             queued: Queued::default(),
+            has_executed: false,
             learning: None,
+            unproved: None,
             since: now_ns(),
         }
     }
@@ -211,6 +219,11 @@ impl Own {
     /// The connection has another database now.
     pub(super) fn set_db(&mut self, db: u32) {
         self.wanted.db = db;
+    }
+
+    /// The connection speaks another protocol now.
+    pub(super) fn set_version(&mut self, version: Version) {
+        self.wanted.version = version;
     }
 
     /// The connection becomes this user's, and speaks this protocol.
@@ -339,6 +352,17 @@ impl Own {
         self.stream.poll_read(&mut Context::from_waker(std::task::Waker::noop()), &mut byte).is_ready()
     }
 
+    /// Asks something of Forebay's own, and reads so many replies. Out of step afterwards if it is dropped or fails.
+    ///
+    /// # Errors
+    /// The socket's; also if the server closes the connection or does not speak RESP.
+    pub(super) async fn ask(&mut self, requests: &[u8], replies: usize) -> std::io::Result<Vec<Vec<u8>>> {
+        self.stream.write_all(requests).await?;
+        let replies = read_replies(&mut self.stream, replies).await?;
+        self.since = now_ns();
+        Ok(replies)
+    }
+
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
         self.stream.poll_read(cx, buf)
     }
@@ -438,7 +462,13 @@ impl Session {
                 self.lose_own("the primary was replaced");
                 Err(Taken::Wait(Wait::Output))
             }
-            Err(why) => Err(self.wait_for_primary(why)),
+            Err(why) => {
+                let taken = self.wait_for_primary(why);
+                if matches!(taken, Taken::Done) && self.is_in_multi() {
+                    self.abort_transaction();
+                }
+                Err(taken)
+            }
         }
     }
 

@@ -4,17 +4,22 @@ use std::collections::BTreeSet;
 
 use super::blocking::ends_by_itself;
 use super::client::{Mode, Todo};
+use super::connect::asks_for_none;
 use super::errors::Trouble;
-use super::lane::is_refusal;
+use super::hello::{is_name, login_in};
+use super::lane::{is_refusal, runs_script};
 use super::login::DEFAULT_USER;
 use super::own::{Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
+use super::verbs::{database, is_switched_on};
 use crate::wire::resp::{Version, build, words};
 
 /// Connections lost in a row, without any reply, with which a client is let try the same read.
 const MOST_LOSSES: u32 = 5;
 /// A message beyond this goes on without being looked at as a whole, bytes.
 const LONGEST_WHOLE: usize = 256 * 1024;
+/// WAITAOF: on no disk, as far as is known.
+const NO_DISK: &[u8] = b"*2\r\n:0\r\n:0\r\n";
 
 impl Session {
     /// Takes replies. Returns the bytes used.
@@ -82,7 +87,8 @@ impl Session {
         }
         let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
         let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
-        let fails_to_follow = first == b'-' && own.expects.front().is_some_and(|expect| expect.what == What::Follow);
+        let fails_to_follow = own.expects.front().is_some_and(|expect| expect.what == What::Follow)
+            && line.strip_prefix(b"-").is_some_and(|error| !asks_for_none(error));
         if own.expects.is_empty() || fails_to_follow {
             return Err(String::from_utf8_lossy(line).into_owned());
         }
@@ -95,7 +101,7 @@ impl Session {
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
-            && (is_refusal(error) || error.starts_with(b"UNBLOCKED force "))
+            && (is_refusal(error) && !is_of_script(&expect) || error.starts_with(b"UNBLOCKED force "))
             && self.run_elsewhere(own, &expect)
         {
             return Fate::Drop;
@@ -104,10 +110,18 @@ impl Session {
             What::Swallow | What::Resubscribe | What::Follow => return Fate::Drop,
             What::Plain | What::Read | What::Subscribe => {}
             What::Block { .. } => self.note_blocked(false),
+            What::Offset => {
+                own.unproved = error.map(<[u8]>::to_vec);
+                return Fate::Drop;
+            }
             What::Replicated => {
                 self.note_blocked(false);
-                self.replicated =
-                    line.strip_prefix(b":").and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
+                if let Some(refusal) = own.unproved.take().filter(|_| is_ok) {
+                    if !expect.is_silent {
+                        self.client.tell(|out| Trouble::Unproved(refusal).write(out));
+                    }
+                    return Fate::Drop;
+                }
             }
             What::Unknown => {
                 own.state.is_tainted |= is_ok;
@@ -127,6 +141,7 @@ impl Session {
             }
             What::Exec | What::Discard => {
                 let is_done = expect.what == What::Exec && line.starts_with(b"*") && line != b"*-1";
+                own.has_executed = is_done;
                 self.end_queued(&expect.queued.subscribing, is_done);
                 // Any other error says that there was nothing to end, or that the words were wrong: all is as before.
                 if is_ok || line.starts_with(b"-EXECABORT") {
@@ -141,11 +156,7 @@ impl Session {
                 self.has_lost_watch = false;
             }
             What::Unwatch => {}
-            What::Select(db) if is_ok => {
-                own.set_db(db);
-                self.client.db.set(db);
-                self.lane = None;
-            }
+            What::Select(db) if is_ok => self.become_db(own, db),
             What::Select(_) => {}
             What::Monitor => own.state.is_monitor |= is_ok,
             What::Special(on) if is_ok => {
@@ -185,26 +196,78 @@ impl Session {
         self.note_subscriptions();
     }
 
-    /// What CLIENT INFO says about database, name and user.
+    /// What CLIENT INFO says about database, protocol, name and user behind a transaction with these commands.
     fn learn_session(&mut self, own: &mut Own, info: &[u8], queued: &Queued) {
-        let text = String::from_utf8_lossy(info);
-        let db = text.split_ascii_whitespace().find_map(|word| word.strip_prefix("db=")?.parse().ok());
-        match db {
-            Some(db) => {
-                own.set_db(db);
-                self.client.db.set(db);
-                self.lane = None;
-                if let Some(name) = text.split(' ').find_map(|word| word.strip_prefix("name=")) {
-                    own.name_is(name.as_bytes());
-                    *self.client.name.borrow_mut() = name.as_bytes().to_vec();
-                }
-                if let Some(user) = text.split(' ').find_map(|word| word.strip_prefix("user=")) {
-                    self.become_user(user.as_bytes(), queued);
-                }
-            }
-            // Without that the client's next command might go to the wrong database.
-            None => self.client.cut(),
+        if !own.has_executed {
+            return;
         }
+        for request in &queued.others {
+            if is_client_switch(request) {
+                own.state.is_special = is_switched_on(request);
+            }
+        }
+        let text = String::from_utf8_lossy(info);
+        let field =
+            |key: &str| text.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        let Some(db) = field("db").and_then(|db| db.parse().ok()) else {
+            // Its user may not ask, or it has become a subscriber in the second protocol.
+            return self.guess_session(own, queued);
+        };
+        self.become_db(own, db);
+        match field("resp") {
+            Some("2") => self.become_version(own, Version::Resp2),
+            Some("3") => self.become_version(own, Version::Resp3),
+            _ => {}
+        }
+        if let Some(name) = field("name") {
+            self.become_name(own, name.as_bytes());
+        }
+        if let Some(user) = field("user") {
+            self.become_user(user.as_bytes(), queued);
+        }
+    }
+
+    /// What the commands of a transaction have made of the session, if the server does not say it. A wrong guess would
+    /// lead the next command to the wrong place: rather the client goes.
+    fn guess_session(&mut self, own: &mut Own, queued: &Queued) {
+        for request in &queued.others {
+            let words: Vec<&[u8]> = words(request).collect();
+            let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+            match (name.as_slice(), words.as_slice()) {
+                (b"SELECT", _) => match database(request) {
+                    Some(db) if db == self.client.db.get() || self.service.has_db(db) => self.become_db(own, db),
+                    _ => return self.client.cut(),
+                },
+                (b"HELLO", [_]) => {}
+                (b"HELLO", [_, b"2"]) => self.become_version(own, Version::Resp2),
+                (b"HELLO", [_, b"3"]) => self.become_version(own, Version::Resp3),
+                (b"CLIENT", [_, sub, name]) if sub.eq_ignore_ascii_case(b"SETNAME") => {
+                    if is_name(name) {
+                        self.become_name(own, name);
+                    }
+                }
+                (b"CLIENT", _) => {}
+                _ => return self.client.cut(),
+            }
+        }
+    }
+
+    fn become_db(&mut self, own: &mut Own, db: u32) {
+        own.set_db(db);
+        self.service.learn_db(db);
+        self.client.db.set(db);
+        self.lane = None;
+    }
+
+    fn become_version(&mut self, own: &mut Own, version: Version) {
+        own.set_version(version);
+        self.client.version.set(version);
+        self.lane = None;
+    }
+
+    fn become_name(&mut self, own: &mut Own, name: &[u8]) {
+        own.name_is(name);
+        *self.client.name.borrow_mut() = name.to_vec();
     }
 
     /// A transaction has made this the client's user: its password is that of the AUTH in it.
@@ -215,6 +278,7 @@ impl Session {
             let named = match words.as_slice() {
                 [verb, password] if verb.eq_ignore_ascii_case(b"AUTH") => Some((DEFAULT_USER, *password)),
                 [verb, name, password] if verb.eq_ignore_ascii_case(b"AUTH") => Some((*name, *password)),
+                [verb, ..] if verb.eq_ignore_ascii_case(b"HELLO") => login_in(&words),
                 _ => None,
             };
             if let Some((_, password)) = named.filter(|(name, _)| *name == user) {
@@ -259,8 +323,10 @@ impl Session {
             None => {}
         }
         self.note_subscriptions();
-        let Some(expect) = own.expects.front_mut() else {
-            // The server takes a subscription away by itself, as that of a slot that moves.
+        let is_due = |expect: &&mut Expect| matches!(expect.what, What::Subscribe | What::Resubscribe);
+        let Some(expect) = own.expects.front_mut().filter(is_due) else {
+            // A transaction has more than one channel in a command, or the server takes a subscription away by itself, as
+            // that of a slot that moves.
             self.client.deliver(whole);
             return;
         };
@@ -302,7 +368,7 @@ impl Session {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {
-                What::Swallow | What::Resubscribe | What::Database | What::Follow => {}
+                What::Swallow | What::Offset | What::Resubscribe | What::Database | What::Follow => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -334,7 +400,7 @@ impl Session {
                 What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
                     self.client.backlog.borrow_mut().extend(again(&expect));
                 }
-                What::Replicated => build::integer(&mut reply, 0),
+                What::Replicated => reply.extend_from_slice(NO_DISK),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
                     // As if nothing had come in time: whether something had, nobody can tell.
                     true => build::null_array(&mut reply, self.client.version.get()),
@@ -382,16 +448,17 @@ impl Session {
     /// without a number that only the server knows: it is given up.
     pub(super) fn obey_unblock(&mut self) {
         let Some(by_error) = self.client.unblock.get() else { return };
+        if self.end_wait(by_error) {
+            return self.client.unblock.set(None);
+        }
         if self.client.mode.get().is_blocked
             && let OwnState::Open(own) = &mut self.own
             && own.expects.len() == 1
         {
             let mut reply = Vec::new();
             match own.expects.front().map(|expect| expect.what) {
-                _ if by_error => {
-                    build::error(&mut reply, b"UNBLOCKED client unblocked via CLIENT UNBLOCK");
-                }
-                Some(What::Replicated) => build::integer(&mut reply, 0),
+                _ if by_error => Trouble::Unblocked.write(&mut reply),
+                Some(What::Replicated) => reply.extend_from_slice(NO_DISK),
                 _ => build::null_array(&mut reply, self.client.version.get()),
             }
             self.client.say(&reply);
@@ -400,6 +467,17 @@ impl Session {
         }
         self.client.unblock.set(None);
     }
+}
+
+/// The reply is that of a script, whose errors are its own.
+fn is_of_script(expect: &Expect) -> bool {
+    expect.request.as_deref().is_some_and(runs_script)
+}
+
+/// CLIENT TRACKING, CLIENT NO-TOUCH.
+fn is_client_switch(request: &[u8]) -> bool {
+    let mut words = words(request).map(<[u8]>::to_ascii_lowercase);
+    words.next().as_deref() == Some(b"client") && matches!(words.next().as_deref(), Some(b"tracking" | b"no-touch"))
 }
 
 /// The request once more, if it was kept.

@@ -138,7 +138,7 @@ impl Session {
 fn pack(client: Rc<Client>, seen: u64) -> Option<Guest> {
     // Nobody else has it between two requests.
     let client = Rc::try_unwrap(client).ok()?;
-    let login = client.login.borrow().as_ref().map(|login| (login.user.clone(), login.password.clone()));
+    let login = client.login.borrow().as_ref().map(|login| (login.user.clone(), login.password()));
     Some(Guest {
         id: client.id,
         stream: client.stream.into_inner().detach().ok()?,

@@ -118,7 +118,7 @@ impl Session {
     }
 
     /// Refuses a request, and any transaction that it would be part of.
-    fn refuse(&mut self, trouble: &Trouble) -> Taken {
+    pub(super) fn refuse(&mut self, trouble: &Trouble) -> Taken {
         if self.transaction.is_some() {
             return self.spoil_transaction(trouble);
         }

@@ -252,6 +252,18 @@ impl Service {
 
     /// New settings.
     pub fn set_config(&self, config: RedisService) {
+        let before = Rc::clone(&self.config.borrow());
+        let was = before.auth.iter().map(|auth| (DEFAULT_USER, auth));
+        let was = was.chain(before.users.iter().map(|(user, password)| (user.as_bytes(), password)));
+        for (user, old) in was {
+            let new = match std::str::from_utf8(user) {
+                _ if user == DEFAULT_USER => config.auth.as_ref(),
+                name => name.ok().and_then(|name| config.users.get(name)),
+            };
+            if let Some(new) = new.filter(|new| *new != old) {
+                self.logins.renew(user, old.0.as_bytes(), new.0.as_bytes());
+            }
+        }
         *self.config.borrow_mut() = Rc::new(config);
         self.note_change();
     }
@@ -472,13 +484,30 @@ impl Service {
         Ok((node, Wanted { target, is_primary: true, login, version, db, is_for_logins: false }))
     }
 
-    /// What `connect` needs for a question of Forebay's own to the primary; `None` while there is none.
-    pub fn control_wanted(&self) -> Option<Wanted> {
-        let target = self.target(self.primary().ok()?).ok()?;
+    /// What `connect` needs for a connection of a client's user to the primary, even one that is in doubt; its database is
+    /// the first, since a server that is busy with a script takes no SELECT.
+    ///
+    /// # Errors
+    /// Nobody is known to be the primary.
+    pub fn kill_wanted(&self, client: &Client) -> Result<Wanted, String> {
+        let view = self.view();
+        let node = view.primary.and_then(|place| view.nodes.get(place)).ok_or_else(|| view.reason.clone())?;
+        let target = Target { host: node.host.clone(), port: node.port };
+        let login = client.login.borrow().clone().unwrap_or_else(|| self.logins.of(DEFAULT_USER, None));
+        Ok(Wanted { target, is_primary: true, login, version: Version::Resp2, db: 0, is_for_logins: false })
+    }
+
+    /// What `connect` needs for a question of Forebay's own to the primary.
+    ///
+    /// # Errors
+    /// Why it has to wait.
+    pub fn control_wanted(&self) -> Result<(u64, Wanted), String> {
+        let node = self.primary()?;
+        let target = self.target(node)?;
         let password = self.config.borrow().auth.as_ref().map(|auth| auth.0.clone());
         let login = self.logins.of(DEFAULT_USER, password.as_deref().map(str::as_bytes));
         let version = Version::Resp2;
-        Some(Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false })
+        Ok((node, Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false }))
     }
 
     /// A connection that somebody has given back clean.

@@ -282,9 +282,8 @@ impl Session {
         if let Some(wait) = self.work_off_backlog() {
             return Some(wait);
         }
-        let asks = |session: &Self| session.is_asking().then_some(Wait::Answers);
         if self.client.is_ending.get() || self.input.is_empty() {
-            return asks(self);
+            return self.awaits_asked();
         }
         let input = std::mem::take(&mut self.input);
         let (used, wait) = self.work(input.get(self.at..).unwrap_or_default());
@@ -297,7 +296,7 @@ impl Session {
             self.input.drain(..self.at);
             self.at = 0;
         }
-        wait.or_else(|| asks(self))
+        wait.or_else(|| self.awaits_asked())
     }
 
     /// Requests that came back from a lane, before any other.
@@ -468,8 +467,8 @@ impl Session {
             self.has_filled_window = true;
             return Some(Wait::Answers);
         }
-        if self.is_asking() {
-            return Some(Wait::Answers);
+        if let Some(wait) = self.awaits_asked() {
+            return Some(wait);
         }
         (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
     }

@@ -5,7 +5,7 @@ use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::{Session, Wait};
 use crate::wire::resp::command::{Access, Path, Verb};
-use crate::wire::resp::{Bounds, Found, ProtocolError};
+use crate::wire::resp::{Bounds, Found, ProtocolError, build};
 
 /// What becomes of the bytes of the request that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,8 @@ impl Session {
         }
         if is_refused {
             let name = command.map(|command| command.name.to_string()).unwrap_or_default();
-            return self.drop_stream(bytes, &Trouble::Admin(name));
+            let taken = self.refuse(&Trouble::Admin(name));
+            return self.drop_stream(bytes, taken);
         }
         let what = match command.map(|command| (command.path, command.access)) {
             Some((Path::Session(Verb::Ping | Verb::Script), _)) => What::Plain,
@@ -51,14 +52,15 @@ impl Session {
             Some((Path::Block | Path::MayBlock, Access::Write)) => What::Block { may_rerun: false },
             Some(_) => What::Plain,
         };
+        if self.is_transaction_spoilt() {
+            let taken = self.answer_with(build::QUEUED);
+            return self.drop_stream(bytes, taken);
+        }
         if self.transaction.is_some() {
             match self.move_transaction(&[]) {
-                // Spoilt: nothing of it will be carried out.
-                Taken::Done if self.transaction.is_some() => {
-                    return self.drop_stream_saying(bytes, crate::wire::resp::build::QUEUED);
-                }
-                Taken::Done => {}
-                Taken::Wait(wait) => return Err(wait),
+                // It was refused, and has been answered.
+                taken if self.transaction.is_some() => return self.drop_stream(bytes, taken),
+                _ => {}
             }
         }
         let opened = match self.before_own() {
@@ -79,11 +81,7 @@ impl Session {
                     expect.is_silent = !is_wanted;
                 }
             }
-            Err(Taken::Wait(wait)) => return Err(wait),
-            Err(Taken::Done) => {
-                self.stream = Some(Stream::Drop);
-                return Ok(self.pass(bytes));
-            }
+            Err(taken) => return self.drop_stream(bytes, taken),
         }
         self.note_write();
         self.count_pending();
@@ -96,14 +94,9 @@ impl Session {
         (self.client.in_flight.get() > 0).then_some(Wait::Answers)
     }
 
-    fn drop_stream(&mut self, bytes: &[u8], trouble: &Trouble) -> Result<usize, Wait> {
-        let mut reply = Vec::new();
-        trouble.write(&mut reply);
-        self.drop_stream_saying(bytes, &reply)
-    }
-
-    fn drop_stream_saying(&mut self, bytes: &[u8], reply: &[u8]) -> Result<usize, Wait> {
-        match self.answer_with(reply) {
+    /// The request has been answered: the rest of its bytes is for nobody.
+    fn drop_stream(&mut self, bytes: &[u8], answered: Taken) -> Result<usize, Wait> {
+        match answered {
             Taken::Wait(wait) => Err(wait),
             Taken::Done => {
                 self.stream = Some(Stream::Drop);

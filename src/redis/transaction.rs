@@ -5,7 +5,6 @@
 //! what only the server knows (rights, memory) it tells at EXEC.
 
 use super::errors::Trouble;
-use super::login::DEFAULT_USER;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::Session;
@@ -41,8 +40,7 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 impl Session {
     /// MULTI
     pub(super) fn begin_transaction(&mut self, frame: &[u8]) -> Taken {
-        let is_default = self.client.login.borrow().as_ref().is_none_or(|login| *login.user == *DEFAULT_USER);
-        if !is_default {
+        if !self.is_default_user() {
             // Only a server knows what this user may do, and says so at each command.
             return self.send_own(frame, What::Multi { tell: true });
         }
@@ -82,6 +80,7 @@ impl Session {
             Path::Session(Verb::Exec) => self.execute(),
             Path::Session(Verb::Discard) => {
                 let taken = self.answer_with(build::OK);
+                self.has_lost_watch = false;
                 self.end_transaction();
                 taken
             }
@@ -91,7 +90,7 @@ impl Session {
                 self.end_transaction();
                 self.take(frame, request)
             }
-            Path::Session(Verb::Ping | Verb::Script | Verb::Wait | Verb::Unwatch)
+            Path::Session(Verb::Ping | Verb::Script | Verb::Kill | Verb::Wait | Verb::Unwatch)
             | Path::Lane
             | Path::Slow
             | Path::Block
@@ -131,6 +130,19 @@ impl Session {
         taken
     }
 
+    /// A request of a transaction that stands on the client's own connection was refused here, so that EXEC must be, too.
+    /// The server knows nothing of that: what it has queued goes with the connection.
+    pub(super) fn abort_transaction(&mut self) {
+        if matches!(&self.own, OwnState::Open(own) if own.state.is_special) {
+            // It relies on what this connection alone could tell it.
+            return self.client.cut();
+        }
+        self.drop_own();
+        // Whatever has become of the watched keys, EXEC says that it was refused.
+        self.has_lost_watch = false;
+        self.begin_lost_transaction();
+    }
+
     /// The connection that a transaction stood on is lost: nothing of it was carried out, and EXEC says so.
     pub(super) fn begin_lost_transaction(&mut self) {
         let failed_by = if self.has_lost_watch { Failed::Watch } else { Failed::Refused };
@@ -159,7 +171,7 @@ impl Session {
         Trouble::UnknownCommand(name, arguments)
     }
 
-    fn end_transaction(&mut self) {
+    pub(super) fn end_transaction(&mut self) {
         self.transaction = None;
         self.note_queued();
     }
@@ -167,19 +179,33 @@ impl Session {
     /// A command is refused: EXEC will be, too.
     pub(super) fn spoil_transaction(&mut self, trouble: &Trouble) -> Taken {
         let taken = self.answer(trouble);
-        if let Some(transaction) = self.transaction.as_mut().filter(|_| matches!(taken, Taken::Done)) {
-            transaction.failed = Some(Failed::Refused);
+        if matches!(taken, Taken::Done) {
+            self.note_refused();
         }
         taken
     }
 
+    fn note_refused(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.failed = Some(Failed::Refused);
+        }
+    }
+
+    /// Nothing of the client's transaction will be carried out, whatever it still says.
+    pub(super) fn is_transaction_spoilt(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.failed.is_some())
+    }
+
     /// The transaction goes on on a connection of its own, with a command that cannot wait for EXEC.
     pub(super) fn move_transaction(&mut self, frame: &[u8]) -> Taken {
-        if self.transaction.as_ref().is_some_and(|transaction| transaction.failed.is_some()) {
+        if self.is_transaction_spoilt() {
             // It cannot be carried out any more, so that nothing has to be known of this one.
             return self.answer_with(build::QUEUED);
         }
         if let Err(taken) = self.open_own() {
+            if matches!(taken, Taken::Done) {
+                self.note_refused();
+            }
             return taken;
         }
         let (Some(transaction), OwnState::Open(own)) = (self.transaction.take(), &mut self.own) else {

@@ -12,8 +12,6 @@ use crate::wire::resp::{Request, Version, build, encode, words};
 /// Commands that change what the client is subscribed to.
 const SUBSCRIBING: &[Verb] =
     &[Verb::Subscribe, Verb::Psubscribe, Verb::Ssubscribe, Verb::Unsubscribe, Verb::Punsubscribe, Verb::Sunsubscribe];
-/// A write of no key that moves the replication offset past everything before it, for WAIT.
-const NO_OP: &[&str] = &["PUBLISH", "__forebay:offset", ""];
 
 impl Session {
     /// A command that is about the session, while the client has no connection of its own.
@@ -55,6 +53,7 @@ impl Session {
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => self.send_own(frame, What::Subscribe),
             Verb::Monitor => self.send_own(frame, What::Monitor),
             Verb::Wait => self.wait_for_replicas(frame),
+            Verb::Kill => self.kill_script(frame),
             Verb::Script => self.send_shared(frame, Access::Write, Kind::Slow),
         }
     }
@@ -73,14 +72,14 @@ impl Session {
         // What Forebay answers itself has to wait for what is on its way; a server that refuses everything but
         // subscriptions says so itself.
         // Whether a server that is asked to end the last subscription still refuses the rest shows when it has.
-        let is_about_session = matches!(verb, Some(Verb::Client | Verb::Auth | Verb::Hello));
+        let is_about_session = matches!(verb, Some(Verb::Client | Verb::Auth | Verb::Hello | Verb::Wait | Verb::Kill));
         if is_about_session && is_listening && self.awaits_own() {
             return Taken::Wait(Wait::Own);
         }
         let is_local = match verb {
             Some(Verb::Quit | Verb::Reset) => true,
             Some(Verb::Client) => !is_listening && !is_in_multi && !self.is_for_own(command),
-            Some(Verb::Auth | Verb::Hello) => !is_listening && !is_in_multi,
+            Some(Verb::Auth | Verb::Hello | Verb::Kill) => !is_listening && !is_in_multi,
             _ => false,
         };
         if is_local && self.awaits_own() {
@@ -95,6 +94,10 @@ impl Session {
             || !self.subscriptions.is_empty()
                 && verb.is_some_and(|verb| verb == Verb::Ping || SUBSCRIBING.contains(&verb));
         if !only_listens && let Err(taken) = self.before_own() {
+            if matches!((&taken, verb), (Taken::Done, Some(Verb::Exec | Verb::Discard))) {
+                // A refused end is an end all the same.
+                self.end_transaction();
+            }
             return taken;
         }
         if is_in_multi
@@ -106,7 +109,7 @@ impl Session {
             own.state.is_tainted = true;
             if SUBSCRIBING.contains(&verb) {
                 own.queued.subscribing.push(frame.to_vec());
-            } else {
+            } else if changes_session(command) {
                 own.queued.others.push(frame.to_vec());
             }
             return self.send_own(frame, What::Plain);
@@ -129,7 +132,7 @@ impl Session {
             (_, Some(verb)) if SUBSCRIBING.contains(&verb) => What::Subscribe,
             (_, Some(Verb::Monitor)) => What::Monitor,
             (_, Some(Verb::Select)) => What::Select(database(frame).unwrap_or_default()),
-            (_, Some(Verb::Wait)) => return self.wait_for_replicas(frame),
+            (_, Some(Verb::Wait)) if !is_listening => return self.wait_for_replicas(frame),
             (_, Some(Verb::Client)) if is_switch(command) => What::Special(is_switched_on(frame)),
             (_, Some(_)) => What::Plain,
             (None | Some(Path::Own), None) => What::Unknown,
@@ -206,7 +209,16 @@ impl Session {
         self.answer_with(b"+RESET\r\n")
     }
 
+    pub(super) fn is_default_user(&self) -> bool {
+        self.client.login.borrow().as_ref().is_none_or(|login| *login.user == *DEFAULT_USER)
+    }
+
     fn select(&mut self, frame: &[u8]) -> Taken {
+        if !self.is_default_user()
+            && let Err(taken) = self.may(&["SELECT", &self.client.db.get().to_string()], frame)
+        {
+            return taken;
+        }
         let Some(db) = database(frame) else {
             let is_number =
                 words(frame).nth(1).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok()).is_some();
@@ -222,28 +234,24 @@ impl Session {
         self.send_own(frame, What::Select(db))
     }
 
-    fn wait_for_replicas(&mut self, frame: &[u8]) -> Taken {
-        let wanted = words(frame).nth(1).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok());
-        if let (Some(known), Some(wanted)) = (self.replicated, wanted)
-            && known >= wanted
-            && !self.awaits_own()
-        {
-            // Nothing was written since, and what replicas have they keep.
-            let mut reply = Vec::new();
-            build::integer(&mut reply, known);
-            return self.answer_with(&reply);
+    /// Whether the client's user may do what Forebay does itself: a server is asked by `harmless` words for the same.
+    ///
+    /// # Errors
+    /// What became of the request: it comes again if it may, and is answered by the server if it may not.
+    pub(super) fn may(&mut self, harmless: &[&str], frame: &[u8]) -> Result<(), Taken> {
+        if self.client.login_result.take() == Some(true) {
+            return Ok(());
         }
-        let own = match self.open_own() {
-            Ok(own) => own,
-            Err(taken) => return taken,
-        };
-        let mut no_op = Vec::new();
-        encode(&mut no_op, NO_OP);
-        own.send(&no_op, What::Swallow);
-        own.send(frame, What::Replicated);
-        self.note_blocked(true);
-        self.count_pending();
-        Taken::Done
+        if let Some(wait) = self.before_answer() {
+            return Err(Taken::Wait(wait));
+        }
+        let lane = self.choose(Access::Pinned, Kind::Quick)?;
+        let mut request = Vec::new();
+        encode(&mut request, harmless);
+        lane.push_special(&self.client, &request, 1, EntryKind::Greeting { is_silent: self.reply != ReplyMode::On });
+        self.lane = None;
+        self.asked = super::clients::Asked::Right(frame.to_vec());
+        Err(Taken::Done)
     }
 
     fn auth(&mut self, frame: &[u8]) -> Taken {
@@ -299,10 +307,16 @@ pub(super) enum Proof {
 }
 
 /// The database of a SELECT.
-fn database(frame: &[u8]) -> Option<u32> {
+pub(super) fn database(frame: &[u8]) -> Option<u32> {
     let word = words(frame).nth(1)?;
     let text = std::str::from_utf8(word).ok()?;
     text.parse().ok().filter(|n: &u32| *n < 1 << 20)
+}
+
+/// A command that makes the session of its connection another one, when a transaction with it is carried out.
+fn changes_session(command: Option<&Command>) -> bool {
+    is_switch(command)
+        || command.is_some_and(|command| matches!(&*command.name, "auth" | "hello" | "select" | "client|setname"))
 }
 
 /// CLIENT TRACKING and NO-TOUCH, which may be on or off.

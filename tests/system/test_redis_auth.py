@@ -11,6 +11,8 @@ USERS = [
     "alice on >wonder ~alice:* resetchannels &alice* +@all -@dangerous",
     "reader on >look ~* +@read +@connection -@write",
     "sleeper off >dream ~* +@all",
+    "still on >pw ~* +@all -select",
+    "discreet on >pw ~* +@all -client",
 ]
 
 
@@ -206,3 +208,87 @@ def test_a_user_is_blamed_only_for_what_the_client_has_asked(secured):
 def _everywhere(group, *arguments):
     for node in group.nodes:
         assert node.run(*arguments) == b"OK"
+
+
+CLIENTS = {
+    "of others": [
+        "AUTH alice wonder", by("b", "AUTH secret"), "CLIENT LIST", "CLIENT KILL USER default", "CLIENT KILL nowhere:1",
+        "CLIENT UNBLOCK 1", "CLIENT LIST ID 0", "CLIENT KILL ID x", "PING", by("b", "PING")],
+    "while keys are watched": [
+        "AUTH alice wonder", "WATCH alice:k", "CLIENT LIST", "CLIENT KILL USER default", "PING"],
+    "in one write": [
+        "AUTH alice wonder", pipeline("SET alice:k 1", "CLIENT KILL USER default", "GET alice:k", "CLIENT LIST", "PING")],
+    "no reply is wanted": [
+        "AUTH alice wonder",
+        raw(command("CLIENT", "REPLY", "SKIP") + command("CLIENT", "LIST") + command("GET", "alice:k"), 1)],
+}
+DATABASES = {
+    "a user that may not": ["AUTH still pw", "SELECT 1", "SET k 1", "SELECT 0", "GET k", "SELECT 2", "SELECT x"],
+    "another client has been there": [
+        by("b", "AUTH secret", "SELECT 1", "SET k b"), "AUTH still pw", "SELECT 1", "GET k", "WATCH k", "SELECT 1"],
+    "a user that may": ["AUTH alice wonder", "SELECT 1", "SET alice:k 1", "SELECT 0", "GET alice:k"],
+}
+
+
+WITHIN = {
+    "a database": [
+        by("b", "AUTH secret", "SELECT 1"), "AUTH discreet pw", "MULTI", "SELECT 1", "SET k 1", "EXEC", "SET k 2",
+        by("b", "GET k"), "SELECT 0", "GET k"],
+    "a protocol": ["AUTH discreet pw", "HSET h f v", "MULTI", hides(rb"id\r\n:(\d+)", "HELLO 3", "EXEC"), "HGETALL h"],
+    "another user by HELLO": [
+        "AUTH secret", "MULTI", hides(rb"id\r\n:(\d+)", "HELLO 2 AUTH alice wonder", "EXEC"), "ACL WHOAMI", "SET k 1",
+        "WATCH alice:k", "ACL WHOAMI"],
+}
+
+
+@pytest.mark.parametrize("talk", WITHIN.values(), ids=WITHIN.keys())
+def test_what_a_transaction_makes_of_a_users_session_goes_as_with_redis(talk, held):
+    held(talk)
+
+
+@pytest.mark.parametrize("talk", CLIENTS.values(), ids=CLIENTS.keys())
+def test_what_a_user_may_do_to_other_clients_the_server_decides(talk, held):
+    held(talk)
+
+
+@pytest.mark.parametrize("talk", DATABASES.values(), ids=DATABASES.keys())
+def test_which_database_a_user_may_select_the_server_decides(talk, held):
+    held(talk)
+
+
+# -- the server's password is none, or another one -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("login", [("AUTH", "default", "x"), ("HELLO", 3, "AUTH", "default", "x")], ids=["AUTH", "HELLO"])
+def test_any_password_of_the_default_user_will_do_where_it_has_none(redis_target, name, login):
+    wire = redis_target.wire()
+    assert not isinstance(wire.ask(*login), ReplyError)
+    assert wire.pipeline(("SET", name, 1), ("WATCH", name), ("MULTI",), ("INCR", name), ("EXEC",))[-1] == [2]
+    assert wire.ask("WATCH", name) == b"OK"
+    assert not isinstance(wire.ask(*login), ReplyError)
+    assert wire.pipeline(("GET", name), ("UNWATCH",), ("ECHO", "x")) == [b"2", b"OK", b"x"]
+
+
+def test_whoever_is_logged_in_stays_so_when_passwords_change(new_redis, start_forebay, name):
+    group = new_redis(replicas=0, sentinels=0, password="secret", users=["alice on >wonder ~* +@all"])
+    forebay = start_forebay(redis=[group.service(by="nodes", users={"alice": "wonder"})])
+    service, alice = forebay.redis().wire(), forebay.redis().wire()
+    assert service.pipeline(("AUTH", "secret"), ("SET", name, 1)) == [b"OK", b"OK"]
+    assert alice.pipeline(("AUTH", "alice", "wonder"), ("INCR", name)) == [b"OK", 2]
+    server = group.nodes[0]
+    server.run("ACL", "SETUSER", "alice", "resetpass", ">land")
+    server.run("CONFIG", "SET", "requirepass", "other")
+    server.password = "other"
+    forebay.change_redis(auth="other", users={"alice": "land"})
+    forebay.reload()
+    forebay.wait_log("reloaded")
+    # Every connection to the server is a new one.
+    server.run("CLIENT", "KILL", "TYPE", "normal")
+    for wire in (service, alice):
+        wait_until(lambda wire=wire: wire.ask("PING") == b"PONG", 10, "it to be served")
+        assert wire.ask("GET", name) == b"2"
+        assert wire.pipeline(("SELECT", 3), ("GET", name), ("SELECT", 0), ("BLPOP", name + ":no", 0.01)) == [
+            b"OK", None, b"OK", None]
+    newcomer = forebay.redis().wire()
+    assert newcomer.ask("AUTH", "secret").code == "WRONGPASS"
+    assert newcomer.pipeline(("AUTH", "other"), ("GET", name)) == [b"OK", b"2"]

@@ -117,3 +117,82 @@ def test_what_a_client_left_waiting_for_is_not_lost(redis_target, shared_redis, 
     wait_until(lambda: shared_redis.nodes[0].info("clients")["blocked_clients"] == 0, 10, "the server to notice")
     other = redis_target.wire()
     assert other.ask("RPUSH", name, "kept") == 1 and other.ask("LPOP", name) == b"kept"
+
+
+@pytest.fixture
+def one_replica(new_redis):
+    """A primary and a replica, with users that may not PUBLISH: Redis gives new ones no channel."""
+    users = ["silent on >pw ~* +@all", "mute on >pw ~* +@all &* -publish -spublish", "hasty on >pw ~* +@all -wait"]
+    return new_redis(replicas=1, sentinels=0, password="secret", users=users, settings={"repl-timeout": 3600})
+
+
+@pytest.mark.parametrize("login", [("secret",), ("silent", "pw"), ("mute", "pw")], ids=["default", "silent", "mute"])
+def test_wait_counts_rightly_for_every_user(one_replica, start_forebay, name, login):
+    group = one_replica
+    wire = start_forebay(redis=[group.service(by="nodes")]).redis().wire()
+    assert wire.ask("AUTH", *login) == b"OK"
+    assert wire.ask("BLPOP", name + ":no", 0.05) is None, "leaves a connection that is used again"
+    assert wire.ask("SET", name, 1) == b"OK"
+    group.caught_up()
+    group.nodes[1].pause()
+    try:
+        assert wire.pipeline(("SET", name, 2), ("WAIT", 1, 300), ("GET", name)) == [b"OK", 0, b"2"]
+    finally:
+        group.nodes[1].resume()
+    assert wire.ask("WAIT", 1, 5000) == 1
+
+
+def test_a_user_without_the_right_to_wait_is_told_so(one_replica, start_forebay, name):
+    wire = start_forebay(redis=[one_replica.service(by="nodes")]).redis().wire()
+    assert wire.pipeline(("AUTH", "hasty", "pw"), ("SET", name, 1)) == [b"OK", b"OK"]
+    assert wire.ask("WAIT", 0, 100).code == "NOPERM"
+    assert wire.pipeline(("WATCH", name), ("WAIT", 0, 100), ("PING",))[1].code == "NOPERM"
+
+
+def test_nobody_hears_of_a_wait(one_replica, start_forebay, name):
+    endpoint = start_forebay(redis=[one_replica.service(by="nodes")]).redis()
+    listener, writer = endpoint.wire(), endpoint.wire()
+    assert writer.ask("AUTH", "secret") == listener.ask("AUTH", "secret") == b"OK"
+    listener.ask("PSUBSCRIBE", "*")
+    assert writer.pipeline(("SET", name, 1), ("WAIT", 1, 5000), ("PUBLISH", name, "the first")) == [b"OK", 1, 1]
+    assert listener.read() == [b"pmessage", b"*", name.encode(), b"the first"]
+
+
+@pytest.mark.parametrize("how, expected", [("TIMEOUT", 0), ("ERROR", "UNBLOCKED")])
+def test_a_client_that_waits_for_replicas_is_unblocked(redis_target, name, how, expected):
+    waiting, other = redis_target.wire(), redis_target.wire()
+    number = waiting.ask("CLIENT", "ID")
+    assert waiting.pipeline(("SET", name, 1), ("WAIT", 2, 5000)) == [b"OK", 2]
+    waiting.order("WAIT", 9, 0)
+    wait_until(lambda: other.ask("CLIENT", "UNBLOCK", number, how) == 1, 10, "it to wait")
+    reply = waiting.read()
+    assert reply in (2, 0) if expected == 0 else reply.code == expected
+    assert waiting.ask("ECHO", "x") == b"x"
+
+
+def test_a_client_that_leaves_while_it_waits_for_replicas_is_forgotten(redis_target, name):
+    waiting, other = redis_target.wire(), redis_target.wire()
+    number = waiting.ask("CLIENT", "ID")
+    waiting.pipeline(("SET", name, 1))
+    waiting.order("WAIT", 9, 0)
+    listed = lambda: f"id={number} " in other.ask("CLIENT", "LIST").decode()  # noqa: E731 asked twice
+    assert listed()
+    waiting.close()
+    wait_until(lambda: not listed(), 10, "it to be gone")
+
+
+def test_a_wait_is_over_when_its_primary_has_been_replaced(new_redis, start_forebay, name):
+    group = new_redis(replicas=1, sentinels=0)
+    old, new = group.nodes
+    wire = start_forebay(redis=[group.service(by="nodes", hold="30s")]).redis().wire(timeout=30)
+    assert wire.ask("SET", name, 1) == b"OK"
+    wire.order("WAIT", 9, 0)
+    assert wire.nothing_comes(0.3)
+    group.caught_up()
+    old.pause()
+    try:
+        new.run("REPLICAOF", "NO", "ONE")
+        assert wire.read() in (0, 1)
+        assert wire.ask("GET", name) == b"1"
+    finally:
+        old.resume()

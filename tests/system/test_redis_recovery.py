@@ -383,3 +383,74 @@ def test_databases_without_end_do_not_take_all_connections(new_redis, start_fore
             assert wire.ask("INCR", name) in (1, 2)
     wait_until(lambda: len(clients(group.nodes[0])) < 300, 20, "idle connections to be closed")
     assert wire.pipeline(("SELECT", 3), ("GET", name)) == [b"OK", b"2"]
+
+
+# -- scripts ------------------------------------------------------------------------------------------------------
+
+
+REFUSALS = ["READONLY You can't write against a read only replica.", "LOADING Redis is loading the dataset in memory"]
+
+
+@pytest.mark.parametrize("state", ["shared", "own"])
+@pytest.mark.parametrize("how", ["return redis.error_reply(ARGV[1])", "error({err=ARGV[1]})"], ids=["answered", "raised"])
+@pytest.mark.parametrize("text", REFUSALS, ids=["READONLY", "LOADING"])
+def test_a_script_that_answers_like_a_replica_runs_once(redis_target, name, text, how, state):
+    wire = redis_target.wire()
+    if state == "own":
+        assert wire.ask("WATCH", name + ":w") == b"OK"
+    reply = wire.ask("EVAL", f"redis.call('incr', KEYS[1]); {how}", 1, name, text)
+    assert reply.startswith(text)
+    assert wire.ask("GET", name) == b"1"
+
+
+def test_a_script_on_a_former_primary_is_not_repeated(pair, start_forebay, name):
+    """Before its first write is refused it may have done something that replicas may do, such as to publish."""
+    wire = served(pair, start_forebay, hold="30s").redis().wire(timeout=60)
+    listener = pair.nodes[0].wire()
+    listener.ask("SUBSCRIBE", name)
+    script = "redis.call('publish', KEYS[1], 'once'); return redis.call('incr', KEYS[1])"
+    assert wire.ask("EVAL", script, 1, name) == 1
+    pair.caught_up()
+    pair.nodes[0].run("REPLICAOF", "127.0.0.1", pair.nodes[1].port)
+    wire.order("EVAL", script, 1, name)
+    pair.nodes[1].run("REPLICAOF", "NO", "ONE")
+    reply = wire.read()
+    # Unless it came so late that it has waited for the new primary, which tells its replica of the message.
+    assert reply == 2 or reply.code in ("READONLY", "UNKNOWN")
+    assert [listener.read()[2] for _ in range(2)] == [b"once"] * 2
+    assert wire.ask("INCR", name) == (3 if reply == 2 else 2)
+    assert listener.nothing_comes(0.2)
+
+
+ENDLESS = "#!lua name={0}\nredis.register_function('{0}', function() while true do end end)"
+
+
+@pytest.mark.parametrize("state", [[], ["SELECT 3"], ["WATCH k"]], ids=["plain", "database", "watching"])
+@pytest.mark.parametrize("what", ["SCRIPT", "FUNCTION"])
+def test_a_script_that_does_not_end_can_be_stopped(lonely, start_forebay, name, what, state):
+    server = lonely.nodes[0]
+    server.run("CONFIG", "SET", "busy-reply-threshold", 100)
+    endpoint = served(lonely, start_forebay).redis()
+    runner, killer, late = endpoint.wire(), endpoint.wire(), endpoint.wire()
+    for line in state:
+        assert killer.ask(*line.split()) == b"OK"
+    assert runner.ask(what, "KILL").code == "NOTBUSY"
+    if what == "SCRIPT":
+        runner.order("EVAL", "while true do end", 0)
+    else:
+        assert runner.ask("FUNCTION", "LOAD", ENDLESS.format(name)) == name.encode()
+        runner.order("FCALL", name, 0)
+    try:
+        with server.wire() as direct:
+            wait_until(lambda: getattr(direct.ask("GET", name), "code", None) == "BUSY", 10, "the server to be busy")
+        late.order("KEYS", "*")
+        newcomer = endpoint.wire()
+        assert newcomer.ask("SELECT", 7).code == "BUSY"
+        assert newcomer.ask("GET", name).code == "BUSY", "nobody is held for that"
+        assert killer.ask(what, "KILL") == b"OK"
+    finally:
+        with server.wire() as direct:
+            direct.ask(what, "KILL")
+    assert "killed" in runner.read().lower()
+    assert late.read() == []
+    assert killer.ask("SET", name, 1) == b"OK"

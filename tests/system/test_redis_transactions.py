@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.redis_talk import bytewise, by, closes, gets, leaves, pipeline, quiet, raw, until_blocked
+from harness.redis_talk import bytewise, by, closes, gets, hears, hides, leaves, pipeline, quiet, raw, until_blocked
 from harness.redis_wire import command
 
 TRANSACTIONS = {
@@ -57,6 +57,21 @@ TRANSACTIONS = {
     "messages are sent by EXEC": [
         by("b", "SUBSCRIBE t1"), "MULTI", "PUBLISH t1 x", by("b", quiet()), "EXEC", by("b", gets("PING", 2))],
     "subscriptions within a transaction": ["MULTI", "SUBSCRIBE t1", "SET k v", "EXEC", "PING"],
+    "subscriptions and the session": [
+        "MULTI", "SUBSCRIBE t1", "CLIENT REPLY ON", "EXEC", by("b", "PUBLISH t1 x"), hears(1), "PING"],
+    "subscriptions and a database": [
+        by("b", "SELECT 1"), "MULTI", "SELECT 1", "SUBSCRIBE t1", "EXEC", "UNSUBSCRIBE t1", "SET k 1", by("b", "GET k")],
+    "several subscriptions at once": [
+        "MULTI", "CLIENT SETNAME me", "SUBSCRIBE t1 t2", gets("EXEC", 2), "PING", "UNSUBSCRIBE t1", "UNSUBSCRIBE t2",
+        "CLIENT GETNAME"],
+    "a subscriber that begins one": [
+        "SUBSCRIBE t1", pipeline("MULTI", "SELECT 1", "CLIENT REPLY ON", "SET k 1", "EXEC", "PING"), "UNSUBSCRIBE t1",
+        "GET k", by("b", "GET k")],
+    "another protocol": [
+        "HSET h f v", "MULTI", "HELLO 3", "HGETALL h", hides(rb"id\r\n:(\d+)", "EXEC"), "HGETALL h", "HGETALL no"],
+    "the second protocol": ["HSET h f v", "MULTI", "HELLO 2", hides(rb"id\r\n:(\d+)", "EXEC"), "HGETALL h"],
+    "another protocol that is not taken": [
+        "HSET h f v", "MULTI", "HELLO 3", "DISCARD", "HGETALL h", "MULTI", "HELLO 4", "EXEC"],
     "a flush within a transaction": ["SET k 1", "MULTI", "FLUSHDB", "GET k", "SET k 2", "EXEC", "GET k"],
     "time passes for none of the keys": ["MULTI", "SET k v PX 100000", "PEXPIRE no 5", "PERSIST k", "TTL k", "EXEC"],
     "copies of a sort": ["RPUSH l 3 1 2", "MULTI", "SORT l", "SORT l STORE s", "LRANGE s 0 -1", "EXEC"],
@@ -101,6 +116,16 @@ WATCH = {
     "QUIT while watching": ["WATCH k", "QUIT", closes(), by("b", "SET k 1")],
 }
 
+TRACKING = {
+    "what a transaction has switched on": [
+        "HELLO 3", "MULTI", "CLIENT TRACKING ON", "EXEC", "GET k", by("b", "SET k 1"), hears(1), "GET k",
+        by("b", "SET k 2"), hears(1), "PING"],
+    "and off": [
+        "HELLO 3", "CLIENT TRACKING ON", "MULTI", "CLIENT TRACKING OFF", "EXEC", "GET k", by("b", "SET k 1"), quiet(), "PING"],
+    "what a discarded one has not": [
+        "HELLO 3", "MULTI", "CLIENT TRACKING ON", "DISCARD", "GET k", by("b", "SET k 1"), quiet(), "PING"],
+}
+
 
 @pytest.mark.parametrize("talk", TRANSACTIONS.values(), ids=TRANSACTIONS.keys())
 def test_transactions_go_as_with_redis(talk, held):
@@ -110,3 +135,73 @@ def test_transactions_go_as_with_redis(talk, held):
 @pytest.mark.parametrize("talk", WATCH.values(), ids=WATCH.keys())
 def test_watched_keys_go_as_with_redis(talk, held):
     held(talk)
+
+
+@pytest.mark.parametrize("talk", TRACKING.values(), ids=TRACKING.keys())
+def test_tracking_that_a_transaction_switches_goes_as_with_redis(talk, held):
+    held([hides(rb"id\r\n:(\d+)", talk[0]), *talk[1:]])
+
+
+# -- what Forebay itself refuses ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frozen(new_redis, start_forebay):
+    """(Forebay, `freeze`, `thaw`): the only server does not answer from `freeze()` to `thaw()`."""
+    group = new_redis(replicas=0, sentinels=0)
+    forebay = start_forebay(redis=[group.service(by="nodes", hold="1s")])
+
+    def freeze():
+        group.nodes[0].pause()
+        forebay.wait_node("redis1", state="down")
+
+    def thaw():
+        group.nodes[0].resume()
+        forebay.wait_node("redis1", state="up")
+
+    yield forebay, freeze, thaw
+    group.nodes[0].resume()
+
+
+@pytest.mark.parametrize("begin, refused", [
+    (["MULTI"], ("SELECT", 1)),
+    (["MULTI"], ("SET", "b", b"x" * 600_000)),
+    (["WATCH w", "MULTI"], ("INCRBY", "b", 10)),
+    (["WATCH w", "MULTI"], ("SET", "b", b"x" * 600_000)),
+], ids=["kept, session", "kept, large", "at the server", "at the server, large"])
+def test_a_transaction_with_a_command_that_found_no_primary_runs_nothing(frozen, begin, refused):
+    forebay, freeze, thaw = frozen
+    wire, other = (forebay.redis().wire() for _ in range(2))
+    for line in ["SET a 100", *begin]:
+        assert wire.ask(*line.split()) == b"OK"
+    assert wire.ask("DECRBY", "a", 10) == b"QUEUED"
+    freeze()
+    assert wire.ask(*refused).code == "LOADING"
+    assert wire.ask("INCR", "b") == b"QUEUED", "it must not wait for a primary"
+    thaw()
+    assert wire.ask("EXEC").code == "EXECABORT"
+    assert other.ask("MGET", "a", "b") == [b"100", None]
+    assert wire.pipeline(("MULTI",), ("INCR", "a"), ("EXEC",)) == [b"OK", b"QUEUED", [101]]
+
+
+@pytest.mark.parametrize("end", ["EXEC", "DISCARD"])
+def test_an_end_of_a_transaction_that_found_no_primary_ends_it(frozen, end):
+    forebay, freeze, thaw = frozen
+    wire = forebay.redis().wire()
+    assert wire.pipeline(("WATCH", "a"), ("MULTI",), ("SET", "a", 1)) == [b"OK", b"OK", b"QUEUED"]
+    freeze()
+    assert wire.ask(end).code == "LOADING"
+    thaw()
+    assert wire.ask("GET", "a") is None
+    assert wire.pipeline(("MULTI",), ("SET", "a", 2), ("EXEC",))[-1] == [b"OK"]
+
+
+@pytest.mark.parametrize("begin", [["MULTI"], ["WATCH w", "MULTI"]], ids=["kept", "at the server"])
+def test_a_transaction_with_a_large_command_that_is_refused_runs_nothing(redis_forebay, name, begin):
+    wire = redis_forebay.redis().wire()
+    for line in begin:
+        assert wire.ask(*line.split()) == b"OK"
+    assert wire.ask("SET", name, 1) == b"QUEUED"
+    assert wire.ask("CONFIG", "SET", "maxmemory", b"x" * 600_000).code == "NOPERM"
+    assert wire.ask("EXEC").code == "EXECABORT"
+    assert wire.ask("GET", name) is None

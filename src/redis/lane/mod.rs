@@ -17,7 +17,7 @@ use super::client::Client;
 use super::login::Login;
 use crate::wire::resp::Version;
 
-pub use task::{is_refusal, open};
+pub use task::{is_refusal, open, runs_script};
 
 /// Bytes that may wait for a server before clients have to wait.
 const MOST_WAITING: usize = 1024 * 1024;

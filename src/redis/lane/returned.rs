@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::task::HEAVY_FOR;
+use super::task::{HEAVY_FOR, is_refusal, runs_script};
 use super::{Entry, EntryKind, Sending};
 use crate::redis::client::{Client, Todo};
 use crate::redis::errors::Trouble;
@@ -134,7 +134,7 @@ impl Returned {
             let rest = bytes.get(at..).unwrap_or_default();
             if rest.first() == Some(&b'-') && scan.is_idle() {
                 let Some(end) = memchr::memchr(b'\n', rest) else { break };
-                item.is_refused |= super::task::is_refusal(rest.get(1..end).unwrap_or_default());
+                item.is_refused |= item.was_refused(rest.get(1..end).unwrap_or_default());
             }
             let scanned = scan.scan(rest)?;
             at += scanned.used;
@@ -152,7 +152,7 @@ impl Returned {
     fn take(&mut self, reply: Vec<u8>) {
         let Some(item) = self.items.front_mut() else { return };
         item.left -= 1;
-        item.is_refused |= reply.strip_prefix(b"-").is_some_and(super::task::is_refusal);
+        item.is_refused |= reply.strip_prefix(b"-").is_some_and(|line| item.was_refused(line));
         if item.left > 0 {
             return;
         }
@@ -213,6 +213,11 @@ impl Returned {
 }
 
 impl Item {
+    /// The node did not even begin with it, by the error that it answers.
+    fn was_refused(&self, line: &[u8]) -> bool {
+        is_refusal(line) && !runs_script(&self.request)
+    }
+
     /// The client's task asks again when it sees that there was no answer.
     fn is_asked_again(&self) -> bool {
         matches!(self.kind, EntryKind::Login { .. } | EntryKind::Greeting { .. })

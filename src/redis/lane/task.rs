@@ -6,14 +6,15 @@ use std::task::{Context, Poll};
 
 use super::returned::Returned;
 use super::rhythm::Rhythm;
-use super::{EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
+use super::{Entry, EntryKind, Kind, Lane, MOST_ANSWERED, MOST_WAITING, State};
 use crate::net::Stream;
 use crate::redis::client::{Client, MOST_OUTPUT, keep_waker};
 use crate::redis::connect::{Failure, Wanted, connect};
 use crate::redis::core::Core;
 use crate::redis::errors::Trouble;
 use crate::redis::service::Service;
-use crate::wire::resp::{BadReply, ReplyScan, Version};
+use crate::redis::session::first_request;
+use crate::wire::resp::{BadReply, ReplyScan, Version, words};
 use crate::worker::clock::now_ns;
 
 /// So many of its next reads go where large replies go.
@@ -346,7 +347,7 @@ impl Lane {
                 if rest.first() == Some(&b'-') && scan.is_idle() {
                     let Some(end) = memchr::memchr(b'\n', rest) else { break };
                     let line = rest.get(1..end).unwrap_or_default();
-                    if is_refusal(line) {
+                    if is_refusal(line) && !self.answers_script(entry) {
                         refused = Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
                         break;
                     }
@@ -416,7 +417,7 @@ impl Lane {
         if is_error {
             let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(0) };
             let line = bytes.get(1..end).unwrap_or_default();
-            if is_refusal(line) {
+            if is_refusal(line) && !self.answers_script(entry) {
                 return Err(Stop::Refused(at, String::from_utf8_lossy(line.trim_ascii_end()).into_owned()));
             }
         }
@@ -462,6 +463,17 @@ impl Lane {
             self.stop_for(&client);
         }
         Ok(scanned.used)
+    }
+
+    /// The reply that comes is that of a script, whose errors are its own: it may have run in part.
+    #[cold]
+    fn answers_script(&self, entry: &Entry) -> bool {
+        let sending = self.sending.borrow();
+        let mut requests = sending.bytes.get(sending.answered..sending.answered + entry.bytes).unwrap_or_default();
+        for _ in entry.left..entry.total {
+            requests = first_request(requests).map(|(_, behind)| behind).unwrap_or_default();
+        }
+        runs_script(requests)
     }
 
     /// No more is read before this client has taken its bytes; others use another lane.
@@ -540,6 +552,13 @@ impl Lane {
             }
         }
     }
+}
+
+/// A request whose first word says that it runs a script or a function. Inside of a transaction its errors stand within
+/// the reply to EXEC.
+pub fn runs_script(request: &[u8]) -> bool {
+    let name = words(request).next().map(<[u8]>::to_ascii_uppercase).unwrap_or_default();
+    name.starts_with(b"EVAL") || name.starts_with(b"FCALL")
 }
 
 /// The node did not even begin with the request, because it is not what it was taken for.

@@ -66,6 +66,8 @@ pub enum Verb {
     Monitor,
     Wait,
     Script,
+    /// SCRIPT KILL, FUNCTION KILL
+    Kill,
 }
 
 /// One command, or one subcommand of a container such as CONFIG.

@@ -15,6 +15,7 @@ mod words;
 
 pub use build::Version;
 pub use inline::{Unbalanced, encode, split};
+pub use number::parse as integer;
 pub use reply::{BadReply, ReplyScan, Scanned};
 pub use request::{Bounds, Found, ProtocolError, Request, RequestScan, Span};
 pub use words::{Words, words};

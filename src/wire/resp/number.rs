@@ -2,7 +2,7 @@
 
 /// The number that `digits` spell, with an optional minus; `None` for anything else, as Redis' `string2ll`: no plus, no
 /// space, no leading zero.
-pub(super) fn parse(digits: &[u8]) -> Option<i64> {
+pub fn parse(digits: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),
         all => (false, all),

@@ -337,7 +337,7 @@ pub(super) const ROWS: &[Row] = &[
     slow_pinned("function|dump", 2),
     write("function|flush", -2),
     pinned("function|help", 2),
-    write("function|kill", 2),
+    session("function|kill", 2, Verb::Kill),
     slow_pinned("function|list", -2),
     write("function|load", -3),
     write("function|restore", -3),
@@ -347,7 +347,7 @@ pub(super) const ROWS: &[Row] = &[
     session("script|exists", -3, Verb::Script),
     session("script|flush", -2, Verb::Script),
     session("script|help", 2, Verb::Script),
-    session("script|kill", 2, Verb::Script),
+    session("script|kill", 2, Verb::Kill),
     session("script|load", 3, Verb::Script),
     session("script|show", 3, Verb::Script),
     // The connection.
