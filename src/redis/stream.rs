@@ -7,6 +7,9 @@ use super::session::{Session, Wait};
 use crate::wire::resp::command::{Access, Path, Verb};
 use crate::wire::resp::{Bounds, Found, ProtocolError};
 
+/// [`super::own::Expect::end`] of a request whose end is not known yet: until then it counts as not sent.
+const UNFINISHED: u64 = u64::MAX;
+
 /// What becomes of the bytes of the request that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -14,6 +17,8 @@ pub(super) enum Stream {
     Forward,
     /// The request has been answered already.
     Drop,
+    /// They cannot be understood any further.
+    Broken(ProtocolError),
 }
 
 impl Session {
@@ -67,10 +72,9 @@ impl Session {
         };
         match opened {
             Ok(own) => {
-                // Its end is not known yet; until then it counts as not sent.
                 own.expect(what, None);
                 if let Some(expect) = own.expects.back_mut() {
-                    expect.end = u64::MAX;
+                    expect.end = UNFINISHED;
                 }
                 let is_wanted = self.wants_reply();
                 if let OwnState::Open(own) = &mut self.own
@@ -129,16 +133,20 @@ impl Session {
     /// Goes on with the request. Returns how many bytes were used; 0: more are needed, or the server has to take some
     /// first.
     pub(super) fn stream_on(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
+        if let Some(Stream::Broken(error)) = self.stream {
+            return Err(error);
+        }
         if self.own_is_full() {
             return Ok(0);
         }
-        match self.scanner().scan(bytes, Bounds::USUAL)? {
+        let found = self.scanner().scan(bytes, Bounds::USUAL).inspect_err(|error| self.break_stream(*error))?;
+        match found {
             Found::Request(request) => {
                 self.forward(bytes.get(..request.len).unwrap_or_default());
                 self.stream = None;
                 if let OwnState::Open(own) = &mut self.own {
                     let end = own.put;
-                    if let Some(expect) = own.expects.iter_mut().find(|expect| expect.end == u64::MAX) {
+                    if let Some(expect) = own.expects.back_mut().filter(|expect| expect.end == UNFINISHED) {
                         expect.end = end;
                     }
                 }
@@ -147,6 +155,22 @@ impl Session {
             Found::More => Ok(self.pass(bytes)),
             Found::Inline(_) | Found::Nothing(_) => Ok(0),
         }
+    }
+
+    /// The server will never have the request whole.
+    fn break_stream(&mut self, error: ProtocolError) {
+        self.stream = Some(Stream::Broken(error));
+        if let OwnState::Open(own) = &mut self.own
+            && own.expects.back().is_some_and(|expect| expect.end == UNFINISHED)
+        {
+            own.expects.pop_back();
+        }
+    }
+
+    /// Replies are due to requests before the one that has begun.
+    pub(super) fn owes_before_stream(&self) -> bool {
+        let OwnState::Open(own) = &self.own else { return false };
+        own.fate.is_some() || own.expects.front().is_some_and(|expect| expect.end != UNFINISHED)
     }
 
     /// The connection that it went to is lost: the server has not carried out what it has not got whole.

@@ -1,0 +1,96 @@
+"""Clients with a connection of their own to the server: how they leave, and what it costs when the server is slow."""
+
+import threading
+import time
+
+import pytest
+
+from harness import wait_until
+from harness.redis_wire import command
+from harness.wire import Closed
+
+
+@pytest.fixture
+def lonely(new_redis):
+    """One server and nobody that could take its place."""
+    return new_redis(replicas=0, sentinels=0)
+
+
+def served(group, start_forebay, **keys):
+    """Forebay in front of it."""
+    return start_forebay(redis=[group.service(by="nodes", **keys)], config={"general": {"threads": 1}})
+
+
+# -- leaving --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("farewell", ["close", "reset", "end_of_input"])
+def test_a_client_that_leaves_within_a_large_value_is_released(lonely, start_forebay, name, farewell):
+    forebay, connected = served(lonely, start_forebay), lambda: lonely.nodes[0].info("clients")["connected_clients"]
+    other = forebay.redis().wire()
+    assert other.ask("SET", name, "before") == b"OK"
+    before = connected()
+    rude = [forebay.redis().wire() for _ in range(10)]
+    for wire in rude:
+        wire.order("GET", name).send(command("SET", name, b"x" * 400_000)[:-50_000])
+    wait_until(lambda: connected() == before + len(rude), 10, "each to have a connection of its own")
+    fds = forebay.fd_count()
+    for wire in rude:
+        getattr(wire, farewell)()
+    wait_until(lambda: connected() == before and forebay.fd_count() == fds - 2 * len(rude), 10, "both sides to be closed")
+    assert other.ask("GET", name) == b"before"
+    if farewell == "end_of_input":
+        assert [wire.wait_closed() for wire in rude] == [b"$6\r\nbefore\r\n"] * len(rude)
+
+
+# The second is more than Forebay reads ahead, the end of the stream behind it is still noticed.
+@pytest.mark.parametrize("behind", [200, 1100])
+@pytest.mark.parametrize("farewell", ["close", "reset"])
+def test_a_blocked_client_that_leaves_with_more_behind_takes_nothing(redis_target, shared_redis, name, behind, farewell):
+    gone, other = redis_target.wire(), redis_target.wire()
+    blocked = lambda: shared_redis.nodes[0].info("clients")["blocked_clients"]
+    gone.send(command("BLPOP", name, 0) + command("SET", f"{name}:set", "y" * 1000) * behind)
+    wait_until(lambda: blocked() == 1, 10, "a blocked client")
+    getattr(gone, farewell)()
+    wait_until(lambda: blocked() == 0, 10, "the server to notice")
+    assert other.ask("RPUSH", name, "kept") == 1 and other.ask("LPOP", name) == b"kept"
+    assert other.ask("EXISTS", f"{name}:set") == 0
+
+
+@pytest.mark.parametrize("behind", [200, 3000])
+def test_what_stands_behind_a_command_that_blocks_runs_after_it(redis_target, shared_redis, name, behind):
+    wire, other = redis_target.wire(), redis_target.wire()
+    pipeline = command("BLPOP", name, 0) + b"".join(command("APPEND", f"{name}:all", "y" * 1000) for _ in range(behind))
+    sender = threading.Thread(target=wire.send, args=[pipeline])
+    sender.start()
+    wait_until(lambda: shared_redis.nodes[0].info("clients")["blocked_clients"] == 1, 10, "a blocked client")
+    assert wire.nothing_comes()
+    assert other.ask("RPUSH", name, "it") == 1
+    assert wire.read() == [name.encode(), b"it"]
+    assert wire.replies(behind) == [1000 * n for n in range(1, behind + 1)]
+    sender.join()
+
+
+def test_a_pipeline_whose_sender_has_ended_its_half_is_answered(redis_target, name):
+    wire = redis_target.wire()
+    wire.send(command("WATCH", name) + command("INCR", name) * 500).end_of_input()
+    assert wire.replies(501) == [b"OK", *range(1, 501)]
+    with pytest.raises(Closed):
+        wire.read()
+
+
+# -- a server that is slow --------------------------------------------------------------------------------------------
+
+
+def test_bad_input_in_a_large_value_is_told_of_behind_the_replies_before_it(redis_target, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    assert other.ask("SET", f"{name}:large", b"y" * 3_000_000) == b"OK"
+    assert wire.ask("WATCH", name) == b"OK"
+    wire.send(
+        command("EVAL", "for i = 1, 5000000 do end return 7", 0), command("GET", f"{name}:large"),
+        command("SET", name, b"x" * 600_000).replace(b"*3", b"*4", 1), b":3\r\n")
+    assert wire.read() == 7
+    assert len(wire.read()) == 3_000_000
+    assert wire.read() == "ERR Protocol error: expected '$', got ':'"
+    assert wire.wait_closed() == b""
+    assert other.ask("EXISTS", name) == 0
