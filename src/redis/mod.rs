@@ -17,6 +17,7 @@ mod clients;
 mod connect;
 pub mod core;
 mod errors;
+mod expects;
 mod hello;
 mod lane;
 mod login;

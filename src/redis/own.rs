@@ -5,13 +5,13 @@
 //! transaction, no subscription. If anything might be left that cannot be seen, it is closed.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::connect::{Failure, NAME, Opened, Wanted, auth, connect};
 use super::errors::Trouble;
+use super::expects::Expects;
 use super::login::Login;
 use super::request::Taken;
 use super::session::{Session, Wait};
@@ -22,6 +22,10 @@ use crate::worker::clock::now_ns;
 
 /// Bytes that may wait for the server before the client has to.
 const MOST_WAITING: usize = 1024 * 1024;
+/// Replies that may be due.
+const MOST_DUE: usize = 16 * 1024;
+/// Bytes that may be kept for a second run.
+const MOST_KEPT: usize = 1024 * 1024;
 /// A request is kept for a second run up to this, bytes.
 const LONGEST_AGAIN: usize = 64 * 1024;
 /// Before a client is connected again whose connections are lost one after the other.
@@ -55,7 +59,7 @@ pub struct Own {
     pub(super) sent: u64,
     pub(super) scan: ReplyScan,
     pub(super) input: Vec<u8>,
-    pub(super) expects: VecDeque<Expect>,
+    pub(super) expects: Expects,
     /// What becomes of the reply that has begun.
     pub(super) fate: Option<Fate>,
     /// The reply that is looked at as a whole.
@@ -172,7 +176,7 @@ impl Own {
             sent: 0,
             scan: ReplyScan::default(),
             input: Vec::new(),
-            expects: VecDeque::new(),
+            expects: Expects::default(),
             fate: None,
             whole: Vec::new(),
             is_long_message: false,
@@ -303,12 +307,12 @@ impl Own {
         if what == What::Exec {
             self.queued.others = std::mem::take(&mut expect.queued.others);
         }
-        self.expects.push_back(expect);
+        self.expects.push(expect);
     }
 
     /// So much is waiting for the server that the client has to wait.
     pub(super) fn is_full(&self) -> bool {
-        self.output.len() > MOST_WAITING
+        self.output.len() > MOST_WAITING || self.expects.len() >= MOST_DUE || self.expects.kept() > MOST_KEPT
     }
 
     /// Sends what waits.
@@ -488,7 +492,7 @@ impl Session {
         matches!(what, Some(What::Block { .. } | What::Replicated))
     }
 
-    /// The client must wait until its server takes more.
+    /// The client must wait until its server takes more, or answers.
     pub(super) fn own_is_full(&self) -> bool {
         matches!(&self.own, OwnState::Open(own) if own.is_full())
     }
@@ -496,13 +500,7 @@ impl Session {
     /// The service must know how many requests are on their way to the primary, wherever.
     pub(super) fn count_pending(&mut self) {
         let now = match &self.own {
-            OwnState::Open(own) => own
-                .expects
-                .iter()
-                .filter(|e| {
-                    !matches!(e.what, What::Block { .. } | What::Subscribe | What::Resubscribe | What::Replicated)
-                })
-                .count(),
+            OwnState::Open(own) => own.expects.pending(),
             _ => 0,
         };
         let before = std::mem::replace(&mut self.pending_own, now);
@@ -524,8 +522,7 @@ impl Session {
     /// answered.
     fn has_begun_transaction(&self) -> bool {
         let OwnState::Open(own) = &self.own else { return false };
-        let begins = |expect: &Expect| matches!(expect.what, What::Watch | What::Multi { .. });
-        own.state.is_watching || own.state.is_in_multi || own.expects.iter().any(begins)
+        own.state.is_watching || own.state.is_in_multi || own.expects.begin_transaction()
     }
 
     /// Moves bytes between the client's own connection and the client.

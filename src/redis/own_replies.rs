@@ -91,7 +91,7 @@ impl Session {
 
     /// The first line of the reply to the request that has waited longest: that is over.
     fn settle_own(&mut self, own: &mut Own, line: &[u8]) -> Fate {
-        let Some(expect) = own.expects.pop_front() else { return Fate::Drop };
+        let Some(expect) = own.expects.pop() else { return Fate::Drop };
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
@@ -268,7 +268,7 @@ impl Session {
         let due = expect.left.unwrap_or_else(|| confirmations(expect.request.as_deref(), before));
         expect.left = Some(due.saturating_sub(1));
         if due <= 1 {
-            own.expects.pop_front();
+            own.expects.pop();
         }
         if !is_again {
             self.client.deliver(whole);
@@ -298,7 +298,7 @@ impl Session {
         }
         self.has_lost_watch |= own.state.is_watching;
         let mut is_in_multi = own.state.is_in_multi;
-        for expect in std::mem::take(&mut own.expects) {
+        while let Some(expect) = own.expects.pop() {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {

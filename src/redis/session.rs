@@ -510,6 +510,9 @@ impl Session {
         if self.is_asking() {
             return Some(Wait::Answers);
         }
+        if self.own_is_full() {
+            return Some(Wait::Server);
+        }
         (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
     }
 

@@ -163,7 +163,7 @@ impl Session {
         if let OwnState::Open(own) = &mut self.own
             && own.expects.back().is_some_and(|expect| expect.end == UNFINISHED)
         {
-            own.expects.pop_back();
+            own.expects.give_up_last();
         }
     }
 

@@ -82,6 +82,44 @@ def test_a_pipeline_whose_sender_has_ended_its_half_is_answered(redis_target, na
 # -- a server that is slow --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("words", [("SET", "k", b"x" * 100_000), ("APPEND", "k", "x"), ("GET", "k")], ids=lambda w: w[0])
+def test_what_a_frozen_server_does_not_take_is_not_taken_either(lonely, start_forebay, words):
+    forebay = served(lonely, start_forebay)
+    wire = forebay.redis().wire()
+    assert wire.pipeline(("WATCH", "w"), ("GET", "k")) == [b"OK", None]
+    once, before = command(*words), forebay.rss_kib()
+    data, sent = once * (1 + 1_000_000 // len(once)), 0
+    lonely.nodes[0].pause()
+    wire.socket.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        while sent < 200_000_000:
+            sent += wire.socket.send(data)
+    grown = forebay.rss_kib() - before
+    lonely.nodes[0].resume()
+    assert grown < 24 * 1024, f"{grown} KiB more for {sent} bytes"
+    wire.socket.settimeout(20)
+    kinds = {"SET": lambda reply: reply == b"OK", "APPEND": lambda reply: reply > 0, "GET": lambda reply: reply is None}
+    assert all(kinds[words[0]](reply) for reply in wire.replies(sent // len(once)))
+
+
+def test_a_long_pipeline_of_one_client_delays_nobody_else(lonely, start_forebay):
+    endpoint = served(lonely, start_forebay).redis()
+    wire, other, count = endpoint.wire(timeout=60), endpoint.wire(), 300_000
+    assert wire.ask("WATCH", "w") == b"OK" and other.ask("PING") == b"PONG"
+    lonely.nodes[0].pause()
+    sender = threading.Thread(target=wire.send, args=[command("GET", "k") * count])
+    sender.start()
+    worst, end = 0, time.monotonic() + 2.5
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        assert other.ask("PING") == b"PONG"
+        worst = max(worst, time.monotonic() - begin)
+    lonely.nodes[0].resume()
+    assert wire.take(5 * count) == b"$-1\r\n" * count
+    sender.join()
+    assert worst < 0.5, f"a PING took {worst:.2f} s"
+
+
 def test_bad_input_in_a_large_value_is_told_of_behind_the_replies_before_it(redis_target, name):
     wire, other = redis_target.wire(), redis_target.wire()
     assert other.ask("SET", f"{name}:large", b"y" * 3_000_000) == b"OK"
