@@ -260,9 +260,9 @@ impl Own {
     /// Sends a request.
     pub(super) fn send(&mut self, request: &[u8], what: What) {
         self.put(request);
-        // Its confirmations are counted by its words, however many.
-        let is_counted = what == What::Subscribe;
-        let keeps = (request.len() <= LONGEST_AGAIN || is_counted)
+        // Confirmations are counted by the words, however many; what is watched must be watched again.
+        let is_needed = matches!(what, What::Subscribe | What::Watch);
+        let keeps = (request.len() <= LONGEST_AGAIN || is_needed)
             && matches!(
                 what,
                 What::Read

@@ -332,7 +332,11 @@ impl Session {
                 // The server closes at this very request, as for a reply beyond its client-output-buffer-limit.
                 What::Read if is_written && self.losses > MOST_LOSSES => self.unknown_outcome(why, &mut reply),
                 What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
-                    self.client.backlog.borrow_mut().extend(again(&expect));
+                    match again(&expect) {
+                        Some(todo) => self.client.backlog.borrow_mut().push_back(todo),
+                        None if is_written => self.unknown_outcome(why, &mut reply),
+                        None => Trouble::NotSent(why.to_owned()).write(&mut reply),
+                    }
                 }
                 What::Replicated => build::integer(&mut reply, 0),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {

@@ -7,6 +7,8 @@ use super::session::{Session, Wait};
 use crate::wire::resp::command::{Access, Path, Verb};
 use crate::wire::resp::{Bounds, Found, ProtocolError};
 
+/// Bytes of a command about the session that are kept until it has come whole, such as a WATCH of many keys.
+const LONGEST_GATHERED: usize = 16 * 1024 * 1024;
 /// [`super::own::Expect::end`] of a request whose end is not known yet: until then it counts as not sent.
 const UNFINISHED: u64 = u64::MAX;
 
@@ -35,6 +37,12 @@ impl Session {
         let (name, second) = (word(self, 0).unwrap_or_default(), word(self, 1));
         let commands = self.service.commands();
         let command = commands.judge(&name, second.as_deref());
+        let path = command.map(|command| command.path);
+        let is_for_session = matches!(path, Some(Path::Session(verb)) if !matches!(verb, Verb::Ping | Verb::Script));
+        if is_for_session && bytes.len().saturating_add(self.scanner().body_left()) <= LONGEST_GATHERED {
+            // Its words are ours to look at: it goes on when it has come whole.
+            return Ok(0);
+        }
         let login = self.client.login.borrow().clone();
         let is_refused =
             command.is_some_and(|c| c.is_admin && !login.is_some_and(|l| self.service.may_run(&l.user, &c.name)));
@@ -48,7 +56,10 @@ impl Session {
         let what = match command.map(|command| (command.path, command.access)) {
             Some((Path::Session(Verb::Ping | Verb::Script), _)) => What::Plain,
             Some((Path::Session(_), _)) => {
-                self.client.refuse(&Trouble::Err("Protocol error: the argument is too long for this command"));
+                if let Some(wait) = self.before_answer() {
+                    return Err(wait);
+                }
+                self.client.refuse(&Trouble::Err("Protocol error: this command may not be longer than 16 MiB"));
                 self.client.is_ending.set(true);
                 return Ok(bytes.len());
             }
