@@ -133,7 +133,7 @@ impl Core {
         service.asked_commands.set(now_ns());
         let (core, service) = (Rc::clone(self), Rc::clone(service));
         tokio::task::spawn_local(async move {
-            let Some(wanted) = service.control_wanted() else { return };
+            let Ok((_, wanted)) = service.control_wanted() else { return };
             let asked = async {
                 let mut stream = connect(&core, &wanted).await.map_err(|failure| failure.to_string())?.stream;
                 let mut request = Vec::new();

@@ -34,6 +34,7 @@ mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod unblock;
 mod verbs;
 
 pub use core::Core;

@@ -516,6 +516,11 @@ impl Session {
             _ => None,
         };
         self.client.blocked_on.set(blocked_on);
+        let waits_on = match &self.own {
+            OwnState::Open(own) => own.id.filter(|_| own.is_waiting()).map(|id| (own.node, id)),
+            _ => None,
+        };
+        self.client.waits_on.set(waits_on);
     }
 
     /// Keys are watched or a transaction is open on the client's own connection, or will be when what is on its way is
@@ -588,7 +593,11 @@ impl Session {
         let is_quiet = !own.owes() && own.output.is_empty() && own.input.is_empty();
         let tainted_only = Held { is_tainted: true, ..Held::default() };
         let is_clean = own.state == Held::default();
-        if !is_quiet || self.is_streaming() || !self.subscriptions.is_empty() || !is_clean && own.state != tainted_only
+        if !is_quiet
+            || self.client.unblocking.get() > 0
+            || self.is_streaming()
+            || !self.subscriptions.is_empty()
+            || !is_clean && own.state != tainted_only
         {
             return;
         }

@@ -382,8 +382,8 @@ impl Session {
         Trouble::Unknown(why.to_owned()).write(reply);
     }
 
-    /// CLIENT UNBLOCK: the command ends as if its time were over, or with an error. The connection cannot be told so
-    /// without a number that only the server knows: it is given up.
+    /// CLIENT UNBLOCK where the server cannot be asked: the command ends as if its time were over, or with an error, and
+    /// its connection is given up.
     pub(super) fn obey_unblock(&mut self) {
         let Some(by_error) = self.client.unblock.get() else { return };
         if self.client.mode.get().is_blocked

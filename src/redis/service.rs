@@ -472,13 +472,17 @@ impl Service {
         Ok((node, Wanted { target, is_primary: true, login, version, db, is_for_logins: false }))
     }
 
-    /// What `connect` needs for a question of Forebay's own to the primary; `None` while there is none.
-    pub fn control_wanted(&self) -> Option<Wanted> {
-        let target = self.target(self.primary().ok()?).ok()?;
+    /// What `connect` needs for a question of Forebay's own to the primary.
+    ///
+    /// # Errors
+    /// Why it has to wait.
+    pub fn control_wanted(&self) -> Result<(u64, Wanted), String> {
+        let node = self.primary()?;
+        let target = self.target(node)?;
         let password = self.config.borrow().auth.as_ref().map(|auth| auth.0.clone());
         let login = self.logins.of(DEFAULT_USER, password.as_deref().map(str::as_bytes));
         let version = Version::Resp2;
-        Some(Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false })
+        Ok((node, Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false }))
     }
 
     /// A connection that somebody has given back clean.

@@ -239,7 +239,8 @@ impl Session {
 
     /// For something to happen, or for a connection to listen on.
     fn waits_without_end(&self) -> bool {
-        self.is_blocked() || matches!(self.own, OwnState::None)
+        let waits_elsewhere = self.client.mode.get().is_blocked && !self.awaits_own();
+        self.is_blocked() || waits_elsewhere || matches!(self.own, OwnState::None)
     }
 
     /// Of a client that sends no more: no answer is due to it, or none that comes by itself.
@@ -512,6 +513,9 @@ impl Session {
         }
         if self.own_is_full() {
             return Some(Wait::Server);
+        }
+        if self.client.unblocking.get() > 0 {
+            return Some(Wait::Own);
         }
         (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
     }

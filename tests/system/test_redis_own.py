@@ -132,3 +132,67 @@ def test_bad_input_in_a_large_value_is_told_of_behind_the_replies_before_it(redi
     assert wire.read() == "ERR Protocol error: expected '$', got ':'"
     assert wire.wait_closed() == b""
     assert other.ask("EXISTS", name) == 0
+
+
+# -- CLIENT UNBLOCK -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unblock(redis_target, shared_redis):
+    """Has a client wait for a list, and somebody else end that: `unblock(wire, list)` answers what the client is told."""
+    def end(wire, key, how="TIMEOUT"):
+        number = wire.ask("CLIENT", "ID")
+        wire.order("BLPOP", key, 0)
+        wait_until(lambda: shared_redis.nodes[0].info("clients")["blocked_clients"] == 1, 10, "a blocked client")
+        assert redis_target.wire().ask("CLIENT", "UNBLOCK", number, how) == 1
+        return wire.read()
+    return end
+
+
+def test_what_an_unblocked_client_listens_to_stays(redis_target, unblock, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    wire.ask("HELLO", 3)
+    assert wire.ask("SUBSCRIBE", name) == [b"subscribe", name.encode(), 1]
+    assert unblock(wire, f"{name}:list") is None
+    assert other.ask("PUBLISH", name, "still") == 1
+    assert wire.read() == [b"message", name.encode(), b"still"]
+
+
+def test_what_an_unblocked_client_tracks_stays(redis_target, unblock, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    wire.ask("HELLO", 3)
+    assert wire.pipeline(("CLIENT", "TRACKING", "ON"), ("GET", name)) == [b"OK", None]
+    assert unblock(wire, f"{name}:list", "ERROR").code == "UNBLOCKED"
+    assert other.ask("SET", name, 1) == b"OK"
+    assert wire.read() == [b"invalidate", [name.encode()]]
+
+
+def test_what_an_unblocked_client_watches_stays(redis_target, unblock, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    for changes in [False, True]:
+        assert wire.ask("WATCH", name) == b"OK"
+        assert unblock(wire, f"{name}:list") is None
+        if changes:
+            assert other.ask("SET", name, 1) == b"OK"
+        replies = wire.pipeline(("MULTI",), ("SET", f"{name}:set", 1), ("EXEC",))
+        assert replies == [b"OK", b"QUEUED", None if changes else [b"OK"]]
+
+
+def test_a_client_that_is_unblocked_while_an_element_comes_has_one_of_both(redis_target, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    number = wire.ask("CLIENT", "ID")
+    for turn in range(100):
+        wire.order("BLPOP", name, 0)
+        assert other.pipeline(("RPUSH", name, turn), ("CLIENT", "UNBLOCK", number))[0] == 1
+        reply, left = wire.read(), other.ask("LPOP", name)
+        assert (reply, left) in [([name.encode(), b"%d" % turn], None), (None, b"%d" % turn)]
+
+
+def test_an_unblocked_client_takes_nothing_that_comes_later(redis_target, shared_redis, name):
+    wire, other = redis_target.wire(), redis_target.wire()
+    number = wire.ask("CLIENT", "ID")
+    for turn in range(20):
+        wire.order("BLPOP", name, 0)
+        wait_until(lambda: shared_redis.nodes[0].info("clients")["blocked_clients"] == 1, 10, "a blocked client")
+        assert other.pipeline(("CLIENT", "UNBLOCK", number), ("RPUSH", name, turn), ("LPOP", name)) == [1, 1, b"%d" % turn]
+        assert wire.read() is None
