@@ -15,7 +15,7 @@ use super::expects::Expects;
 use super::login::Login;
 use super::request::Taken;
 use super::session::{Session, Wait};
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscriptions, Switched};
 use crate::net::Stream;
 use crate::wire::resp::{ReplyScan, Version, encode};
 use crate::worker::clock::now_ns;
@@ -143,6 +143,10 @@ pub(super) enum What {
     Subscribe,
     /// The same, to take up again what was lost: the client does not see the confirmations.
     Resubscribe,
+    /// What the client had switched on: it does not see the reply.
+    Resume {
+        monitors: bool,
+    },
     Select(u32),
     /// CLIENT INFO, to find out which database a transaction has left: the client does not see it.
     Database,
@@ -261,7 +265,7 @@ impl Own {
     pub(super) fn send(&mut self, request: &[u8], what: What) {
         self.put(request);
         // Confirmations are counted by the words, however many; what is watched must be watched again.
-        let is_needed = matches!(what, What::Subscribe | What::Watch);
+        let is_needed = matches!(what, What::Subscribe | What::Watch | What::Special(_) | What::Monitor);
         let keeps = (request.len() <= LONGEST_AGAIN || is_needed)
             && matches!(
                 what,
@@ -269,6 +273,8 @@ impl Own {
                     | What::Block { .. }
                     | What::Watch
                     | What::Subscribe
+                    | What::Special(_)
+                    | What::Monitor
                     | What::Plain
                     | What::Unknown
                     | What::Select(_)
@@ -608,8 +614,9 @@ impl Session {
         }
     }
 
-    /// Closes the connection; what the client is subscribed to is taken up again.
+    /// Closes the connection; what the client is subscribed to and has switched on is taken up again.
     pub(super) fn drop_own(&mut self) {
+        self.tell_flushed();
         self.own = OwnState::None;
         let drop = |mode| super::client::Mode { has_own: false, is_watching: false, queued: None, ..mode };
         self.client.mode.update(drop);
@@ -620,6 +627,7 @@ impl Session {
     pub(super) fn leave_own(&mut self) {
         self.own = OwnState::None;
         self.subscriptions = Subscriptions::default();
+        self.switched = Switched::default();
         self.client.mode.update(|mode| super::client::Mode { queued: mode.queued, ..Default::default() });
         self.count_pending();
     }

@@ -147,10 +147,24 @@ impl Session {
                 self.lane = None;
             }
             What::Select(_) => {}
-            What::Monitor => own.state.is_monitor |= is_ok,
-            What::Special(on) if is_ok => {
-                own.state.is_special = on;
-                // One switch that is off says nothing of the others.
+            What::Resume { monitors } => {
+                if !is_ok {
+                    // It relies on what it has switched on.
+                    self.client.cut();
+                }
+                own.state.is_monitor |= monitors;
+                own.state.is_special |= !monitors;
+                own.state.is_tainted = true;
+                return Fate::Drop;
+            }
+            What::Monitor if is_ok => {
+                own.state.is_monitor = true;
+                self.switched.follow(expect.request.as_deref().unwrap_or_default());
+            }
+            What::Monitor => {}
+            What::Special(_) if is_ok => {
+                self.switched.follow(expect.request.as_deref().unwrap_or_default());
+                own.state.is_special = !self.switched.is_empty();
                 own.state.is_tainted = true;
             }
             What::Special(_) => {}
@@ -292,10 +306,11 @@ impl Session {
         self.core.shared.control.suspect(&self.service.name, own.node(), why);
         self.losses += 1;
         self.note_blocked(false);
-        if own.fate.is_some() && own.scan.has_begun() || own.state.is_monitor || own.state.is_special {
-            // Half a reply is with the client, or it relies on what this connection alone could tell it.
+        if own.fate.is_some() && own.scan.has_begun() {
+            // Half a reply is with the client.
             return self.client.cut();
         }
+        self.tell_flushed();
         self.has_lost_watch |= own.state.is_watching;
         let mut is_in_multi = own.state.is_in_multi;
         while let Some(expect) = own.expects.pop() {
@@ -303,6 +318,7 @@ impl Session {
             let mut reply = Vec::new();
             match expect.what {
                 What::Swallow | What::Resubscribe | What::Database | What::Follow => {}
+                What::Resume { .. } => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -331,13 +347,17 @@ impl Session {
                 _ if is_in_multi => reply.extend_from_slice(build::QUEUED),
                 // The server closes at this very request, as for a reply beyond its client-output-buffer-limit.
                 What::Read if is_written && self.losses > MOST_LOSSES => self.unknown_outcome(why, &mut reply),
-                What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
-                    match again(&expect) {
-                        Some(todo) => self.client.backlog.borrow_mut().push_back(todo),
-                        None if is_written => self.unknown_outcome(why, &mut reply),
-                        None => Trouble::NotSent(why.to_owned()).write(&mut reply),
-                    }
-                }
+                What::Watch
+                | What::Read
+                | What::Block { may_rerun: true }
+                | What::Select(_)
+                | What::Subscribe
+                | What::Special(_)
+                | What::Monitor => match again(&expect) {
+                    Some(todo) => self.client.backlog.borrow_mut().push_back(todo),
+                    None if is_written => self.unknown_outcome(why, &mut reply),
+                    None => Trouble::NotSent(why.to_owned()).write(&mut reply),
+                },
                 What::Replicated => build::integer(&mut reply, 0),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
                     // As if nothing had come in time: whether something had, nobody can tell.
@@ -400,7 +420,8 @@ impl Session {
             }
             self.client.say(&reply);
             self.has_lost_watch |= own.state.is_watching;
-            self.leave_own();
+            self.note_blocked(false);
+            self.drop_own();
         }
         self.client.unblock.set(None);
     }

@@ -14,7 +14,7 @@ use super::own::OwnState;
 use super::request::Taken;
 use super::service::Service;
 use super::stream::Stream;
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscriptions, Switched};
 use super::transaction::Transaction;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
@@ -79,6 +79,7 @@ pub struct Session {
     pub(super) transaction: Option<Box<Transaction>>,
     pub(super) own: OwnState,
     pub(super) subscriptions: Subscriptions,
+    pub(super) switched: Switched,
     pub(super) reply: ReplyMode,
     /// It has written something since `seen` was set.
     pub(super) has_written: bool,
@@ -132,6 +133,7 @@ impl Session {
             transaction: None,
             own: OwnState::None,
             subscriptions: Subscriptions::default(),
+            switched: Switched::default(),
             reply: ReplyMode::On,
             has_written: false,
             replicated: None,
@@ -263,7 +265,8 @@ impl Session {
     #[inline]
     fn only_reads(&self) -> bool {
         let has_ended = self.is_deaf || self.client.is_ending.get() || self.client.is_cut.get();
-        let has_own = !matches!(self.own, OwnState::None) || !self.subscriptions.is_empty() || self.is_own_paused;
+        let takes_up = !self.subscriptions.is_empty() || !self.switched.is_empty();
+        let has_own = !matches!(self.own, OwnState::None) || takes_up || self.is_own_paused;
         let has_more = !self.input.is_empty() || self.is_asking() || self.client.has_more();
         !(has_ended || has_own || has_more)
     }
@@ -543,6 +546,7 @@ impl Session {
             && self.transaction.is_none()
             && self.stream.is_none()
             && self.subscriptions.is_empty()
+            && self.switched.is_empty()
             && self.reply == ReplyMode::On
     }
 
