@@ -25,8 +25,8 @@ pub(super) enum Asked {
     Login(Vec<u8>, bool),
     /// A server says what it answers to HELLO.
     Hello(Vec<u8>),
-    /// The other threads say what they know.
-    Threads(Rc<RefCell<Option<Vec<u8>>>>),
+    /// Another task asks the other threads, or a server, and makes the answer.
+    Task(Rc<RefCell<Option<Vec<u8>>>>),
 }
 
 impl Session {
@@ -47,9 +47,9 @@ impl Session {
         let result = self.client.login_result.get();
         let again = match &asked {
             Asked::Nothing => return None,
-            Asked::Threads(slot) => {
+            Asked::Task(slot) => {
                 let Some(reply) = slot.borrow_mut().take() else {
-                    self.asked = Asked::Threads(Rc::clone(slot));
+                    self.asked = Asked::Task(Rc::clone(slot));
                     return Some(Wait::Answers);
                 };
                 if self.wants_reply() {
@@ -189,7 +189,7 @@ impl Session {
             *made.borrow_mut() = Some(conclude(answers));
             client.wake();
         });
-        self.asked = Asked::Threads(slot);
+        self.asked = Asked::Task(slot);
         self.lane = None;
         Taken::Done
     }

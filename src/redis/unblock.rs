@@ -35,7 +35,7 @@ impl Session {
             *made.borrow_mut() = Some(reply);
             client.wake();
         });
-        self.asked = Asked::Threads(slot);
+        self.asked = Asked::Task(slot);
         self.lane = None;
         Taken::Done
     }
