@@ -153,11 +153,11 @@ impl Session {
         }
     }
 
-    /// Serves the client until it leaves.
-    pub async fn run(mut self) {
+    /// Serves the client until it leaves. In a box: a future keeps what it is given twice.
+    pub async fn run(mut self: Box<Self>) {
         poll_fn(|cx| self.poll(cx)).await;
         if let Some(to) = self.moves_now() {
-            return self.move_to(to);
+            return (*self).move_to(to);
         }
         self.service.wait_no_more(&self.client);
         self.leave_own();
