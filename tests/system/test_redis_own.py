@@ -26,7 +26,10 @@ def served(group, start_forebay, **keys):
 
 @pytest.mark.parametrize("farewell", ["close", "reset", "end_of_input"])
 def test_a_client_that_leaves_within_a_large_value_is_released(lonely, start_forebay, name, farewell):
-    forebay, connected = served(lonely, start_forebay), lambda: lonely.nodes[0].info("clients")["connected_clients"]
+    forebay = served(lonely, start_forebay)
+
+    def connected():
+        return lonely.nodes[0].info("clients")["connected_clients"]
     other = forebay.redis().wire()
     assert other.ask("SET", name, "before") == b"OK"
     before = connected()
@@ -37,7 +40,8 @@ def test_a_client_that_leaves_within_a_large_value_is_released(lonely, start_for
     fds = forebay.fd_count()
     for wire in rude:
         getattr(wire, farewell)()
-    wait_until(lambda: connected() == before and forebay.fd_count() == fds - 2 * len(rude), 10, "both sides to be closed")
+    wait_until(
+        lambda: connected() == before and forebay.fd_count() == fds - 2 * len(rude), 10, "both sides to be closed")
     assert other.ask("GET", name) == b"before"
     if farewell == "end_of_input":
         assert [wire.wait_closed() for wire in rude] == [b"$6\r\nbefore\r\n"] * len(rude)
@@ -48,7 +52,9 @@ def test_a_client_that_leaves_within_a_large_value_is_released(lonely, start_for
 @pytest.mark.parametrize("farewell", ["close", "reset"])
 def test_a_blocked_client_that_leaves_with_more_behind_takes_nothing(redis_target, shared_redis, name, behind, farewell):
     gone, other = redis_target.wire(), redis_target.wire()
-    blocked = lambda: shared_redis.nodes[0].info("clients")["blocked_clients"]
+
+    def blocked():
+        return shared_redis.nodes[0].info("clients")["blocked_clients"]
     gone.send(command("BLPOP", name, 0) + command("SET", f"{name}:set", "y" * 1000) * behind)
     wait_until(lambda: blocked() == 1, 10, "a blocked client")
     getattr(gone, farewell)()
