@@ -8,7 +8,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket registered with this thread's runtime.
@@ -96,6 +98,32 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.poll_read_ready(cx),
             Stream::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    /// Ready when the other side has ended the stream or the connection, also behind bytes that nobody has read. These
+    /// give no sign any more: [`Stream::read_unannounced`] has them.
+    pub fn poll_hang_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // tokio forgets that bytes are there, but never that no more will come: what is left to wait for is the end.
+        let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = match self {
+            Stream::Tcp(s) => s.try_io(Interest::READABLE, forget),
+            Stream::Unix(s) => s.try_io(Interest::READABLE, forget),
+        };
+        self.poll_read_ready(cx).map(drop)
+    }
+
+    /// Reads what is there, whether or not there was a sign of it; `None` if nothing is. 0 bytes is the end of the
+    /// stream.
+    pub fn read_unannounced(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = match self {
+            Stream::Tcp(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
+            Stream::Unix(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
+        };
+        match read {
+            Ok((_, read)) => Ok(Some(read)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -59,7 +59,11 @@ pub struct Client {
     pub login_result: Cell<Option<bool>>,
     /// The server's number of the connection on which its command blocks, or will when it has arrived.
     pub blocked_on: Cell<Option<u64>>,
-    /// CLIENT UNBLOCK: whether with an error.
+    /// The server's node and its number of the connection on which the client waits for something to happen.
+    pub(super) waits_on: Cell<Option<(u64, u64)>>,
+    /// CLIENT UNBLOCK has asked the server to end that: until it has, nobody else may wait on that connection.
+    pub(super) unblocking: Cell<u32>,
+    /// CLIENT UNBLOCK where the server cannot be asked: whether with an error.
     pub unblock: Cell<Option<bool>>,
     /// It has read much lately: its reads keep out of the others' way.
     pub heavy: Cell<u16>,
@@ -166,6 +170,8 @@ impl Client {
             backlog: RefCell::default(),
             login_result: Cell::new(None),
             blocked_on: Cell::new(None),
+            waits_on: Cell::new(None),
+            unblocking: Cell::new(0),
             unblock: Cell::new(None),
             heavy: Cell::new(0),
             is_gone: Cell::new(false),

@@ -346,22 +346,7 @@ impl Session {
             Some(_) => return self.answer(&Trouble::Err("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
         };
         let Some(id) = id else { return self.answer(&Trouble::Err("value is not an integer or out of range")) };
-        let service = self.service.name.clone();
-        let job = move |core: &Rc<Core>| {
-            let client = core.clients.borrow().get(&id).cloned();
-            let blocked = client.filter(|client| client.service.name == service && client.mode.get().is_blocked);
-            let is_blocked = blocked.is_some();
-            if let Some(client) = blocked {
-                client.unblock.set(Some(by_error));
-                client.wake();
-            }
-            i64::from(is_blocked)
-        };
-        self.ask_threads(job, |answers: Vec<i64>| {
-            let mut reply = Vec::new();
-            build::integer(&mut reply, answers.into_iter().sum());
-            reply
-        })
+        self.unblock_client(id, by_error)
     }
 }
 

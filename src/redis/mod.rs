@@ -17,6 +17,7 @@ mod clients;
 mod connect;
 pub mod core;
 mod errors;
+mod expects;
 mod hello;
 mod lane;
 mod login;
@@ -34,6 +35,7 @@ mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod unblock;
 mod verbs;
 
 pub use core::Core;

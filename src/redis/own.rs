@@ -5,23 +5,27 @@
 //! transaction, no subscription. If anything might be left that cannot be seen, it is closed.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::connect::{Failure, NAME, Opened, Wanted, auth, connect, read_replies};
 use super::errors::Trouble;
+use super::expects::Expects;
 use super::login::Login;
 use super::request::Taken;
 use super::session::{Session, Wait};
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscriptions, Switched};
 use crate::net::Stream;
 use crate::wire::resp::{ReplyScan, Version, encode};
 use crate::worker::clock::now_ns;
 
 /// Bytes that may wait for the server before the client has to.
 const MOST_WAITING: usize = 1024 * 1024;
+/// Replies that may be due.
+const MOST_DUE: usize = 16 * 1024;
+/// Bytes that may be kept for a second run.
+const MOST_KEPT: usize = 1024 * 1024;
 /// A request is kept for a second run up to this, bytes.
 const LONGEST_AGAIN: usize = 64 * 1024;
 /// Before a client is connected again whose connections are lost one after the other.
@@ -55,7 +59,7 @@ pub struct Own {
     pub(super) sent: u64,
     pub(super) scan: ReplyScan,
     pub(super) input: Vec<u8>,
-    pub(super) expects: VecDeque<Expect>,
+    pub(super) expects: Expects,
     /// What becomes of the reply that has begun.
     pub(super) fate: Option<Fate>,
     /// The reply that is looked at as a whole.
@@ -145,6 +149,10 @@ pub(super) enum What {
     Subscribe,
     /// The same, to take up again what was lost: the client does not see the confirmations.
     Resubscribe,
+    /// What the client had switched on: it does not see the reply.
+    Resume {
+        monitors: bool,
+    },
     Select(u32),
     /// CLIENT INFO, to find out which database a transaction has left: the client does not see it.
     Database,
@@ -178,7 +186,7 @@ impl Own {
             sent: 0,
             scan: ReplyScan::default(),
             input: Vec::new(),
-            expects: VecDeque::new(),
+            expects: Expects::default(),
             fate: None,
             whole: Vec::new(),
             is_long_message: false,
@@ -269,15 +277,17 @@ impl Own {
     /// Sends a request.
     pub(super) fn send(&mut self, request: &[u8], what: What) {
         self.put(request);
-        // Its confirmations are counted by its words, however many.
-        let is_counted = what == What::Subscribe;
-        let keeps = (request.len() <= LONGEST_AGAIN || is_counted)
+        // Confirmations are counted by the words, however many; what is watched must be watched again.
+        let is_needed = matches!(what, What::Subscribe | What::Watch | What::Special(_) | What::Monitor);
+        let keeps = (request.len() <= LONGEST_AGAIN || is_needed)
             && matches!(
                 what,
                 What::Read
                     | What::Block { .. }
                     | What::Watch
                     | What::Subscribe
+                    | What::Special(_)
+                    | What::Monitor
                     | What::Plain
                     | What::Unknown
                     | What::Select(_)
@@ -316,12 +326,12 @@ impl Own {
         if what == What::Exec {
             self.queued.others = std::mem::take(&mut expect.queued.others);
         }
-        self.expects.push_back(expect);
+        self.expects.push(expect);
     }
 
     /// So much is waiting for the server that the client has to wait.
     pub(super) fn is_full(&self) -> bool {
-        self.output.len() > MOST_WAITING
+        self.output.len() > MOST_WAITING || self.expects.len() >= MOST_DUE || self.expects.kept() > MOST_KEPT
     }
 
     /// Sends what waits.
@@ -518,7 +528,7 @@ impl Session {
         matches!(what, Some(What::Block { .. } | What::Replicated))
     }
 
-    /// The client must wait until its server takes more.
+    /// The client must wait until its server takes more, or answers.
     pub(super) fn own_is_full(&self) -> bool {
         matches!(&self.own, OwnState::Open(own) if own.is_full())
     }
@@ -526,13 +536,7 @@ impl Session {
     /// The service must know how many requests are on their way to the primary, wherever.
     pub(super) fn count_pending(&mut self) {
         let now = match &self.own {
-            OwnState::Open(own) => own
-                .expects
-                .iter()
-                .filter(|e| {
-                    !matches!(e.what, What::Block { .. } | What::Subscribe | What::Resubscribe | What::Replicated)
-                })
-                .count(),
+            OwnState::Open(own) => own.expects.pending(),
             _ => 0,
         };
         let before = std::mem::replace(&mut self.pending_own, now);
@@ -548,14 +552,18 @@ impl Session {
             _ => None,
         };
         self.client.blocked_on.set(blocked_on);
+        let waits_on = match &self.own {
+            OwnState::Open(own) => own.id.filter(|_| own.is_waiting()).map(|id| (own.node, id)),
+            _ => None,
+        };
+        self.client.waits_on.set(waits_on);
     }
 
     /// Keys are watched or a transaction is open on the client's own connection, or will be when what is on its way is
     /// answered.
     fn has_begun_transaction(&self) -> bool {
         let OwnState::Open(own) = &self.own else { return false };
-        let begins = |expect: &Expect| matches!(expect.what, What::Watch | What::Multi { .. });
-        own.state.is_watching || own.state.is_in_multi || own.expects.iter().any(begins)
+        own.state.is_watching || own.state.is_in_multi || own.expects.begin_transaction()
     }
 
     /// Moves bytes between the client's own connection and the client.
@@ -621,7 +629,11 @@ impl Session {
         let is_quiet = !own.owes() && own.output.is_empty() && own.input.is_empty();
         let tainted_only = Held { is_tainted: true, ..Held::default() };
         let is_clean = own.state == Held::default();
-        if !is_quiet || self.is_streaming() || !self.subscriptions.is_empty() || !is_clean && own.state != tainted_only
+        if !is_quiet
+            || self.client.unblocking.get() > 0
+            || self.is_streaming()
+            || !self.subscriptions.is_empty()
+            || !is_clean && own.state != tainted_only
         {
             return;
         }
@@ -632,8 +644,9 @@ impl Session {
         }
     }
 
-    /// Closes the connection; what the client is subscribed to is taken up again.
+    /// Closes the connection; what the client is subscribed to and has switched on is taken up again.
     pub(super) fn drop_own(&mut self) {
+        self.tell_flushed();
         self.own = OwnState::None;
         let drop = |mode| super::client::Mode { has_own: false, is_watching: false, queued: None, ..mode };
         self.client.mode.update(drop);
@@ -644,6 +657,7 @@ impl Session {
     pub(super) fn leave_own(&mut self) {
         self.own = OwnState::None;
         self.subscriptions = Subscriptions::default();
+        self.switched = Switched::default();
         self.client.mode.update(|mode| super::client::Mode { queued: mode.queued, ..Default::default() });
         self.count_pending();
     }

@@ -11,7 +11,7 @@ use super::lane::{is_refusal, runs_script};
 use super::login::DEFAULT_USER;
 use super::own::{Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
-use super::verbs::{database, is_switched_on};
+use super::verbs::database;
 use crate::wire::resp::{Version, build, words};
 
 /// Connections lost in a row, without any reply, with which a client is let try the same read.
@@ -97,7 +97,7 @@ impl Session {
 
     /// The first line of the reply to the request that has waited longest: that is over.
     fn settle_own(&mut self, own: &mut Own, line: &[u8]) -> Fate {
-        let Some(expect) = own.expects.pop_front() else { return Fate::Drop };
+        let Some(expect) = own.expects.pop() else { return Fate::Drop };
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
@@ -158,10 +158,24 @@ impl Session {
             What::Unwatch => {}
             What::Select(db) if is_ok => self.become_db(own, db),
             What::Select(_) => {}
-            What::Monitor => own.state.is_monitor |= is_ok,
-            What::Special(on) if is_ok => {
-                own.state.is_special = on;
-                // One switch that is off says nothing of the others.
+            What::Resume { monitors } => {
+                if !is_ok {
+                    // It relies on what it has switched on.
+                    self.client.cut();
+                }
+                own.state.is_monitor |= monitors;
+                own.state.is_special |= !monitors;
+                own.state.is_tainted = true;
+                return Fate::Drop;
+            }
+            What::Monitor if is_ok => {
+                own.state.is_monitor = true;
+                self.switched.follow(expect.request.as_deref().unwrap_or_default());
+            }
+            What::Monitor => {}
+            What::Special(_) if is_ok => {
+                self.switched.follow(expect.request.as_deref().unwrap_or_default());
+                own.state.is_special = !self.switched.is_empty();
                 own.state.is_tainted = true;
             }
             What::Special(_) => {}
@@ -201,10 +215,9 @@ impl Session {
         if !own.has_executed {
             return;
         }
-        for request in &queued.others {
-            if is_client_switch(request) {
-                own.state.is_special = is_switched_on(request);
-            }
+        for request in queued.others.iter().filter(|request| is_client_switch(request)) {
+            self.switched.follow(request);
+            own.state.is_special = !self.switched.is_empty();
         }
         let text = String::from_utf8_lossy(info);
         let field =
@@ -334,7 +347,7 @@ impl Session {
         let due = expect.left.unwrap_or_else(|| confirmations(expect.request.as_deref(), before));
         expect.left = Some(due.saturating_sub(1));
         if due <= 1 {
-            own.expects.pop_front();
+            own.expects.pop();
         }
         if !is_again {
             self.client.deliver(whole);
@@ -358,17 +371,19 @@ impl Session {
         self.core.shared.control.suspect(&self.service.name, own.node(), why);
         self.losses += 1;
         self.note_blocked(false);
-        if own.fate.is_some() && own.scan.has_begun() || own.state.is_monitor || own.state.is_special {
-            // Half a reply is with the client, or it relies on what this connection alone could tell it.
+        if own.fate.is_some() && own.scan.has_begun() {
+            // Half a reply is with the client.
             return self.client.cut();
         }
+        self.tell_flushed();
         self.has_lost_watch |= own.state.is_watching;
         let mut is_in_multi = own.state.is_in_multi;
-        for expect in std::mem::take(&mut own.expects) {
+        while let Some(expect) = own.expects.pop() {
             let is_written = expect.end <= own.sent;
             let mut reply = Vec::new();
             match expect.what {
                 What::Swallow | What::Offset | What::Resubscribe | What::Database | What::Follow => {}
+                What::Resume { .. } => {}
                 What::Multi { tell } => {
                     is_in_multi = true;
                     if tell {
@@ -397,9 +412,17 @@ impl Session {
                 _ if is_in_multi => reply.extend_from_slice(build::QUEUED),
                 // The server closes at this very request, as for a reply beyond its client-output-buffer-limit.
                 What::Read if is_written && self.losses > MOST_LOSSES => self.unknown_outcome(why, &mut reply),
-                What::Watch | What::Read | What::Block { may_rerun: true } | What::Select(_) | What::Subscribe => {
-                    self.client.backlog.borrow_mut().extend(again(&expect));
-                }
+                What::Watch
+                | What::Read
+                | What::Block { may_rerun: true }
+                | What::Select(_)
+                | What::Subscribe
+                | What::Special(_)
+                | What::Monitor => match again(&expect) {
+                    Some(todo) => self.client.backlog.borrow_mut().push_back(todo),
+                    None if is_written => self.unknown_outcome(why, &mut reply),
+                    None => Trouble::NotSent(why.to_owned()).write(&mut reply),
+                },
                 What::Replicated => reply.extend_from_slice(NO_DISK),
                 What::Block { .. } if is_written => match ends_by_itself(expect.request.as_deref()) {
                     // As if nothing had come in time: whether something had, nobody can tell.
@@ -444,8 +467,8 @@ impl Session {
         Trouble::Unknown(why.to_owned()).write(reply);
     }
 
-    /// CLIENT UNBLOCK: the command ends as if its time were over, or with an error. The connection cannot be told so
-    /// without a number that only the server knows: it is given up.
+    /// CLIENT UNBLOCK where the server cannot be asked: the command ends as if its time were over, or with an error, and
+    /// its connection is given up.
     pub(super) fn obey_unblock(&mut self) {
         let Some(by_error) = self.client.unblock.get() else { return };
         if self.end_wait(by_error) {
@@ -463,7 +486,8 @@ impl Session {
             }
             self.client.say(&reply);
             self.has_lost_watch |= own.state.is_watching;
-            self.leave_own();
+            self.note_blocked(false);
+            self.drop_own();
         }
         self.client.unblock.set(None);
     }

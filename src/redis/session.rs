@@ -14,7 +14,7 @@ use super::own::OwnState;
 use super::request::Taken;
 use super::service::Service;
 use super::stream::Stream;
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscriptions, Switched};
 use super::transaction::Transaction;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
@@ -22,8 +22,11 @@ use crate::worker::clock::now_ns;
 
 /// Bytes of an unfinished request that are kept; a longer one goes on as it comes, on a connection of its own.
 pub(super) const LONGEST_KEPT: usize = 256 * 1024;
-/// Bytes that are read ahead while the client's request waits, so that its leaving is noticed.
+/// Bytes that are read ahead while the client's request waits, so that its leaving is noticed: the end of a stream comes
+/// behind all of its bytes, as far as nobody makes room for them.
 const READ_AHEAD: usize = 64 * 1024;
+/// The same, of what may wait for ever.
+const READ_FAR_AHEAD: usize = 1024 * 1024;
 /// Requests of one client that may be on their way: at first, since nobody knows how much they answer and others wait
 /// behind them, and after all of so many were answered with little.
 const FIRST_IN_FLIGHT: u32 = 32;
@@ -40,6 +43,8 @@ pub(super) enum Wait {
     Primary,
     /// A connection of its own, or what is on its way there.
     Own,
+    /// The server, which has to take or to answer what was sent on the connection of its own.
+    Server,
     /// The client, which has to take its replies.
     Output,
 }
@@ -74,6 +79,7 @@ pub struct Session {
     pub(super) transaction: Option<Box<Transaction>>,
     pub(super) own: OwnState,
     pub(super) subscriptions: Subscriptions,
+    pub(super) switched: Switched,
     pub(super) reply: ReplyMode,
     /// It has written something since `seen` was set.
     pub(super) has_written: bool,
@@ -102,6 +108,8 @@ pub struct Session {
     pub(super) is_in_transaction: bool,
     /// The client sends no more.
     is_deaf: bool,
+    /// Its socket may have bytes of which it gives no sign.
+    has_unannounced: bool,
 }
 
 impl Session {
@@ -125,6 +133,7 @@ impl Session {
             transaction: None,
             own: OwnState::None,
             subscriptions: Subscriptions::default(),
+            switched: Switched::default(),
             reply: ReplyMode::On,
             has_written: false,
             replicated: None,
@@ -140,14 +149,15 @@ impl Session {
             pending_own: 0,
             is_in_transaction: false,
             is_deaf: false,
+            has_unannounced: false,
         }
     }
 
-    /// Serves the client until it leaves.
-    pub async fn run(mut self) {
+    /// Serves the client until it leaves. In a box: a future keeps what it is given twice.
+    pub async fn run(mut self: Box<Self>) {
         poll_fn(|cx| self.poll(cx)).await;
         if let Some(to) = self.moves_now() {
-            return self.move_to(to);
+            return (*self).move_to(to);
         }
         self.service.wait_no_more(&self.client);
         self.leave_own();
@@ -191,14 +201,10 @@ impl Session {
             }
             let is_done = self.client.in_flight.get() == 0 && self.client.backlog.borrow().is_empty();
             let is_ending = self.is_deaf || self.client.is_ending.get();
-            if is_ending
-                && is_sent
-                && is_done
-                && (self.client.is_ending.get() || wait.is_none() && (!self.awaits_own() || self.is_blocked()))
-            {
+            if is_ending && is_sent && is_done && (self.client.is_ending.get() || self.is_over(wait)) {
                 return Poll::Ready(());
             }
-            if wait == Some(Wait::Output) && is_sent {
+            if wait == Some(Wait::Output) && is_sent || wait == Some(Wait::Server) && !self.own_is_full() {
                 continue;
             }
             if is_sent && is_done && !is_ending && wait.is_none() && self.moves_now().is_some() {
@@ -209,31 +215,58 @@ impl Session {
             self.client.is_waiting.set(wait.is_some() || is_ending || moves);
             let reads = match wait {
                 None => is_sent || self.client.waiting_output() < MOST_OUTPUT / 4,
-                Some(Wait::Primary | Wait::Own) => self.input.len() - self.at < READ_AHEAD,
+                Some(Wait::Primary) => self.input.len() - self.at < READ_AHEAD,
+                Some(Wait::Own) => self.input.len() - self.at < READ_FAR_AHEAD,
                 Some(_) => false,
             };
-            if is_ending || !reads {
+            if is_ending {
                 return Poll::Pending;
+            }
+            if !reads {
+                return if self.waits_in_vain(wait) { self.poll_hang_up(cx) } else { Poll::Pending };
             }
             match self.read(cx, wait) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => {
-                    self.is_deaf = true;
-                    if matches!(wait, Some(Wait::Primary | Wait::Own)) {
-                        // Nobody is there any more to whom what waits would matter.
-                        return Poll::Ready(());
-                    }
-                }
+                Poll::Ready(false) if self.waits_in_vain(wait) => return Poll::Ready(()),
+                Poll::Ready(false) => self.is_deaf = true,
             }
         }
+    }
+
+    /// What waits would matter to nobody if the client left now.
+    fn waits_in_vain(&self, wait: Option<Wait>) -> bool {
+        wait == Some(Wait::Primary) || wait == Some(Wait::Own) && self.waits_without_end()
+    }
+
+    /// For something to happen, or for a connection to listen on.
+    fn waits_without_end(&self) -> bool {
+        let waits_elsewhere = self.client.mode.get().is_blocked && !self.awaits_own();
+        self.is_blocked() || waits_elsewhere || matches!(self.own, OwnState::None)
+    }
+
+    /// Of a client that sends no more: no answer is due to it, or none that comes by itself.
+    fn is_over(&self, wait: Option<Wait>) -> bool {
+        match wait {
+            None if self.is_streaming() => !self.owes_before_stream(),
+            None => !self.awaits_own() || self.is_blocked(),
+            Some(Wait::Own) => self.waits_without_end(),
+            Some(_) => false,
+        }
+    }
+
+    /// Ready when the client has left, whatever it has sent that was not read.
+    fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.has_unannounced = true;
+        self.client.stream.borrow().poll_hang_up(cx)
     }
 
     /// Nothing but the client's next bytes can matter, as nearly always: the short way of [`Session::poll`].
     #[inline]
     fn only_reads(&self) -> bool {
         let has_ended = self.is_deaf || self.client.is_ending.get() || self.client.is_cut.get();
-        let has_own = !matches!(self.own, OwnState::None) || !self.subscriptions.is_empty() || self.is_own_paused;
+        let takes_up = !self.subscriptions.is_empty() || !self.switched.is_empty();
+        let has_own = !matches!(self.own, OwnState::None) || takes_up || self.is_own_paused;
         let has_more = !self.input.is_empty() || self.is_asking() || self.client.has_more();
         !(has_ended || has_own || has_more)
     }
@@ -254,7 +287,16 @@ impl Session {
     fn read(&mut self, cx: &mut Context<'_>, wait: Option<Wait>) -> Poll<bool> {
         let core = Rc::clone(&self.core);
         let mut scratch = core.scratch.borrow_mut();
-        let n = match self.client.stream.borrow_mut().poll_read(cx, &mut scratch) {
+        let unannounced = match self.has_unannounced {
+            true => self.client.stream.borrow().read_unannounced(&mut scratch).transpose(),
+            false => None,
+        };
+        self.has_unannounced = matches!(unannounced, Some(Ok(n)) if n == scratch.len());
+        let read = match unannounced {
+            Some(read) => Poll::Ready(read),
+            None => self.client.stream.borrow_mut().poll_read(cx, &mut scratch),
+        };
+        let n = match read {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(false),
             Poll::Ready(Ok(n)) => n,
@@ -364,10 +406,11 @@ impl Session {
                         at += used;
                         run_from = at;
                         if used == 0 {
-                            return (at, self.is_streaming().then_some(Wait::Own).filter(|_| self.own_is_full()));
+                            return (at, self.is_streaming().then_some(Wait::Server).filter(|_| self.own_is_full()));
                         }
                         continue;
                     }
+                    Err(_) if self.owes_before_stream() => return (at, Some(Wait::Answers)),
                     Err(error) => return self.end_badly(bytes.len(), &error),
                 }
             }
@@ -429,12 +472,12 @@ impl Session {
         self.send_run(bytes.get(run_from..at).unwrap_or_default(), run);
         if self.is_streaming() {
             // The rest of a request that has begun already: it must not count as another one.
-            return (at, self.own_is_full().then_some(Wait::Own));
+            return (at, self.own_is_full().then_some(Wait::Server));
         }
         let rest = bytes.get(at..).unwrap_or_default();
         if rest.len().saturating_add(self.scan.body_left()) > LONGEST_KEPT {
             return match self.begin_stream(rest) {
-                Ok(used) => (at + used, self.own_is_full().then_some(Wait::Own)),
+                Ok(used) => (at + used, self.own_is_full().then_some(Wait::Server)),
                 Err(wait) => (at, Some(wait)),
             };
         }
@@ -470,6 +513,12 @@ impl Session {
         if let Some(wait) = self.awaits_asked() {
             return Some(wait);
         }
+        if self.own_is_full() {
+            return Some(Wait::Server);
+        }
+        if self.client.unblocking.get() > 0 {
+            return Some(Wait::Own);
+        }
         (self.client.waiting_output() > MOST_OUTPUT / 2).then_some(Wait::Output)
     }
 
@@ -496,6 +545,7 @@ impl Session {
             && self.transaction.is_none()
             && self.stream.is_none()
             && self.subscriptions.is_empty()
+            && self.switched.is_empty()
             && self.reply == ReplyMode::On
     }
 

@@ -7,6 +7,11 @@ use super::session::{Session, Wait};
 use crate::wire::resp::command::{Access, Path, Verb};
 use crate::wire::resp::{Bounds, Found, ProtocolError, build};
 
+/// Bytes of a command about the session that are kept until it has come whole, such as a WATCH of many keys.
+const LONGEST_GATHERED: usize = 16 * 1024 * 1024;
+/// [`super::own::Expect::end`] of a request whose end is not known yet: until then it counts as not sent.
+const UNFINISHED: u64 = u64::MAX;
+
 /// What becomes of the bytes of the request that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -14,6 +19,8 @@ pub(super) enum Stream {
     Forward,
     /// The request has been answered already.
     Drop,
+    /// They cannot be understood any further.
+    Broken(ProtocolError),
 }
 
 impl Session {
@@ -30,6 +37,12 @@ impl Session {
         let (name, second) = (word(self, 0).unwrap_or_default(), word(self, 1));
         let commands = self.service.commands();
         let command = commands.judge(&name, second.as_deref());
+        let path = command.map(|command| command.path);
+        let is_for_session = matches!(path, Some(Path::Session(verb)) if !matches!(verb, Verb::Ping | Verb::Script));
+        if is_for_session && bytes.len().saturating_add(self.scanner().body_left()) <= LONGEST_GATHERED {
+            // Its words are ours to look at: it goes on when it has come whole.
+            return Ok(0);
+        }
         let login = self.client.login.borrow().clone();
         let is_refused =
             command.is_some_and(|c| c.is_admin && !login.is_some_and(|l| self.service.may_run(&l.user, &c.name)));
@@ -44,7 +57,10 @@ impl Session {
         let what = match command.map(|command| (command.path, command.access)) {
             Some((Path::Session(Verb::Ping | Verb::Script), _)) => What::Plain,
             Some((Path::Session(_), _)) => {
-                self.client.refuse(&Trouble::Err("Protocol error: the argument is too long for this command"));
+                if let Some(wait) = self.before_answer() {
+                    return Err(wait);
+                }
+                self.client.refuse(&Trouble::Err("Protocol error: this command may not be longer than 16 MiB"));
                 self.client.is_ending.set(true);
                 return Ok(bytes.len());
             }
@@ -69,10 +85,9 @@ impl Session {
         };
         match opened {
             Ok(own) => {
-                // Its end is not known yet; until then it counts as not sent.
                 own.expect(what, None);
                 if let Some(expect) = own.expects.back_mut() {
-                    expect.end = u64::MAX;
+                    expect.end = UNFINISHED;
                 }
                 let is_wanted = self.wants_reply();
                 if let OwnState::Open(own) = &mut self.own
@@ -122,16 +137,20 @@ impl Session {
     /// Goes on with the request. Returns how many bytes were used; 0: more are needed, or the server has to take some
     /// first.
     pub(super) fn stream_on(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
+        if let Some(Stream::Broken(error)) = self.stream {
+            return Err(error);
+        }
         if self.own_is_full() {
             return Ok(0);
         }
-        match self.scanner().scan(bytes, Bounds::USUAL)? {
+        let found = self.scanner().scan(bytes, Bounds::USUAL).inspect_err(|error| self.break_stream(*error))?;
+        match found {
             Found::Request(request) => {
                 self.forward(bytes.get(..request.len).unwrap_or_default());
                 self.stream = None;
                 if let OwnState::Open(own) = &mut self.own {
                     let end = own.put;
-                    if let Some(expect) = own.expects.iter_mut().find(|expect| expect.end == u64::MAX) {
+                    if let Some(expect) = own.expects.back_mut().filter(|expect| expect.end == UNFINISHED) {
                         expect.end = end;
                     }
                 }
@@ -140,6 +159,22 @@ impl Session {
             Found::More => Ok(self.pass(bytes)),
             Found::Inline(_) | Found::Nothing(_) => Ok(0),
         }
+    }
+
+    /// The server will never have the request whole.
+    fn break_stream(&mut self, error: ProtocolError) {
+        self.stream = Some(Stream::Broken(error));
+        if let OwnState::Open(own) = &mut self.own
+            && own.expects.back().is_some_and(|expect| expect.end == UNFINISHED)
+        {
+            own.expects.give_up_last();
+        }
+    }
+
+    /// Replies are due to requests before the one that has begun.
+    pub(super) fn owes_before_stream(&self) -> bool {
+        let OwnState::Open(own) = &self.own else { return false };
+        own.fate.is_some() || own.expects.front().is_some_and(|expect| expect.end != UNFINISHED)
     }
 
     /// The connection that it went to is lost: the server has not carried out what it has not got whole.

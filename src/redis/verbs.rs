@@ -167,11 +167,7 @@ impl Session {
     /// A transaction is open on the client's own connection, or will be when what is on its way is answered.
     pub(super) fn is_in_multi(&self) -> bool {
         let OwnState::Open(own) = &self.own else { return false };
-        own.expects.iter().fold(own.state.is_in_multi, |is_open, expect| match expect.what {
-            What::Multi { .. } => true,
-            What::Exec | What::Discard => false,
-            _ => is_open,
-        })
+        own.expects.is_in_multi().unwrap_or(own.state.is_in_multi)
     }
 
     /// CLIENT TRACKING and the like: they are about the connection, not about the client.

@@ -390,3 +390,44 @@ def test_a_subscriber_hears_what_is_published_after_the_change(change, name, pro
     assert [message[2] for message in heard[:-1] if message[2] != b"there?"] == [b"%d" % n for n in range(100)]
     assert heard[-1][0] == b"pmessage"
     assert protocol == 2 or all(isinstance(message, Push) for message in heard)
+
+
+TRACKED = {"what it reads": ["CLIENT TRACKING ON"], "prefixes": [f"CLIENT TRACKING ON BCAST PREFIX {letter}" for letter in "ab"]}
+
+
+@pytest.mark.parametrize("requests", TRACKED.values(), ids=TRACKED.keys())
+def test_who_tracks_keys_is_told_that_all_may_have_changed_and_tracks_on(change, requests):
+    _, forebay, run = change
+    wire, other = forebay.redis().wire(timeout=60), forebay.redis().wire(timeout=60)
+    wire.ask("HELLO", 3)
+    for request in requests:
+        assert wire.ask(*request.split()) == b"OK"
+    assert wire.ask("MGET", "a", "b") == [None, None]
+    run()
+    assert wire.read() == [b"invalidate", None]
+    reply = wire.ask("MGET", "a", "b")
+    while isinstance(reply, Push):  # once for each connection that was lost meanwhile
+        assert reply == [b"invalidate", None]
+        reply = wire.read()
+    assert reply == [None, None]
+    for key in "ab":
+        assert other.ask("SET", key, 1) == b"OK"
+        assert wire.read() == [b"invalidate", [key.encode()]]
+    assert wire.pipeline(("CLIENT", "TRACKING", "OFF"), ("GET", "a")) == [b"OK", b"1"]
+
+
+def test_who_monitors_goes_on_at_the_new_primary(redis_group, start_forebay, name):
+    forebay = start_forebay(redis=[redis_group.service(hold=HOLD, admin_commands={"default": ["monitor"]})])
+    wire, other = forebay.redis().wire(timeout=60), forebay.redis().wire(timeout=60)
+    assert wire.ask("MONITOR") == b"OK"
+    old = redis_group.primary
+    forebay.admin("SWITCHOVER cache")
+    redis_group.wait_failover(old, timeout=60)
+
+    def is_shown():
+        other.ask("GET", name)
+        return not wire.nothing_comes(0.1)
+    wait_until(is_shown, 30, "the monitor to show something again")
+    assert other.ask("GET", f"{name}:last") is None
+    while f"{name}:last".encode() not in wire.read():
+        pass

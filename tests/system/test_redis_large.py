@@ -88,3 +88,51 @@ def test_what_is_larger_than_redis_takes_is_refused_as_by_redis(redis_target, na
     head = command("SET", name, b"")
     wire.send(head[:-6] + b"$%d\r\n" % (512 * MIB + 1))
     assert wire.read() == "ERR Protocol error: invalid bulk length"
+
+
+LONG = {
+    "WATCH": lambda wire, words: wire.ask("WATCH", *words) == b"OK",
+    "SUBSCRIBE": lambda wire, words: wire.order("SUBSCRIBE", *words).replies(len(words))[-1][2] == len(words),
+    "PSUBSCRIBE": lambda wire, words: wire.order("PSUBSCRIBE", *words).replies(len(words))[-1][2] == len(words),
+    "CLIENT LIST": lambda wire, words: wire.ask("CLIENT", "LIST", "ID", *range(10**9, 10**9 + len(words))) == b"",
+}
+
+
+@pytest.mark.parametrize("asked", LONG.values(), ids=LONG.keys())
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "in pieces"])
+def test_a_long_command_about_the_session_is_taken(redis_target, name, asked, in_pieces):
+    wire, count = redis_target.wire(), 30_000
+    if in_pieces:
+        wire.send = slowly(wire)
+    assert asked(wire, [f"{name}:{number:020}" for number in range(count)])
+
+
+def slowly(wire):
+    """As `wire.send`, in pieces of 100 kB."""
+    at_once = wire.send
+
+    def send(data):
+        for at in range(0, len(data), 100_000):
+            at_once(data[at:at + 100_000])
+        return wire
+    return send
+
+
+def test_what_is_watched_by_a_long_command_is_watched(redis_target, name):
+    wire, keys = redis_target.wire(), [f"{name}:{number:020}" for number in range(30_000)]
+    assert wire.pipeline(("INCR", name), ("WATCH", *keys), ("MULTI",), ("INCR", name)) == [1, b"OK", b"OK", b"QUEUED"]
+    assert redis_target.wire().ask("SET", keys[-1], "x") == b"OK"
+    assert wire.ask("EXEC") is None
+    assert wire.pipeline(("MULTI",), ("WATCH", *keys), ("EXEC",))[1] == "ERR WATCH inside MULTI is not allowed"
+    assert wire.ask("PING") == b"PONG"
+
+
+def test_a_command_about_the_session_beyond_16_mib_is_refused_behind_what_is_due(redis_forebay, name):
+    wire = redis_forebay.redis().wire(timeout=30)
+    wire.send(command("INCR", name), command("WATCH", name), command("INCR", name))
+    try:
+        wire.send(command("WATCH", *[b"x" * 1_000_000] * 20))
+    except ConnectionError:
+        pass  # closed before all was sent
+    assert wire.replies(3) == [1, b"OK", 2]
+    assert wire.read() == "ERR Protocol error: this command may not be longer than 16 MiB"

@@ -230,6 +230,18 @@ def test_a_read_that_the_server_answers_by_closing_is_not_repeated_for_ever(new_
     assert wire.ask("STRLEN", name) == 8_000_001
 
 
+@pytest.mark.parametrize("length", [100_000, 200_000])
+def test_a_read_that_is_too_long_to_be_kept_is_answered_when_its_connection_is_lost(lonely, start_forebay, name, length):
+    wire = served(lonely, start_forebay, hold="1s").redis().wire()
+    assert wire.ask("WATCH", name) == b"OK"
+    lonely.nodes[0].pause()
+    wire.order("MGET", *[name] * (length // (len(name) + 6)))
+    lonely.nodes[0].kill()
+    assert wire.read().code in ("UNKNOWN", "LOADING")
+    lonely.nodes[0].start()
+    assert wait_until(lambda: wire.ask("GET", name) is None, 20, "the server to be found again")
+
+
 def test_a_large_request_that_was_not_sent_whole_was_not_carried_out(lonely, start_forebay, name):
     node = lonely.nodes[0]
     wire = served(lonely, start_forebay, hold="30s").redis().wire(timeout=30)
