@@ -255,8 +255,9 @@ def test_a_hung_disk_is_found_by_the_process_after(with_table, start_forebay):
     wait_until(lambda: recorded(forebay).get("seen"), 10, "the position to be known")
     disk.hang()
     try:
-        hangs = "select count(*) from pg_stat_activity where usename = 'steward' and wait_event = 'WALSync'"
-        wait_until(lambda: primary.value(hangs) == 1, 20, "a beat to hang")
+        hangs = ("select count(*) from pg_stat_activity where usename = 'steward' and state = 'active' "
+                 "and query like '%pg_logical_emit_message%' and clock_timestamp() - query_start > '0.3 s'")
+        wait_until(lambda: primary.value(hangs) >= 1, 20, "a beat to hang")
         forebay.kill()
         forebay.start(wait="port")
         new_primary(forebay, "pg1")

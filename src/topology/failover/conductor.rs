@@ -15,6 +15,7 @@ use super::doubt::{Doubt, Outcome, Settled, Transaction};
 use super::hooks::{self, Demote, Hooks, Named, Told};
 use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step, Stray};
 use super::settler::{ask_candidate, ask_promoted};
+use super::telling::{Undone, began, ended, promoting, said};
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
 use crate::topology::probe::Target;
@@ -27,8 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// Before a record that could not be written is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Before a failover that is undone for the same reason over and over is told of anew.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// A node as the conductor needs it.
 #[derive(Debug, Clone)]
@@ -102,17 +101,6 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) unkept: Option<(String, Instant)>,
     /// `rejoin_command` runs for these.
     pub(in crate::topology) rejoining: HashMap<At, JoinHandle<()>>,
-}
-
-/// A job that is tried again as long as the primary is lost.
-#[derive(Debug)]
-pub(in crate::topology) struct Undone {
-    why: String,
-    told: Instant,
-    /// Since then.
-    times: u32,
-    /// The one that is under way was not told of yet: (epoch, event, node, detail).
-    begun: Option<(u64, &'static str, String, String)>,
 }
 
 /// A job that somebody waits for, and what it has brought so far.
@@ -234,15 +222,6 @@ impl Conductor {
             tokio::task::spawn_blocking(move || keep.lock().unwrap_or_else(PoisonError::into_inner).write(&record))
                 .await;
         written.unwrap_or_else(|gone| Err(gone.to_string()))
-    }
-
-    /// Once a minute as long as it is the same.
-    fn tell_unkept(&mut self, record: &Record, why: String) {
-        let is_told = |(known, told): &(String, Instant)| *known == why && told.elapsed() < TELL_AGAIN;
-        if !self.unkept.as_ref().is_some_and(is_told) {
-            self.report(record, "record_not_kept", "", &why);
-            self.unkept = Some((why, Instant::now()));
-        }
     }
 
     /// What has happened already: kept or not, it is what is.
@@ -383,58 +362,6 @@ impl Conductor {
         let Some(job) = known.job.as_ref().filter(is_stopped) else { return };
         let step = Step::Undoing { why: why.to_owned() };
         self.take_over(Record { job: Some(Job { step, ..job.clone() }), ..known.clone() }).await;
-    }
-
-    /// At once, unless it is likely to end as the one before did.
-    fn tell_begun(&mut self, record: &Record, job: &Job) {
-        let (event, node, detail) = (began(job.kind), self.name(&record.primary), said(job));
-        let is_again = |undone: &&mut Undone| job.by.is_empty() && undone.told.elapsed() < TELL_AGAIN;
-        match self.undone.as_mut().filter(is_again) {
-            Some(undone) => undone.begun = Some((record.epoch, event, node, detail)),
-            None => self.report(record, event, &node, &detail),
-        }
-    }
-
-    /// The job under way goes further, or ends otherwise, than the one before, which is the answer.
-    fn tell_begun_after_all(&mut self) -> Option<Undone> {
-        let mut before = self.undone.take()?;
-        if let Some((epoch, event, node, detail)) = before.begun.take() {
-            self.events.record(&self.cluster, epoch, event, &node, &detail);
-        }
-        Some(before)
-    }
-
-    fn tell_undone(&mut self, record: &Record, job: &Job, node: &str, why: &str) {
-        let is_same = |undone: &&mut Undone| undone.begun.is_some() && undone.why == why;
-        if let Some(undone) = self.undone.as_mut().filter(is_same) {
-            (undone.times, undone.begun) = (undone.times + 1, None);
-            tracing::info!(cluster = self.cluster, epoch = record.epoch, times = undone.times, why, "undone again");
-            return;
-        }
-        let before = self.tell_begun_after_all();
-        let detail = match before.filter(|before| before.times > 0 && before.why == why) {
-            Some(before) => format!("{why}; the same {} times since it was told last", before.times),
-            None => why.to_owned(),
-        };
-        self.report(record, ended(job.kind, false), node, &detail);
-        let (told, times, begun) = (Instant::now(), 0, None);
-        self.undone = job.by.is_empty().then(|| Undone { why: why.to_owned(), told, times, begun });
-    }
-
-    /// A candidate that was told to promote does not answer, or does so again.
-    async fn tell_lost(&self, record: &Record, candidate: Option<&At>) {
-        let Some(job) = &record.job else { return };
-        let why = match candidate {
-            Some(at) => {
-                let name = self.name(at);
-                let why = format!("{name} was told to promote and does not answer");
-                let ways = format!("it goes on when {name} is back; FAILOVER {} promotes another", self.cluster);
-                self.report(record, "candidate_lost", &name, &format!("{why}: {ways}"));
-                format!("{why}: {ways}")
-            }
-            None => promoting(job),
-        };
-        self.notify(Notice::Close { why, cut: true }).await;
     }
 
     /// Another takes the place of a candidate that was told to promote and is lost.
@@ -763,7 +690,7 @@ impl Conductor {
     }
 
     /// Tells the monitor, and returns when every data thread goes by it.
-    async fn notify(&self, notice: Notice) {
+    pub(super) async fn notify(&self, notice: Notice) {
         // A monitor that has stopped takes this task with it.
         let _ = (self.tell)(&self.cluster, notice).await;
         self.workers.settled().await;
@@ -773,7 +700,7 @@ impl Conductor {
         self.parties.iter().find(|party| party.at == *at)
     }
 
-    fn name(&self, at: &At) -> String {
+    pub(super) fn name(&self, at: &At) -> String {
         self.party(at).map_or_else(|| at.to_string(), |party| party.name.clone())
     }
 
@@ -782,7 +709,7 @@ impl Conductor {
         Named { id, name: self.name(at), at: at.clone() }
     }
 
-    fn report(&self, record: &Record, event: &'static str, node: &str, detail: &str) {
+    pub(super) fn report(&self, record: &Record, event: &'static str, node: &str, detail: &str) {
         self.events.record(&self.cluster, record.epoch, event, node, detail);
     }
 }
@@ -813,35 +740,5 @@ fn settled(transactions: &[Transaction], outcomes: Vec<Option<Outcome>>) -> Vec<
     both.map(|(transaction, outcome)| Settled { transaction: *transaction, outcome }).collect()
 }
 
-fn began(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Failover | Kind::Ordered => "failover_begun",
-        Kind::Switchover => "switchover_begun",
-        Kind::Return => "return_begun",
-    }
-}
-
-fn ended(kind: Kind, is_done: bool) -> &'static str {
-    match (kind, is_done) {
-        (Kind::Switchover, true) => "switchover_done",
-        (Kind::Switchover, false) => "switchover_undone",
-        (Kind::Return, _) => "primary_returned",
-        (_, true) => "failover_done",
-        (_, false) => "failover_undone",
-    }
-}
-
 /// What an admin can do where nothing is proven.
 const LOSS: &str = "FAILOVER ... ALLOW DATA LOSS promotes the replica that has most";
-
-/// Why nobody writes meanwhile.
-fn promoting(job: &Job) -> String {
-    format!("{} is being promoted", job.why)
-}
-
-fn said(job: &Job) -> String {
-    match job.by.as_str() {
-        "" => job.why.clone(),
-        by => format!("{}, by {by}", job.why),
-    }
-}

@@ -378,10 +378,18 @@ impl View<'_> {
         if !acts.is_empty() {
             return Move::Act(acts);
         }
-        if let Some(moved) = self.wait_for_receivers().or_else(|| self.wait_for_replay()) {
+        if let Some(moved) = self.wait_for_receivers() {
             return moved;
         }
-        match self.choose(job) {
+        let chosen = self.choose(job);
+        let loses = |received: Lsn| job.known.is_some_and(|known| known.bytes_since(received) > 0);
+        // Whoever still replays may have what the others lack.
+        if chosen.as_ref().map_or(true, |(_, received)| loses(*received))
+            && let Some(waiting) = self.wait_for_replay()
+        {
+            return waiting;
+        }
+        match chosen {
             Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
             Err(why) => self.undo_because(why),
         }

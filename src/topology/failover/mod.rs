@@ -18,3 +18,4 @@ pub mod record;
 pub(super) mod settler;
 pub(super) mod slots;
 pub mod synchronous;
+mod telling;

@@ -47,9 +47,9 @@ impl View<'_> {
         (!acts.is_empty() && self.in_step <= FROZEN).then_some(Move::Act(acts))
     }
 
-    /// What a replica has that was just started is known once it has replayed all of it.
+    /// What a replica has that was just started is known once it has replayed all of it, unless it takes its time.
     pub(super) fn wait_for_replay(&self) -> Option<Move> {
-        let (seen, _) = self.replicas().find(|(_, facts)| facts.has_more)?;
+        let (seen, _) = self.replicas().find(|(_, facts)| facts.has_more && !facts.is_delayed && !facts.is_paused)?;
         (self.in_step <= FROZEN).then(|| Move::Wait(format!("{} to replay what it has", seen.name)))
     }
 
