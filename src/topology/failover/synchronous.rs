@@ -33,8 +33,8 @@ impl Synchronous {
 
     /// How many standbys may have acknowledged commits beside the nodes of these names: those that were connected
     /// (`senders`), and those that are named and are no such node. The same setting is often given to all nodes and
-    /// names the primary too, which is no standby of its own: `own_name`.
-    pub fn elsewhere(&self, nodes: &[String], senders: &[String], own_name: &str) -> usize {
+    /// names the primary too, which is no standby of its own: by one of `own_names`, unless a standby is called so.
+    pub fn elsewhere(&self, nodes: &[String], senders: &[String], own_names: &[&str]) -> usize {
         let count =
             |names: &[String], name: &str| names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count();
         let mut counted: Vec<&String> = Vec::new();
@@ -45,7 +45,8 @@ impl Synchronous {
                 continue;
             }
             counted.push(name);
-            let is_other = count(&self.names, name) > 0 && !name.eq_ignore_ascii_case(own_name);
+            let is_own = own_names.iter().any(|own| own.eq_ignore_ascii_case(name));
+            let is_other = count(&self.names, name) > 0 && !is_own;
             let most = count(senders, name).max(usize::from(is_other));
             elsewhere += most.saturating_sub(count(nodes, name));
         }
@@ -71,12 +72,16 @@ mod tests {
         let all = Synchronous::read("ANY 1 (pg1, pg2, pg3)").expect("it can be read");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let nodes = names(&["pg2", "PG3"]);
-        assert_eq!((all.elsewhere(&nodes, &[], "pg1"), all.elsewhere(&nodes, &[], "")), (0, 1));
-        assert_eq!((all.elsewhere(&nodes[..1], &[], "pg1"), all.elsewhere(&[], &nodes, "pg1")), (1, 2));
-        assert_eq!(all.elsewhere(&nodes, &[], "pg2"), 1, "the primary is called otherwise: pg1 is somebody else");
-        assert_eq!(all.elsewhere(&nodes, &names(&["pg2", "pg2", "other"]), "pg1"), 1, "two of one name");
+        assert_eq!((all.elsewhere(&nodes, &[], &["pg1"]), all.elsewhere(&nodes, &[], &[""])), (0, 1));
+        assert_eq!((all.elsewhere(&nodes[..1], &[], &["", "pg1"]), all.elsewhere(&[], &nodes, &["pg1"])), (1, 2));
+        assert_eq!(all.elsewhere(&nodes, &[], &["pg2"]), 1, "the primary is called otherwise: pg1 is somebody else");
+        assert_eq!(all.elsewhere(&nodes, &names(&["pg2", "pg2", "other"]), &["pg1"]), 1, "two of one name");
+        assert_eq!(all.elsewhere(&nodes, &names(&["pg1"]), &["pg1"]), 1, "a standby is called so");
         let any = Synchronous::read("*").expect("it can be read");
-        assert_eq!((any.elsewhere(&nodes, &nodes, "pg1"), any.elsewhere(&nodes, &names(&["archive", ""]), "")), (0, 2));
+        assert_eq!(
+            (any.elsewhere(&nodes, &nodes, &["pg1"]), any.elsewhere(&nodes, &names(&["archive", ""]), &[])),
+            (0, 2)
+        );
     }
 
     #[test]

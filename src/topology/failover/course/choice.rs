@@ -198,7 +198,8 @@ impl View<'_> {
                 // Several standbys may have one name, and any of them acknowledges.
                 let meant = nodes.iter().filter(|name| synchronous.names(name)).count();
                 let Awaited { own_name, senders, .. } = &job.synchronous;
-                let of = meant + synchronous.elsewhere(&nodes, senders, own_name).max(nameless.len());
+                let own_names = [own_name.as_str(), &self.name(&self.record.primary)];
+                let of = meant + synchronous.elsewhere(&nodes, senders, &own_names).max(nameless.len());
                 // Any set of so many contains one that has the last acknowledged commit.
                 let needed = (of + 1).saturating_sub(synchronous.least);
                 let is_heard = |((seen, facts), name): &((&Seen, &Facts), &String)| {
