@@ -70,6 +70,11 @@ install_redis() {
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 
+# Other languages and their drivers, for tests/system/languages: JDBC, PHP and Go.
+install_languages() {
+    install_packages default-jdk-headless libpostgresql-jdbc-java php-cli php-pgsql golang-go golang-github-lib-pq-dev
+}
+
 # The Python of the tests, with their drivers and tools, in .venv of the source.
 install_python() {
     install_packages python3 python3-venv
@@ -107,6 +112,15 @@ build_forebay() {
     (cd "$root" && cargo build --release --locked) || return 1
     forebay=${CARGO_TARGET_DIR:-$root/target}/release/forebay
     export FOREBAY_BIN=$forebay
+}
+
+# Every test makes clusters of many small files. In memory, should there be enough of it, that takes a tenth of the time.
+memory_for_tests() {
+    local free available
+    free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)
+    available=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
+    ! grep -q ' /dev/shm .*noexec' /proc/mounts || return 0
+    if (( ${free:-0} > 6000000 && ${available:-0} > 10000000 )); then export FOREBAY_TEST_DIR=${FOREBAY_TEST_DIR:-/dev/shm}; fi
 }
 
 # Prints the first of the given ports and those after it on which nobody listens on loopback.

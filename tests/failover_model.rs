@@ -175,6 +175,7 @@ impl World {
                     may_lead: true,
                     facts,
                     silent,
+                    is_down: !own.up,
                     started: None,
                     standby: Some(format!("n{node}")),
                     quiet,
@@ -452,7 +453,8 @@ fn most() -> usize {
 
 #[test]
 fn strict_loses_nothing_in_any_order_of_events() {
-    let policy = Policy { durability: Durability::Strict, max_lost_bytes: 0, may_promote: true };
+    let policy =
+        Policy { durability: Durability::Strict, max_lost_bytes: 0, may_promote: true, known: None, unseen: 0 };
     let worlds = Model { policy, is_synchronous: true }.explore(most());
     println!("{worlds} worlds");
     assert!(worlds > 1000, "only {worlds} worlds: the model is stuck");
@@ -460,7 +462,8 @@ fn strict_loses_nothing_in_any_order_of_events() {
 
 #[test]
 fn without_a_promise_there_is_still_one_primary_and_an_end() {
-    let policy = Policy { durability: Durability::BestEffort, max_lost_bytes: 0, may_promote: true };
+    let policy =
+        Policy { durability: Durability::BestEffort, max_lost_bytes: 0, may_promote: true, known: None, unseen: 0 };
     let worlds = Model { policy, is_synchronous: false }.explore(most());
     println!("{worlds} worlds");
     assert!(worlds > 1000, "only {worlds} worlds: the model is stuck");
@@ -468,7 +471,8 @@ fn without_a_promise_there_is_still_one_primary_and_an_end() {
 
 #[test]
 fn a_bound_of_nothing_gives_up_rather_than_lose() {
-    let policy = Policy { durability: Durability::Bounded, max_lost_bytes: 0, may_promote: true };
+    let policy =
+        Policy { durability: Durability::Bounded, max_lost_bytes: 0, may_promote: true, known: None, unseen: 0 };
     let worlds = Model { policy, is_synchronous: false }.explore(most());
     println!("{worlds} worlds");
     assert!(worlds > 1000, "only {worlds} worlds: the model is stuck");
@@ -485,7 +489,8 @@ fn a_promotion_that_was_given_up_is_finished_if_the_former_primary_follows_it() 
     world.promoted.push((1, 1));
     let given_up = Stray { at: at(1), how: Strayed::Told { started: None } };
     world.keep(&Record { demoted: true, strays: vec![given_up], ..world.record() });
-    let policy = Policy { durability: Durability::Strict, max_lost_bytes: 0, may_promote: true };
+    let policy =
+        Policy { durability: Durability::Strict, max_lost_bytes: 0, may_promote: true, known: None, unseen: 0 };
     let model = Model { policy, is_synchronous: false };
     model.comes_to_an_end(&world);
     // Not where somebody else's promotion was followed.

@@ -411,3 +411,109 @@ fn hints_are_reported_beside_the_verdict() {
     assert_eq!((verdict.hint, verdict.access), (Some(Hint::Replica), Access::Write));
     assert_eq!(judge("SELECT 1").hint, None);
 }
+
+#[test]
+fn what_may_change_a_table_type_or_function_is_known() {
+    let changes = |text: &str| judge(text).may_change_schema(Some(text.as_bytes()));
+    for text in [
+        "CREATE TABLE t (a int)",
+        "alter type mood add value 'sad'",
+        "/* x */ drop function f()",
+        "DO $$ begin execute 'drop table t'; end $$",
+        "select 1 as a into t",
+        "select 1; Alter Table t add b int",
+        "import foreign schema s from server v into public",
+    ] {
+        assert!(changes(text), "{text}");
+    }
+    for text in [
+        "select * from t",
+        "insert into t values (1)",
+        "update t set created = now()",
+        "truncate t",
+        "vacuum t",
+        "begin",
+        "set search_path = a",
+        "select 1; update t set a = 1",
+        "listen news",
+    ] {
+        assert!(!changes(text), "{text}");
+    }
+}
+
+#[test]
+fn what_functions_and_triggers_leave_is_known_by_their_code() {
+    let mut builder = Catalog::builder();
+    builder
+        .body("sets", "plpgsql", "begin if x then set work_mem = '3MB'; end if; end")
+        .body("sets_here", "plpgsql", "begin set local work_mem = '3MB'; perform set_config('a.b', 'c', true); end")
+        .body("writes", "plpgsql", "begin update t set a = 1; end")
+        .body("named", "sql", "select set_config('app.tenant', $1, false)")
+        .body("computed", "sql", "select set_config('app.' || $1, $2, false)")
+        .body("Calls", "sql", "select named('x')")
+        .body("calls_again", "plpgsql", "begin perform \"Calls\"(); end")
+        .body("dynamic", "plpgsql", "begin execute format('create temporary table %I (a int)', $1); end")
+        .body("python", "plpython3u", "plpy.execute(\"set work_mem = '3MB'\")")
+        .body("locks", "sql", "select pg_advisory_lock(1)")
+        .body("fires", "plpgsql", "begin insert into audited values (1); end")
+        .body("runs", "plpgsql", "begin execute 'select named($1)' using 'x'; end")
+        .body("inserts", "plpgsql", "begin execute format('insert into %I.audited values (1)', 'public'); end")
+        .body("deep", "sql", "select set_config('request.jwt.sub'::text, $1, false)")
+        .trigger("audited", "named")
+        .trigger("plain", "writes")
+        .writes_through("parent", "audited")
+        .writes_through("grandparent", "parent")
+        .written_expression("defaulted", "named('x'::text)")
+        .view("seen", " SELECT a.x FROM audited a;")
+        .view("calling", " SELECT named('x'::text) AS n;")
+        .view("over", " SELECT c.n FROM calling c;")
+        .expression("guarded", "(owner = named('y'))");
+    let catalog = builder.build();
+    let effects = |text: &str| classify(text.as_bytes(), Some(&catalog)).effects;
+    let by_code = |effects: Effects| effects | Effects::BY_CODE;
+    for text in [
+        "select sets()",
+        "select 1 from t where x = SETS(1)",
+        "select public.named('x')",
+        "select \"Calls\"()",
+        "select calls_again()",
+        "select python()",
+        "select fires()",
+        "insert into audited values (1)",
+        "update only audited set a = 1",
+        "with x as (select 1) delete from public.audited",
+        "copy audited from stdin",
+        "copy public.audited (a, b) from stdin with (format csv)",
+        "delete from parent",
+        "update grandparent set a = 1",
+        "insert into defaulted (a) values (1)",
+        "insert into seen values (1)",
+        "select * from calling",
+        "select * from over",
+        "select * from guarded",
+        "update guarded set a = 1",
+        "select runs()",
+        "select inserts()",
+        "select deep('x')",
+    ] {
+        assert_eq!(effects(text), by_code(Effects::UNKNOWN_SET), "{text}");
+    }
+    for text in [
+        "select sets_here()",
+        "select writes()",
+        "select CALLS()",
+        "select \"calls_Again\"()",
+        "select * from audited",
+        "copy audited to stdout",
+        "select * from seen",
+        "insert into plain values (1)",
+        "insert into \"Audited\" values (1)",
+    ] {
+        assert_eq!(effects(text), Effects::empty(), "{text}");
+    }
+    assert_eq!(effects("select computed('a', 'b')"), by_code(Effects::UNKNOWN_SET | Effects::HIDDEN_SET));
+    assert_eq!(effects("select dynamic('x')"), by_code(Effects::TEMP));
+    assert_eq!(effects("select locks()"), by_code(Effects::ADVISORY_LOCK));
+    assert_eq!(catalog.settings().iter().map(String::as_str).collect::<Vec<_>>(), ["app.tenant", "request.jwt.sub"]);
+    assert!(catalog.has_triggers_that_leave_something());
+}

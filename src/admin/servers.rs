@@ -28,6 +28,7 @@ pub(super) async fn ask<T>(
         user: &cluster.monitor_user,
         password: &cluster.monitor_password,
         database: &cluster.monitor_database,
+        tls: &cluster.tls,
     };
     let asked = async { question(&Link::open(login, LIMIT).await?.client).await };
     match tokio::time::timeout(LIMIT, asked).await {

@@ -23,6 +23,7 @@ pub(super) fn complete_and_check(config: &mut Config, reader: &mut Reader<'_>) {
     let is_readable = reader.error_count() == 0;
     general(&mut config.general, reader);
     names(config, reader);
+    postgres::tls(&config.postgres, reader);
     postgres::failover(&config.postgres.failover, reader);
     postgres::clusters(&mut config.postgres, reader);
     postgres::databases(config, reader);

@@ -40,8 +40,6 @@ enum Outcome {
 }
 use Outcome::{Refuse, Warn};
 
-const NO_CLIENT_TLS: &str = "TLS for clients is not available in this version; remove it, keep the listener on \
-     loopback or a Unix socket, or put a TLS proxy in front";
 const NO_SERVER_TLS: &str = "TLS to servers is not available in this version; remove it, and reach the servers over \
      a network that you trust or a tunnel";
 const NO_HBA: &str =
@@ -105,24 +103,7 @@ static PLACEHOLDERS: &[&[Placeholder]] = &[
             Warn("has no effect without auth_query, which is not available in this version"),
             "The login that runs `auth_query`.\n",
         ),
-        mode("postgres", "tls.mode", TLS_MODES, "\"disable\"", NO_CLIENT_TLS, "Whether clients may or must use TLS.\n"),
     ],
-    &tls_files(
-        "postgres",
-        NO_CLIENT_TLS,
-        "Authorities that clients' certificates are checked against, PEM.\n",
-        "Certificate chain shown to clients, PEM.\n",
-    ),
-    &[Placeholder {
-        section: "postgres",
-        key: "tls.min_version",
-        form: Form::Words(&["1.2", "1.3"]),
-        default: Some("\"1.2\""),
-        harmless: &[],
-        outcome: Refuse(NO_CLIENT_TLS),
-        doc: "Oldest version of TLS that is accepted.\n",
-    }],
-    &server_tls("postgres.cluster", "Whether connections to the nodes use TLS, as libpq's sslmode.\n"),
     &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
     &[
         mode(

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The whole configuration of one instance.
@@ -101,6 +102,16 @@ pub struct Postgres {
     pub max_clients: usize,
     /// How clients log in.
     pub auth: AuthMethod,
+    /// Whether clients may or must use TLS.
+    pub tls_mode: TlsMode,
+    /// Certificate chain shown to clients, PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of `tls_cert`, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Authorities that clients' certificates are checked against, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Oldest version of TLS that is accepted.
+    pub tls_min_version: TlsVersion,
     /// `[postgres.pool]`
     pub pool: PoolSettings,
     /// `[postgres.routing]`
@@ -113,6 +124,44 @@ pub struct Postgres {
     pub databases: Vec<Database>,
     /// `[[postgres.user]]`, in file order, names unique.
     pub users: Vec<User>,
+}
+
+/// `tls.mode`, in the words of libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    Disable,
+    /// If the other side wants it.
+    Allow,
+    /// If the other side can.
+    Prefer,
+    /// Always.
+    Require,
+    /// Always, with a certificate of a known authority.
+    VerifyCa,
+    /// The same, and made out to the right name.
+    VerifyFull,
+}
+
+impl TlsMode {
+    /// Nothing is said in clear text.
+    pub fn is_required(self) -> bool {
+        matches!(self, Self::Require) || self.is_verified()
+    }
+
+    /// A certificate of a known authority is asked for.
+    pub fn is_verified(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
+/// `tls.min_version`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2
+    Tls12,
+    /// 1.3
+    Tls13,
 }
 
 /// One address of `postgres.listen`.
@@ -169,6 +218,8 @@ pub struct PoolSettings {
     pub reserve_size: usize,
     /// See `reserve_size`.
     pub reserve_after: Duration,
+    /// Clients that may keep a server connection for what they left on it; `None` is unlimited.
+    pub max_pinned: Option<usize>,
     /// A waiting client is refused after this long; `None` waits for ever.
     pub queue_timeout: Option<Duration>,
     /// Waiting clients per pool; `None` is unlimited.
@@ -284,6 +335,13 @@ pub struct Failover {
     pub demote_command: Vec<String>,
 }
 
+impl Failover {
+    /// A promotion may lose `max_lost_bytes` and no more.
+    pub fn is_bounded(&self) -> bool {
+        self.mode == FailoverMode::Promote && self.durability == Durability::Bounded
+    }
+}
+
 /// `failover.demote_method`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DemoteMethod {
@@ -330,6 +388,47 @@ pub struct Cluster {
     pub monitor_password: Secret,
     /// Database that the probes connect to.
     pub monitor_database: String,
+    /// Whether connections to the nodes use TLS.
+    pub tls_mode: TlsMode,
+    /// Authorities that the servers' certificates are checked against, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate shown to the servers, PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of `tls_cert`, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The same, made ready.
+    pub tls: ServerTls,
+}
+
+/// How the servers of a cluster are met. Equal if mode and files are.
+#[derive(Debug, Clone, Default)]
+pub struct ServerTls {
+    config: Option<Arc<rustls::ClientConfig>>,
+    is_required: bool,
+    digest: u64,
+}
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl ServerTls {
+    /// With what rustls makes of the files; `digest` is of all that they say.
+    pub fn new(config: Arc<rustls::ClientConfig>, is_required: bool, digest: u64) -> Self {
+        Self { config: Some(config), is_required, digest }
+    }
+
+    /// What to speak; `None` for clear text.
+    pub fn config(&self) -> Option<&Arc<rustls::ClientConfig>> {
+        self.config.as_ref()
+    }
+
+    /// A server that cannot is not spoken to.
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
 }
 
 /// One node of a cluster.
@@ -402,6 +501,7 @@ pub struct PoolOverrides {
     pub min_size: Option<usize>,
     pub reserve_size: Option<usize>,
     pub reserve_after: Option<Duration>,
+    pub max_pinned: Option<Option<usize>>,
     pub queue_timeout: Option<Option<Duration>>,
     pub queue_length: Option<Option<usize>>,
     pub queue_notice: Option<Option<Duration>>,

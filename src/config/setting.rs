@@ -248,6 +248,8 @@ impl<T: MayBeAbsent> Setting for Option<T> {
     }
 }
 
+impl MayBeAbsent for PathBuf {}
+
 impl Setting for PathBuf {
     fn form(_: Rules) -> String {
         "path".to_owned()

@@ -129,7 +129,14 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
     for literal in candidates(in_seconds.as_deref().unwrap_or(value)) {
         tables[t].lines[l].literal = Some(literal);
         match load_str(&render(&tables), "SET", Path::new("")) {
-            Ok(loaded) => return Ok(loaded.config),
+            Ok(mut loaded) => {
+                // Made ready of files that are named as before.
+                for cluster in &mut loaded.config.postgres.clusters {
+                    let old = config.postgres.clusters.iter().find(|old| old.name == cluster.name);
+                    cluster.tls = old.map(|old| old.tls.clone()).unwrap_or_default();
+                }
+                return Ok(loaded.config);
+            }
             Err(found) => {
                 let messages: Vec<_> = found.errors.into_iter().map(|error| error.message).collect();
                 first_error.get_or_insert(messages.join("; "));

@@ -1,8 +1,10 @@
 //! Sockets: what every connection of ours has in common, whatever protocol it speaks.
 
+pub mod credentials;
 mod dial;
 mod listener;
 mod stream;
+pub mod tls;
 
 pub use dial::{Target, dial};
 pub use listener::{Accepted, Listener, bind};

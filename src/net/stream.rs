@@ -13,6 +13,8 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::{Cipher, State, Tls};
+
 /// A connected socket registered with this thread's runtime.
 #[derive(Debug)]
 pub enum Stream {
@@ -20,6 +22,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<Tls>),
 }
 
 /// One end of a connection; a Unix socket's has no address.
@@ -54,26 +58,46 @@ pub enum Detached {
     Tcp(std::net::TcpStream),
     /// Unix domain
     Unix(std::os::unix::net::UnixStream),
+    /// TLS
+    Tls(std::net::TcpStream, Box<State>),
 }
 
 impl Stream {
     /// Reads into `buf`; 0 bytes is the end of the stream. Cancel-safe.
+    #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        let done = match self {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
-            Stream::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
-        };
-        done.map_ok(|()| buf.filled().len())
+        match self {
+            Stream::Tcp(s) => poll_read(s, cx, buf),
+            other => other.poll_read_other(cx, buf),
+        }
+    }
+
+    /// Apart, for what nearly all connections are to cost nothing more.
+    #[inline(never)]
+    fn poll_read_other(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(s) => poll_read(s, cx, buf),
+            Stream::Unix(s) => poll_read(s, cx, buf),
+            Stream::Tls(s) => s.poll_read(cx, buf),
+        }
     }
 
     /// Writes what the socket takes now; `Ok(0)` means that it takes nothing (for a non-empty `buf`).
+    #[inline]
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        let done = match self {
-            Stream::Tcp(s) => s.try_write(buf),
-            Stream::Unix(s) => s.try_write(buf),
-        };
-        blocked_is_zero(done)
+        match self {
+            Stream::Tcp(s) => blocked_is_zero(s.try_write(buf)),
+            other => other.try_write_other(buf),
+        }
+    }
+
+    #[inline(never)]
+    fn try_write_other(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(s) => blocked_is_zero(s.try_write(buf)),
+            Stream::Unix(s) => blocked_is_zero(s.try_write(buf)),
+            Stream::Tls(s) => s.try_write(buf),
+        }
     }
 
     /// As [`Stream::try_write`] for several slices in one system call.
@@ -81,6 +105,7 @@ impl Stream {
         let done = match self {
             Stream::Tcp(s) => s.try_write_vectored(bufs),
             Stream::Unix(s) => s.try_write_vectored(bufs),
+            Stream::Tls(s) => s.try_write_vectored(bufs),
         };
         blocked_is_zero(done)
     }
@@ -90,6 +115,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.poll_write_ready(cx),
             Stream::Unix(s) => s.poll_write_ready(cx),
+            Stream::Tls(s) => s.tcp().poll_write_ready(cx),
         }
     }
 
@@ -98,6 +124,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.poll_read_ready(cx),
             Stream::Unix(s) => s.poll_read_ready(cx),
+            Stream::Tls(s) => s.tcp().poll_read_ready(cx),
         }
     }
 
@@ -109,6 +136,7 @@ impl Stream {
         let _ = match self {
             Stream::Tcp(s) => s.try_io(Interest::READABLE, forget),
             Stream::Unix(s) => s.try_io(Interest::READABLE, forget),
+            Stream::Tls(s) => s.tcp().try_io(Interest::READABLE, forget),
         };
         self.poll_read_ready(cx).map(drop)
     }
@@ -119,6 +147,7 @@ impl Stream {
         let read = match self {
             Stream::Tcp(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
             Stream::Unix(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
+            Stream::Tls(s) => return s.read_unannounced(buf),
         };
         match read {
             Ok((_, read)) => Ok(Some(read)),
@@ -149,6 +178,10 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.shutdown().await?,
             Stream::Unix(s) => s.shutdown().await?,
+            Stream::Tls(s) => {
+                s.say_goodbye();
+                s.tcp_mut().shutdown().await?;
+            }
         }
         let mut unread = [0; 256];
         while self.read(&mut unread).await? > 0 {}
@@ -160,13 +193,26 @@ impl Stream {
         Ok(match self {
             Stream::Tcp(s) => Detached::Tcp(s.into_std()?),
             Stream::Unix(s) => Detached::Unix(s.into_std()?),
+            Stream::Tls(s) => {
+                let (tcp, state) = s.detach()?;
+                Detached::Tls(tcp, state)
+            }
         })
+    }
+
+    /// What protects it, if anything does.
+    pub fn cipher(&self) -> Option<Cipher> {
+        match self {
+            Stream::Tls(s) => s.cipher(),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        }
     }
 
     /// The other side.
     pub fn peer(&self) -> Endpoint {
         match self {
             Stream::Tcp(s) => Endpoint(s.peer_addr().ok()),
+            Stream::Tls(s) => Endpoint(s.tcp().peer_addr().ok()),
             Stream::Unix(_) => Endpoint(None),
         }
     }
@@ -175,6 +221,7 @@ impl Stream {
     pub fn local(&self) -> Endpoint {
         match self {
             Stream::Tcp(s) => Endpoint(s.local_addr().ok()),
+            Stream::Tls(s) => Endpoint(s.tcp().local_addr().ok()),
             Stream::Unix(_) => Endpoint(None),
         }
     }
@@ -186,8 +233,15 @@ impl Detached {
         Ok(match self {
             Detached::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
             Detached::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
+            Detached::Tls(tcp, state) => Stream::Tls(Box::new(Tls::attach(tcp, *state)?)),
         })
     }
+}
+
+#[inline]
+fn poll_read(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(buf);
+    Pin::new(stream).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
 }
 
 fn blocked_is_zero(done: io::Result<usize>) -> io::Result<usize> {

@@ -17,6 +17,9 @@ use crate::topology::link::{Link, Login, words};
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to reach a database.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same while no node is known yet.
+const SOON: Duration = Duration::from_millis(20);
+const NOBODY: &str = "no node can be asked";
 /// Longest attempt to connect.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -32,9 +35,15 @@ pub(super) async fn keep(instance: Arc<Instance>, mut wanted: mpsc::UnboundedRec
 
 async fn watch(instance: Arc<Instance>, cluster: usize, database: String) {
     let mut last = String::new();
+    let mut patience = RETRY.as_millis() / SOON.as_millis();
     loop {
         match follow(&instance, cluster, &database).await {
             Ok(()) => return,
+            // At the start: the first clients should not wait for it.
+            Err(e) if e.to_string() == NOBODY && patience > 0 => {
+                patience -= 1;
+                tokio::time::sleep(SOON).await;
+            }
             Err(e) => {
                 let why = e.to_string();
                 if last != why {
@@ -56,18 +65,19 @@ async fn follow(instance: &Instance, cluster: usize, database: &str) -> Result<(
     let config = instance.config.load_full();
     let Some(conf) = config.postgres.clusters.get(cluster) else { return Ok(()) };
     let snapshot = instance.monitor.snapshot();
-    let view = snapshot.clusters.get(cluster).ok_or("the cluster is not watched yet")?;
+    let view = snapshot.clusters.get(cluster).ok_or(NOBODY)?;
     let node = view
         .primary
         .and_then(|p| view.nodes.get(p))
         .or_else(|| view.nodes.iter().find(|n| n.fit_for_reads))
-        .ok_or("no node can be asked")?;
+        .ok_or(NOBODY)?;
     let login = Login {
         host: &node.host,
         port: node.port,
         user: &conf.monitor_user,
         password: &conf.monitor_password,
         database,
+        tls: &conf.tls,
     };
     let link = Link::open(login, CONNECT).await.map_err(|error| words(&error))?;
     reread(instance, cluster, database, &link.client).await
@@ -115,6 +125,7 @@ fn lists(config: &Config, cluster: usize, database: &str) -> (Vec<String>, Vec<S
 
 fn publish(instance: &Instance, cluster: usize, database: &str, catalog: Catalog) {
     instance.shared.catalogs.insert((cluster, database.to_owned()), Arc::new(catalog));
+    instance.shared.statements.schema_changed(cluster, database);
     for worker in instance.workers() {
         let database = database.to_owned();
         worker.post(move |core| core.set_catalog(cluster, &database));

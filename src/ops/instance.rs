@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::log::LogLevel;
 use super::redis::Holds;
 use crate::config::{self, Change, model::Config};
+use crate::net::credentials;
 use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
@@ -150,8 +151,15 @@ impl Instance {
     /// What is wrong with the file; the old configuration stays in force.
     pub async fn reload(&self, by: &str) -> Result<Vec<Change>, String> {
         let result = config::load(&self.path).map_err(|errors| errors.to_string());
+        // A certificate that cannot be used changes nothing, as any other error in the configuration.
+        let result = result.and_then(|mut loaded| {
+            credentials::for_servers(&mut loaded.config.postgres)?;
+            let tls = credentials::for_postgres_clients(&loaded.config.postgres)?;
+            Ok((loaded, tls))
+        });
         let done = match result {
-            Ok(loaded) => {
+            Ok((loaded, tls)) => {
+                self.shared.tls.store(tls);
                 for warning in &loaded.warnings {
                     tracing::warn!("{warning}");
                 }

@@ -3,6 +3,7 @@
 mod catalogs;
 mod event_command;
 pub mod instance;
+mod listeners;
 pub mod log;
 pub mod redis;
 mod serve;

@@ -16,6 +16,8 @@ use super::log::LogLevel;
 use super::redis;
 use crate::config::model::Config;
 use crate::net;
+use crate::net::credentials;
+use crate::pg::listen::{Place, Wish};
 use crate::pg::login::Newcomer;
 use crate::pg::{Control, Core, Shared, accept};
 use crate::topology::failover::doubt::{Doubt, Outcome};
@@ -32,6 +34,7 @@ struct Asks {
     monitor: MonitorHandle,
     catalogs: mpsc::UnboundedSender<(usize, String)>,
     console: mpsc::UnboundedSender<Newcomer>,
+    listeners: mpsc::UnboundedSender<(usize, Place, Wish)>,
 }
 
 impl Control for Asks {
@@ -46,6 +49,9 @@ impl Control for Asks {
     }
     fn console(&self, newcomer: Newcomer) {
         let _ = self.console.send(newcomer);
+    }
+    fn listen(&self, worker: usize, place: Place, wish: Wish) {
+        let _ = self.listeners.send((worker, place, wish));
     }
 }
 
@@ -106,11 +112,12 @@ impl Workers for Threads {
 ///
 /// # Errors
 /// A listener or a thread could not be had. Once it serves, it only ends when it is told to.
-pub fn serve<C, H>(config: Config, path: &Path, level: LogLevel, console: C, http: H) -> io::Result<()>
+pub fn serve<C, H>(mut config: Config, path: &Path, level: LogLevel, console: C, http: H) -> io::Result<()>
 where
     C: Fn(Arc<Instance>, Newcomer) + 'static,
     H: FnOnce(Arc<Instance>) -> io::Result<()>,
 {
+    credentials::for_servers(&mut config.postgres).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
@@ -139,8 +146,10 @@ where
         let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, asked, events.clone());
         let (catalogs, wanted) = mpsc::unbounded_channel();
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
-        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers };
+        let (listens, wishes) = mpsc::unbounded_channel();
+        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens };
         let shared = Arc::new(Shared::new(Box::new(asks)).map_err(|e| io::Error::other(e.to_string()))?);
+        shared.tls.store(credentials::for_postgres_clients(&config.postgres).map_err(io::Error::other)?);
         let config = Arc::new(config);
         start_workers(&config, &shared, &monitor)?;
         let _ = publish_to.set(Arc::clone(&shared));
@@ -169,6 +178,7 @@ where
         };
         let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
+        tokio::task::spawn_local(super::listeners::keep(Arc::clone(&instance), wishes));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {

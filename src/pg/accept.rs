@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
+
 use super::core::Core;
 use super::errors::Trouble;
 use super::login::{self, LoginError, Newcomer, Talk};
-use super::pool::PoolKey;
+use super::memory::{Flags, Rare};
+use super::pool::{PgPool, PoolKey};
 use super::registry::{Client, ClientState};
-use super::session::{Flags, Rare, Session};
+use super::replicate;
+use super::session::Session;
 use super::settings::Settings;
 use super::welcome;
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::net::{Accepted, Detached, Listener, Stream};
+use crate::topology::acknowledged::Volume;
 use crate::wire::pg::build;
 use crate::wire::pg::sqlstate::write_error;
 use crate::wire::pg::startup::{self, Startup};
@@ -73,10 +78,10 @@ enum Met {
 /// Until the startup packet has come the general time-out holds, then that of its database and user.
 async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Result<Met, LoginError>, Elapsed> {
     let began = now_ns();
-    let mut talk = Talk::new(stream);
+    let talk = Talk::new(stream);
     let limit = core.config.borrow().postgres.pool.client_login_timeout;
-    let startup = match core.wheel.timeout(limit, hear(core, &mut talk)).await? {
-        Ok(Some(startup)) => startup,
+    let (talk, startup) = match core.wheel.timeout(limit, hear(core, talk)).await? {
+        Ok(Some(heard)) => heard,
         Ok(None) => return Ok(Ok(Met::Done)),
         Err(error) => return Ok(Err(error)),
     };
@@ -87,15 +92,20 @@ async fn meet(core: &Rc<Core>, stream: Stream, route: ListenRoute) -> Result<Res
 }
 
 /// What the client wants; `None` if that was done.
-async fn hear(core: &Rc<Core>, talk: &mut Talk) -> Result<Option<startup::Session>, LoginError> {
+async fn hear(core: &Rc<Core>, talk: Talk) -> Result<Option<(Talk, startup::Session)>, LoginError> {
+    let mut talk = talk.take_direct_tls(&core.shared).await?;
     loop {
         match talk.startup().await? {
-            Startup::Ssl | Startup::GssEnc => talk.write(b"N").await?,
+            // Within TLS there is none.
+            Startup::Ssl if talk.has_tls() => talk.write(b"N").await?,
+            Startup::Ssl => talk = talk.offer_tls(&core.shared).await?,
+            Startup::GssEnc => talk.write(b"N").await?,
             Startup::Cancel(cancel) => {
-                relay_cancel(core, &cancel);
+                // Its end: nobody ever says anything.
+                let _ = relay_cancel(core, &cancel).await;
                 return Ok(None);
             }
-            Startup::Session(session) => return Ok(Some(session)),
+            Startup::Session(session) => return Ok(Some((talk, session))),
         }
     }
 }
@@ -117,6 +127,9 @@ async fn admit(
     }
     if core.shared.clients.load(Ordering::Relaxed) > max {
         return Err(talk.refuse(Trouble::TooManyClients(max)).await);
+    }
+    if talk.lacks_tls(config.postgres.tls_mode) {
+        return Err(talk.refuse(Trouble::NeedsTls(startup.user)).await);
     }
     let wanted = login::settings(&startup).map_err(Box::new);
     login::authenticate(core, &config, &mut talk, &startup).await?;
@@ -190,48 +203,43 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
         let _ = talk.refuse(Trouble::Disabled(startup.database)).await;
         return None;
     }
+    let refused = |core: &Rc<Core>, pool: Rc<PgPool>| {
+        leave(core);
+        pool.shared.count_client(home, false);
+        core.forget_unused(pool);
+    };
+    if let Some(params) = replicate::wanted(&startup) {
+        match replicate::open(&core, &pool, &params).await {
+            Ok((backend, params)) => match register(&core, &pool, &talk, &startup) {
+                Some(me) => {
+                    replicate::serve(Rc::clone(&core), Rc::clone(&me), talk, backend, params).await;
+                    core.client_left(&me, &pool, home);
+                }
+                None => {
+                    core.forget(&backend);
+                    leave(&core);
+                }
+            },
+            Err(trouble) => {
+                refused(&core, pool);
+                talk.refuse(trouble).await.log(talk.peer());
+            }
+        }
+        return None;
+    }
     let welcome = match welcome::welcome(&core, &pool, &settings).await {
         Ok(welcome) => welcome,
         Err(trouble) => {
-            leave(&core);
-            pool.shared.count_client(home, false);
-            core.forget_unused(pool);
+            refused(&core, pool);
             talk.refuse(trouble).await.log(talk.peer());
             return None;
         }
     };
-    let id = core.shared.next_id();
-    let Some(cancel_key) = core.shared.new_cancel_key(core.id, id, startup.spoken_minor()) else {
+    let Some(me) = register(&core, &pool, &talk, &startup) else {
         leave(&core);
         return None;
     };
     let settings = pool.shared.intern(settings);
-    let now = now_ns();
-    let me = Rc::new(Client {
-        id,
-        database: Arc::clone(&pool.shared.key.database),
-        user: Arc::clone(&pool.shared.key.user),
-        peer: talk.stream().peer(),
-        local: talk.stream().local(),
-        connected: SystemTime::now(),
-        key: cancel_key,
-        application_name: RefCell::new(
-            startup.param("application_name").map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default(),
-        ),
-        state: Cell::new(ClientState::Idle),
-        since: Cell::new(now),
-        query_began: Cell::new(0),
-        tx_began: Cell::new(0),
-        order: Cell::new(None),
-        is_called: Cell::new(false),
-        is_unwatched: Cell::new(false),
-        waker: RefCell::default(),
-        prepared: Cell::new(0),
-        pin: Cell::new(None),
-    });
-    core.clients.borrow_mut().insert(id, Rc::clone(&me));
-    pool.clients.update(|n| n + 1);
-    pool.stats.logins.update(|n| n + 1);
     let mut output = Vec::new();
     build::authentication_ok(&mut output);
     for (name, value) in &welcome.params {
@@ -244,7 +252,6 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
     }
     build::backend_key_data(&mut output, me.key.process_id, me.key.secret.as_bytes());
     build::ready_for_query(&mut output, super::request::transaction_status(b'I'));
-    tracing::debug!(client_id = id, database = %me.database, user = %me.user, peer = %me.peer, "client logged in");
     let is_session = pool.config.borrow().mode == PoolMode::Session;
     let (stream, input) = talk.into_parts();
     let input = if input.is_empty() { Vec::new() } else { input };
@@ -264,14 +271,56 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
         settings,
         before_tx: None,
         wrote_at: 0,
+        volume: Volume::default(),
         rare: Rare::new(route, home, is_session),
         flags: Flags::default(),
     }))
 }
 
-/// A CancelRequest that shows the right key is taken to the client's thread. Nothing is ever answered.
-fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) {
-    let Some((worker, client)) = core.shared.cancels.get(&cancel.process_id).map(|e| *e.value()) else { return };
+/// The client is known to the console, to cancels and to whoever has orders for it. `None`: the system has no randomness.
+fn register(core: &Core, pool: &PgPool, talk: &Talk, startup: &startup::Session) -> Option<Rc<Client>> {
+    let id = core.shared.next_id();
+    let key = core.shared.new_cancel_key(core.id, id, startup.spoken_minor())?;
+    let now = now_ns();
+    let me = Rc::new(Client {
+        id,
+        database: Arc::clone(&pool.shared.key.database),
+        user: Arc::clone(&pool.shared.key.user),
+        peer: talk.stream().peer(),
+        local: talk.stream().local(),
+        connected: SystemTime::now(),
+        tls: talk.stream().cipher(),
+        key,
+        application_name: RefCell::new(
+            startup.param("application_name").map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default(),
+        ),
+        state: Cell::new(ClientState::Idle),
+        since: Cell::new(now),
+        query_began: Cell::new(0),
+        tx_began: Cell::new(0),
+        order: Cell::new(None),
+        is_called: Cell::new(false),
+        is_unwatched: Cell::new(false),
+        waker: RefCell::default(),
+        prepared: Cell::new(0),
+        pin: Cell::new(None),
+        inbox: RefCell::default(),
+        arrived: Cell::new(0),
+    });
+    core.clients.borrow_mut().insert(id, Rc::clone(&me));
+    pool.clients.update(|n| n + 1);
+    pool.stats.logins.update(|n| n + 1);
+    tracing::debug!(client_id = id, database = %me.database, user = %me.user, peer = %me.peer, "client logged in");
+    Some(me)
+}
+
+/// A CancelRequest that shows the right key is taken to the client's thread. Nothing is ever answered; what is returned
+/// ends when the cancel has been delivered, or is none.
+fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) -> oneshot::Receiver<()> {
+    let (done, delivered) = oneshot::channel();
+    let Some((worker, client)) = core.shared.cancels.get(&cancel.process_id).map(|e| *e.value()) else {
+        return delivered;
+    };
     let cancel = cancel.clone();
     if worker == super::shared::CONSOLE {
         core.shared.consoles.cancel(client, &cancel);
@@ -279,10 +328,11 @@ fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) {
         worker.post(move |core| {
             let client = core.clients.borrow().get(&client).cloned();
             if let Some(client) = client.filter(|c| c.key.allows(cancel.process_id, &cancel.secret)) {
-                super::cancel::cancel_client(core, &client);
+                super::cancel::cancel_client(core, &client, done);
             }
         });
     }
+    delivered
 }
 
 impl Talk {

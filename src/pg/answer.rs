@@ -1,21 +1,27 @@
 //! From the server to its client: message heads are matched with the ring, a few bodies are opened, and everything
 //! that the client may see goes on in one piece.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use rustc_hash::FxHasher;
 
 use super::backend::Backend;
 use super::doubt::Asked;
 use super::errors::{End, Trouble};
 use super::fresh::{self, READ_AFTER};
+use super::listen::Change;
+use super::look;
 use super::pool::Welcome;
 use super::session::Session;
-use super::settings::Value;
+use super::settings::{Settings, Value};
 use super::stats::add;
 use super::track::{Expect, Op, Turn};
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, head, server_head};
 use crate::wire::pg::message::{self, Fields};
+use crate::wire::pg::sqlstate::write_error;
 
 /// The server has stopped waiting for its synchronous standbys (`SyncRepWaitForLSN`, because it was cancelled or ended)
 /// and is about to say that the commit went well, which a failover may prove wrong.
@@ -35,7 +41,7 @@ impl Session {
             if self.flags.undecided {
                 self.decide(backend);
             }
-            self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+            self.completed(backend, tag);
             let status = bytes.last().copied().unwrap_or(b'I');
             self.ready(backend, &[status]);
             self.deliver(bytes, 0, bytes.len())?;
@@ -44,10 +50,21 @@ impl Session {
             }
             return Ok(self.is_released(backend));
         }
+        self.answer_by_message(backend, bytes)
+    }
+
+    /// Apart, for what it needs of the stack costs the plain answers, too.
+    #[inline(never)]
+    fn answer_by_message(&mut self, backend: &mut Backend, bytes: &[u8]) -> Result<bool, End> {
         let mut at = backend.left.min(bytes.len());
         backend.left -= at;
         // Start of the bytes that go to the client as they are.
         let mut run = 0;
+        if at > 0 && self.flags.wrote {
+            // The answer may be taken back from its last whole message on.
+            self.pass(bytes, 0, at);
+            run = at;
+        }
         let mut is_free = false;
         // Until its ReadyForQuery, whatever was said before: that may come alone.
         let is_asked = self.core.resolves || self.is_looking();
@@ -159,6 +176,15 @@ impl Session {
         }
     }
 
+    /// A statement has ended with this tag.
+    #[inline]
+    fn completed(&mut self, backend: &Backend, tag: &[u8]) {
+        self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+        if self.flags.wrote && self.core.is_bounded.get() {
+            self.note_written(tag);
+        }
+    }
+
     /// One whole message of the server.
     #[inline]
     fn take_message(&mut self, backend: &mut Backend, kind: u8, frame: &[u8]) -> Result<Turn, End> {
@@ -167,7 +193,9 @@ impl Session {
             self.decide(backend);
         }
         match kind {
-            b'D' | b'd' | b'c' | b'V' | b'A' | b't' | b'H' | b'W' => {}
+            b'D' | b'd' | b'c' | b'V' | b't' | b'H' | b'W' => {}
+            b'A' if self.hears_elsewhere(body) => return Ok(Turn::Swallow),
+            b'A' => {}
             b'N' if is_false_acknowledgement(body) => {
                 return Err(End::ServerLost(Box::new(Trouble::NotReplicated)));
             }
@@ -175,22 +203,32 @@ impl Session {
             b'C' => {
                 let tag = body.split_last().map_or(body, |(_, tag)| tag);
                 let op = backend.track.executed();
-                self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+                self.completed(backend, tag);
                 if tag == b"ROLLBACK" {
                     if let Some(error) = self.own_failure(backend) {
                         backend.instead = Some(error);
                         return Ok(Turn::Swallow);
                     }
                     // Outside of a transaction it takes nothing back.
-                    self.flags.rolled_back = self.before_tx.is_some();
+                    self.flags.rolled_back = self.before_tx.is_some() || self.changes_listening();
                 } else if self.core.resolves && tag == b"COMMIT" {
                     // Another transaction may begin in the same message.
                     backend.asked = Asked::No;
                 } else if let [b'D', b'E' | b'I', ..] = tag {
                     forget_taught(backend, tag);
+                    if tag == b"DEALLOCATE ALL" {
+                        self.apply(backend, Op::Deallocate(None));
+                    }
                 }
                 if let Some(op) = op {
+                    let is_listen = matches!(*op, Op::Listen(Change::Listen(_)));
                     self.apply(backend, *op);
+                    if is_listen {
+                        let mut told = Vec::new();
+                        build::command_complete(&mut told, "LISTEN");
+                        backend.instead = Some(told);
+                        return Ok(Turn::Swallow);
+                    }
                 }
             }
             b's' | b'I' => {
@@ -256,10 +294,17 @@ impl Session {
             self.flags.running = false;
             self.me.since.set(now);
         }
+        if self.core.is_bounded.get() {
+            self.count_answer(backend, now);
+        }
+        let stats = &self.pool.stats;
         if status == b'I' {
             add(&stats.xacts, 1);
             add(&stats.xact_time, now.saturating_sub(self.me.tx_began.get()));
             self.me.tx_began.set(now);
+            if self.rare.listening.is_some() {
+                self.settle_listening(backend);
+            }
             if self.flags.wrote {
                 self.wrote_at = now;
                 self.flags.wrote = !backend.track.is_quiet();
@@ -269,6 +314,10 @@ impl Session {
                 }
             }
             self.flags.committing = false;
+            if self.flags.reshaped {
+                self.flags.reshaped = !backend.track.is_quiet();
+                self.schema_changed();
+            }
             if self.core.resolves {
                 self.flags.stirred = false;
                 backend.asked = Asked::No;
@@ -345,8 +394,13 @@ impl Session {
                 self.output.truncate(self.rare.held_from);
             }
             self.flags.rerun = true;
-        } else if self.flags.undecided {
-            self.decide(backend);
+        } else {
+            if is_stale_plan(code, fields.message().unwrap_or_default()) {
+                self.note_stale_plan(fields.message().unwrap_or_default());
+            }
+            if self.flags.undecided {
+                self.decide(backend);
+            }
         }
         self.flags.rolled_back = true;
         let mut lost = Vec::new();
@@ -359,6 +413,13 @@ impl Session {
         // The last first, so that a name has in the end what it had before.
         for expect in lost.into_iter().rev() {
             self.undo(backend, expect);
+        }
+        if code == b"26000" && memchr::memmem::find(body, look::REFUSED).is_some() {
+            let limit = self.pool.config.borrow().max_pinned;
+            let mut refusal = Vec::new();
+            write_error(&mut refusal, &Trouble::TooManyPinned(limit).as_error());
+            backend.instead = Some(refusal);
+            return Ok(Turn::Swallow);
         }
         if code == b"26000" {
             // A statement that we thought the connection knows is gone: something dropped it behind our back.
@@ -409,32 +470,53 @@ impl Session {
         }
     }
 
+    /// The client is told that a plan is stale: who parses from now on must not get that plan.
+    #[cold]
+    fn note_stale_plan(&self, message: &[u8]) {
+        if self.flags.heals || has(message, b"cached plan") {
+            self.schema_changed();
+        }
+    }
+
     /// What the request at hand binds was planned for other tables, by this client or another one: it is prepared anew
-    /// under another number. False: the client is told.
+    /// under another number. False: the client is told, as it must be if it would read other columns than it expects.
     #[cold]
     fn renew(&mut self, backend: &Backend) -> bool {
         let is_whole = backend.track.owed().filter(|expect| matches!(expect, Expect::Sync)).count() == 1;
         if self.is_bound() || self.rare.reruns >= 3 || !is_whole || backend.track.status != b'I' {
             return false;
         }
-        let scope = self.settings.scope();
-        let mut rest = backend.retained.as_slice();
+        let scope = self.scope();
+        let Some(names) = &mut self.names else { return false };
+        let Some(outdated) = bound_in(&backend.retained, names.describes) else { return false };
         let mut is_renewed = false;
-        while let Head::Frame { kind, len } = head(rest) {
-            let Some((frame, after)) = rest.split_at_checked(len) else { return false };
-            rest = after;
-            if kind != b'B' {
-                continue;
-            }
-            let Ok(bind) = message::Bind::read(frame.get(5..).unwrap_or_default()) else { return false };
-            if let Some(names) = &mut self.names
-                && let Some(statement) = names.find(bind.statement).cloned()
-            {
-                names.insert(bind.statement, self.core.shared.statements.renew(&statement, scope));
+        for name in outdated {
+            if let Some(statement) = names.find(name).cloned() {
+                names.insert(name, self.core.shared.statements.renew(&statement, scope));
                 is_renewed = true;
             }
         }
         is_renewed
+    }
+
+    /// The schema of the client's database may be another one.
+    #[cold]
+    fn schema_changed(&self) {
+        let database = &self.pool.login.borrow().database;
+        self.core.shared.statements.schema_changed(self.pool.cluster.get(), database);
+    }
+
+    /// What the meaning of a statement's text depends on: who looks up names, where, and when. A number of its own where
+    /// that is a transaction which has changed something nobody else sees yet, or temporary tables.
+    pub(super) fn scope(&self) -> u64 {
+        let shared = &self.core.shared;
+        let when = match self.flags.reshaped || self.me.pin.get() == Some(TEMPORARY) {
+            true => shared.next_id() | 1 << 63,
+            false => shared.statements.schema(self.pool.cluster.get(), &self.pool.login.borrow().database),
+        };
+        let mut hasher = FxHasher::default();
+        (self.settings.scope(), when).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn forget_name(&mut self, name: &[u8]) {
@@ -498,7 +580,7 @@ impl Session {
         if self.flags.rerun || bytes.is_empty() {
             return Ok(());
         }
-        if !self.output.is_empty() || self.flags.undecided {
+        if !self.output.is_empty() || self.flags.undecided || self.is_kept_back() {
             self.output.extend_from_slice(bytes);
             return Ok(());
         }
@@ -561,8 +643,8 @@ impl Session {
                         self.rare.actual = Some(actual.without(&name));
                     }
                     None => {
-                        self.settings = Arc::clone(&self.start);
-                        self.rare.actual = Some(Arc::default());
+                        self.rare.actual = Some(Arc::<Settings>::default().with_rights_of(&self.settings));
+                        self.settings = self.start.with_rights_of(&self.settings);
                     }
                 }
             }
@@ -576,8 +658,11 @@ impl Session {
                 self.me.prepared.set(0);
                 self.settings = Arc::clone(&self.start);
                 self.rare.actual = Some(Arc::default());
+                if self.rare.listening.is_some() {
+                    self.change_listening(Change::Unlisten(None));
+                }
                 if !self.rare.is_session {
-                    self.me.pin.set(self.is_seeded().then_some("setseed"));
+                    self.set_pin(self.is_seeded().then_some("setseed"));
                 }
                 self.flags.dirty = self.is_seeded();
             }
@@ -601,8 +686,9 @@ impl Session {
                 if effects.contains(crate::sql::Effects::SEED) {
                     self.looks().is_seeded = true;
                 }
-                self.me.pin.set(Some(reason(effects)));
+                self.set_pin(Some(reason(effects)));
             }
+            Op::Listen(change) => self.change_listening(change),
             Op::Savepoint => {
                 if self.before_tx.is_some() {
                     self.lose_track();
@@ -624,11 +710,14 @@ fn forget_taught(backend: &mut Backend, tag: &[u8]) {
     }
 }
 
+/// See [`reason`].
+const TEMPORARY: &str = "temporary table";
+
 /// Why a client is pinned, in a word for `SHOW PINS`.
 fn reason(effects: crate::sql::Effects) -> &'static str {
     use crate::sql::Effects;
     const REASONS: [(Effects, &str); 6] = [
-        (Effects::TEMP, "temporary table"),
+        (Effects::TEMP, TEMPORARY),
         (Effects::LISTEN, "listen"),
         (Effects::ADVISORY_LOCK, "advisory lock"),
         (Effects::WITH_HOLD, "cursor with hold"),
@@ -649,6 +738,26 @@ fn is_standby_error(code: &[u8], message: &[u8]) -> bool {
         b"40P01" => has(message, b"recovery"),
         _ => false,
     }
+}
+
+/// The statements that a batch binds. `None` if it cannot be read, or does not ask for the columns of each where it must.
+fn bound_in(batch: &[u8], must_describe: bool) -> Option<Vec<&[u8]>> {
+    let (mut rest, mut bound, mut is_described) = (batch, Vec::new(), true);
+    while let Head::Frame { kind, len } = head(rest) {
+        let (frame, after) = rest.split_at_checked(len)?;
+        let body = frame.get(5..).unwrap_or_default();
+        match kind {
+            b'B' if must_describe && !is_described => return None,
+            b'B' => {
+                bound.push(message::Bind::read(body).ok()?.statement);
+                is_described = false;
+            }
+            b'D' => is_described |= body.first() == Some(&b'P'),
+            _ => {}
+        }
+        rest = after;
+    }
+    (is_described || !must_describe).then_some(bound)
 }
 
 /// "cached plan must not change result type", in any language: nothing else that a Bind does fails so.

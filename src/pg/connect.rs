@@ -1,15 +1,21 @@
 //! Opening a server connection: TCP or Unix socket, startup, login, and the proof that the node has the role that it
 //! was chosen for.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::backend::{Backend, Line};
 use super::control;
 use super::core::Core;
 use super::pool::{PgPool, ServerFailure, ServerLogin, Welcome};
 use super::registry::{Server, ServerState};
+use crate::config::model::ServerTls;
+use crate::net::tls::Tls;
 use crate::net::{Stream, Target, dial};
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::build;
@@ -22,14 +28,53 @@ use crate::worker::clock::now_ns;
 /// Longest message of a login that is read.
 const LONGEST: usize = 64 * 1024;
 
+/// What a client asks a server for TLS with (the manual's chapter on message formats, SSLRequest).
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// Connects to a server, with TLS if its cluster is met so.
+///
+/// # Errors
+/// As [`dial`]; the server does not offer TLS where it is required, or has a certificate that is not taken.
+pub(super) async fn dial_securely(target: &Target, tls: &ServerTls) -> io::Result<Stream> {
+    let mut tcp = match (dial(target).await?, tls.config()) {
+        (Stream::Tcp(tcp), Some(_)) => tcp,
+        (stream, _) => return Ok(stream),
+    };
+    let Some(config) = tls.config() else { return Ok(Stream::Tcp(tcp)) };
+    tcp.write_all(&SSL_REQUEST).await?;
+    // Not a byte more: what stands behind it in clear text must not count as encrypted.
+    match tcp.read_u8().await? {
+        b'S' => {
+            let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
+            Ok(Stream::Tls(Box::new(Tls::connect(tcp, Arc::clone(config), name).await?)))
+        }
+        b'N' if !tls.is_required() => Ok(Stream::Tcp(tcp)),
+        b'N' => Err(io::Error::other("the server does not offer TLS")),
+        _ => Err(io::Error::other("the server does not know what TLS is")),
+    }
+}
+
 /// Connects to `node` of the pool's cluster and logs in, within `connect_timeout`.
 ///
 /// # Errors
 /// Why not, for the log and for the clients who wait.
 pub async fn connect(core: &Rc<Core>, pool: &Rc<PgPool>, node: usize) -> Result<Box<Backend>, ServerFailure> {
+    connect_as(core, pool, node, &[]).await.map(|(backend, _)| backend)
+}
+
+/// As [`connect`], with more startup parameters; also what the server has reported.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(
+    core: &Rc<Core>,
+    pool: &Rc<PgPool>,
+    node: usize,
+    params: &[(&[u8], &[u8])],
+) -> Result<(Box<Backend>, Vec<(String, String)>), ServerFailure> {
     let limit = pool.config.borrow().connect_timeout;
     let target = core.target(pool, node).ok_or_else(|| failed("the node is not configured any more"))?;
-    match core.wheel.timeout(Some(limit), login(core, pool, node, &target)).await {
+    match core.wheel.timeout(Some(limit), login(core, pool, node, &target, params)).await {
         Ok(done) => done,
         Err(_) => Err(failed(&format!("no login at {}:{} within {limit:?}", target.host, target.port))),
     }
@@ -44,17 +89,16 @@ async fn login(
     pool: &Rc<PgPool>,
     node: usize,
     target: &Arc<Target>,
-) -> Result<Box<Backend>, ServerFailure> {
+    params: &[(&[u8], &[u8])],
+) -> Result<(Box<Backend>, Vec<(String, String)>), ServerFailure> {
     let name = format!("{}:{}", target.host, target.port);
-    let stream = dial(target).await.map_err(|e| failed(&format!("cannot connect to {name}: {e}")))?;
+    let tls = core.tls_of(pool);
+    let stream = dial_securely(target, &tls).await.map_err(|e| failed(&format!("cannot connect to {name}: {e}")))?;
     let login = Rc::clone(&pool.login.borrow());
     let mut talk = Talk { stream, buffer: Vec::new(), name };
     let mut out = Vec::new();
-    build::startup_message(
-        &mut out,
-        0,
-        [(&b"user"[..], login.user.as_bytes()), (&b"database"[..], login.database.as_bytes())],
-    );
+    let own = [(&b"user"[..], login.user.as_bytes()), (&b"database"[..], login.database.as_bytes())];
+    build::startup_message(&mut out, 0, own.into_iter().chain(params.iter().copied()));
     talk.send(&out).await?;
     authenticate(core, &mut talk, &login).await?;
     let mut welcome = Welcome::default();
@@ -102,8 +146,10 @@ async fn login(
         core.forget(&backend);
         return Err(failed(&format!("{}: {why}", talk.name)));
     }
-    pool.shared.learn_base(&welcome, backend.is_standby);
-    Ok(backend)
+    if params.is_empty() {
+        pool.shared.learn_base(&welcome, backend.is_standby);
+    }
+    Ok((backend, welcome.params))
 }
 
 /// The socket of a login, read message by message.
@@ -265,6 +311,7 @@ impl Core {
             peer: stream.peer(),
             local: stream.local(),
             connected: SystemTime::now(),
+            tls: stream.cipher(),
             process_id,
             secret: secret.into(),
             state: std::cell::Cell::new(ServerState::New),

@@ -7,18 +7,21 @@ use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
 
+use super::acknowledge::Kept;
 use super::backend::Backend;
 use super::connect::connect;
 use super::errors::{Trouble, seconds};
+use super::listen::Channels;
 use super::orders::Orders;
 use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
 use super::registry::{Client, ClientState, Order, Server};
 use super::route::splits;
 use super::shared::Shared;
+use crate::config::model::ServerTls;
 use crate::config::model::{Balance, Config};
 use crate::net::{Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
-use crate::sql::{Verdict, VerdictCache, classify};
+use crate::sql::{Catalog, Verdict, VerdictCache, classify};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
 use crate::wire::pg::auth::Credential;
@@ -63,8 +66,14 @@ pub struct Core {
     pub orders: RefCell<Rc<Orders>>,
     /// `failover.commit_resolution`, as the process began.
     pub resolves: bool,
+    /// A failover may lose so much and no more: what clients are told of their writes is counted.
+    pub is_bounded: Cell<bool>,
     /// Clients that wait to hear what became of their COMMIT, with the answer once it is known.
     pub doubts: RefCell<FxHashMap<u64, (Doubt, Option<Outcome>)>>,
+    /// Answers that clients do not see before more is known, by client.
+    pub kept: RefCell<FxHashMap<u64, Kept>>,
+    /// What clients listen to.
+    pub channels: RefCell<Channels>,
     /// Of the replicas that may serve, by bit, those that show what the client at hand has to see; 0 for all.
     pub among: Cell<u64>,
     /// Buffers to be used again.
@@ -96,7 +105,10 @@ impl Core {
             shared,
             wheel,
             resolves: config.postgres.failover.commit_resolution,
+            is_bounded: Cell::new(config.postgres.failover.is_bounded()),
             doubts: RefCell::default(),
+            kept: RefCell::default(),
+            channels: RefCell::default(),
             among: Cell::new(0),
             config: RefCell::new(config),
             topology: RefCell::new(topology),
@@ -143,11 +155,13 @@ impl Core {
         let (cluster, config, login) = self.pool_config(key)?;
         let shared = self.shared.pool(key, &config);
         let state = Pool::new(config.limits(shared.homes.len()));
+        let catalog = self.shared.catalogs.get(&(cluster, login.database.clone())).map(|c| Arc::clone(&c));
         let pool = Rc::new(PgPool {
             cluster: Cell::new(cluster),
             state: RefCell::new(state),
             stats: Default::default(),
-            catalog: RefCell::new(self.shared.catalogs.get(&(cluster, login.database.clone())).map(|c| Arc::clone(&c))),
+            examines: Cell::new(self.examines(catalog.as_deref())),
+            catalog: RefCell::new(catalog),
             generation: Cell::new(1),
             is_split: Cell::new(splits(&config)),
             is_removed: Cell::new(false),
@@ -164,6 +178,12 @@ impl Core {
         self.place_nodes(&pool);
         self.shared.control.want_catalog(cluster, &pool.login.borrow().database);
         Some(pool)
+    }
+
+    /// How the servers of a pool's cluster are met.
+    pub(super) fn tls_of(&self, pool: &PgPool) -> ServerTls {
+        let config = self.config.borrow();
+        config.postgres.clusters.get(pool.cluster.get()).map(|cluster| cluster.tls.clone()).unwrap_or_default()
     }
 
     pub(super) fn view(&self, pool: &PgPool) -> Option<Arc<ClusterView>> {
@@ -228,14 +248,22 @@ impl Core {
         let catalog = self.shared.catalogs.get(&(cluster, database.to_owned())).map(|c| Arc::clone(&c));
         for pool in self.pools.borrow().values() {
             if pool.cluster.get() == cluster && pool.login.borrow().database == database {
+                pool.examines.set(self.examines(catalog.as_deref()));
                 *pool.catalog.borrow_mut() = catalog.clone();
                 pool.generation.set(pool.generation.get() + 1);
             }
         }
     }
 
+    /// Whether statements have to be examined where nothing is steered by them: what a transaction may have written has
+    /// to be known if its COMMIT is to be resolved, and triggers may leave something on the connection.
+    fn examines(&self, catalog: Option<&Catalog>) -> bool {
+        self.resolves || catalog.is_some_and(Catalog::has_triggers_that_leave_something)
+    }
+
     /// A new configuration: pools take their new settings, those of removed databases and users end.
     pub fn set_config(self: &Rc<Self>, config: Arc<Config>) {
+        self.is_bounded.set(config.postgres.failover.is_bounded());
         *self.config.borrow_mut() = config;
         for pool in self.all_pools() {
             match self.pool_config(&pool.shared.key) {
@@ -664,6 +692,10 @@ impl Core {
     pub fn client_left(&self, client: &Client, pool: &PgPool, home: usize) {
         self.clients.borrow_mut().remove(&client.id);
         self.doubts.borrow_mut().remove(&client.id);
+        self.kept.borrow_mut().remove(&client.id);
+        if client.pin.take().is_some() {
+            pool.shared.pinned.fetch_sub(1, Ordering::Relaxed);
+        }
         self.shared.cancels.remove(&client.key.process_id);
         self.shared.clients.fetch_sub(1, Ordering::Relaxed);
         pool.clients.update(|n| n - 1);
@@ -691,7 +723,7 @@ impl PgPool {
 }
 
 /// Catalogs of different databases must not share verdicts.
-fn catalog_identity(catalog: &Option<Arc<crate::sql::Catalog>>) -> u64 {
+fn catalog_identity(catalog: &Option<Arc<Catalog>>) -> u64 {
     catalog.as_ref().map_or(0, |c| Arc::as_ptr(c) as u64)
 }
 

@@ -64,17 +64,20 @@ pub enum Asked {
     Failed(Vec<u8>),
 }
 
-/// A client whose COMMIT was sent and not answered.
-pub(super) struct InDoubt {
-    doubt: Doubt,
+/// A client whose COMMIT was sent and not answered, or not in a way that a failover bears out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InDoubt {
+    pub(super) doubt: Doubt,
+    /// If it is known already.
+    pub(super) outcome: Option<Outcome>,
     /// What the client reads if it was committed.
-    committed: Vec<u8>,
+    pub(super) committed: Vec<u8>,
     /// Why the server was lost.
-    why: String,
+    pub(super) why: String,
     /// ns
-    since: u64,
+    pub(super) since: u64,
     /// The session ends with its connection.
-    is_bound: bool,
+    pub(super) is_bound: bool,
 }
 
 impl Session {
@@ -137,11 +140,7 @@ impl Session {
                 self.flags.stirred = true;
             }
             b'Z' => {
-                backend.track.told(body.first().copied().unwrap_or(b'I'));
-                if backend.track.is_quiet() && self.flags.running {
-                    self.flags.running = false;
-                    self.me.since.set(self.core.read_clock());
-                }
+                self.told(backend, body);
                 if let Asked::Sent { told } = backend.asked {
                     // Without a number it has written nothing.
                     backend.asked = told.map_or(Asked::No, Asked::Known);
@@ -151,6 +150,15 @@ impl Session {
             _ => {}
         }
         Ok(())
+    }
+
+    /// `Z` of the answer to a question of ours.
+    pub(super) fn told(&mut self, backend: &mut Backend, body: &[u8]) {
+        backend.track.told(body.first().copied().unwrap_or(b'I'));
+        if backend.track.is_quiet() && self.flags.running {
+            self.flags.running = false;
+            self.me.since.set(self.core.read_clock());
+        }
     }
 
     /// True if a batch begins with a COMMIT that has to wait for the answer to our question.
@@ -196,18 +204,22 @@ impl Session {
     /// The server was lost: what the client has to wait for, if its COMMIT may have been carried out and nothing else
     /// was on its way. To be asked before the connection is dropped.
     pub(super) fn in_doubt(&self, backend: &Backend, why: &Trouble) -> Option<Box<InDoubt>> {
-        let entry = &backend.entry;
-        let transaction = entry.doubt.get()?;
+        let doubt = self.doubt_of(backend)?;
         // Committed, but not where it should have been before anybody is told.
         if matches!(why, Trouble::NotReplicated) {
             return None;
         }
         let committed = answer_to_commit(backend.track.owed())?;
-        let cluster = self.core.cluster_name(&self.pool)?;
-        let at = At { host: entry.target.host.clone(), port: entry.target.port };
-        let doubt = Doubt { cluster, at, epoch: entry.primary_of?, transaction };
         let (why, is_bound) = (why.reason(), self.is_bound());
-        Some(Box::new(InDoubt { doubt, committed, why, since: self.core.read_clock(), is_bound }))
+        Some(Box::new(InDoubt { doubt, outcome: None, committed, why, since: self.core.read_clock(), is_bound }))
+    }
+
+    /// What has to be found out if the COMMIT that this connection is sent is not answered.
+    pub(super) fn doubt_of(&self, backend: &Backend) -> Option<Doubt> {
+        let entry = &backend.entry;
+        let (transaction, epoch) = (entry.doubt.get()?, entry.primary_of?);
+        let at = At { host: entry.target.host.clone(), port: entry.target.port };
+        Some(Doubt { cluster: self.core.cluster_name(&self.pool)?, at, epoch, transaction })
     }
 
     /// The wait begins.
@@ -215,7 +227,7 @@ impl Session {
         self.me.state.set(ClientState::Waiting);
         self.me.since.set(wait.since);
         self.me.is_unwatched.set(false);
-        self.core.doubts.borrow_mut().insert(self.me.id, (wait.doubt.clone(), None));
+        self.core.doubts.borrow_mut().insert(self.me.id, (wait.doubt.clone(), wait.outcome));
         self.core.shared.control.in_doubt(&wait.doubt.cluster);
         wait
     }
@@ -227,7 +239,7 @@ impl Session {
         wait: &mut InDoubt,
         scratch: &mut [u8],
     ) -> Poll<Result<(), End>> {
-        let order = self.obey(true);
+        let order = self.obey_orders(true);
         let told = self.core.doubts.borrow().get(&self.me.id).and_then(|(_, outcome)| *outcome);
         let now = self.core.read_clock();
         let is_late = now.saturating_sub(wait.since) >= self.pool.config.borrow().hold;
@@ -316,6 +328,14 @@ impl Core {
                 doubts.push(Doubt { cluster, at, epoch, transaction });
             }
         }
+        for kept in self.kept.borrow().values() {
+            let is_lost = || self.pool_of(&kept.server).is_some_and(|pool| self.is_superseded(&pool, &kept.server));
+            if let Some((doubt, None)) = &kept.doubt
+                && (kept.server.is_cut.get() || is_lost())
+            {
+                doubts.push(doubt.clone());
+            }
+        }
         doubts.retain(|doubt| doubt.cluster == cluster);
         doubts
     }
@@ -327,6 +347,11 @@ impl Core {
             outcome.get_or_insert(*known);
             if let Some(client) = self.clients.borrow().get(id) {
                 client.call();
+            }
+        }
+        for (doubt, outcome) in self.kept.borrow_mut().values_mut().filter_map(|kept| kept.doubt.as_mut()) {
+            if let Some((_, known)) = answers.iter().find(|(of, _)| of == doubt) {
+                outcome.get_or_insert(*known);
             }
         }
     }

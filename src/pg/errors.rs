@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use super::backend::Line;
+use super::doubt::InDoubt;
 use crate::wire::pg::sqlstate::{self, Severity, ToClient};
 
 /// Why a session ends.
@@ -17,6 +18,10 @@ pub enum End {
     ServerLost(Box<Trouble>),
     /// The answer of a replica was dropped; the request runs on the primary.
     Rerun,
+    /// The connection that the client keeps has to be given its settings before the request at hand.
+    Adjust,
+    /// The answer of a COMMIT is not given: the client is told what became of it once that is known.
+    InDoubt(Box<InDoubt>),
     /// The client is told, then closed.
     Trouble(Box<Trouble>),
 }
@@ -106,16 +111,18 @@ pub enum Trouble {
     ReadLost(String),
     /// A transaction block in statement mode.
     NoBlocks,
+    /// `tls.mode = "require"` and stricter: the user came in clear text.
+    NeedsTls(String),
     /// `max_clients`
     TooManyClients(usize),
+    /// `max_pinned`
+    TooManyPinned(usize),
     /// No database answers to this name.
     NoDatabase(String),
     /// `DISABLE`
     Disabled(String),
     /// Or an unknown user: the client is not told which.
     WrongPassword(String),
-    /// A replication connection.
-    NoReplication,
     /// An invalid value for a setting of ours.
     BadSetting {
         /// The setting.
@@ -180,10 +187,11 @@ impl ToClient for Trouble {
             Trouble::TransactionToRepeat(_) => "40001",
             Trouble::OutcomeUnknown(_) | Trouble::NotReplicated => "08007",
             Trouble::NoBlocks => "0A000",
+            Trouble::NeedsTls(_) => "28000",
             Trouble::TooManyClients(_) => "53300",
+            Trouble::TooManyPinned(_) => "53400",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
             Trouble::WrongPassword(_) => "28P01",
-            Trouble::NoReplication => "0A000",
             Trouble::BadSetting { .. } => "22023",
             Trouble::InFailedTransaction => "25P02",
         }
@@ -230,11 +238,14 @@ impl ToClient for Trouble {
             .into(),
             Trouble::ReadLost(why) => format!("the connection to the server was lost: {why}").into(),
             Trouble::NoBlocks => "transaction blocks are not allowed in statement pooling mode".into(),
+            Trouble::NeedsTls(user) => format!("user \"{user}\" may not log in without TLS").into(),
             Trouble::TooManyClients(max) => format!("no more connections allowed (max_clients = {max})").into(),
+            Trouble::TooManyPinned(max) => {
+                format!("no more clients may keep a server connection (pool.max_pinned = {max})").into()
+            }
             Trouble::NoDatabase(name) => format!("database \"{name}\" does not exist").into(),
             Trouble::Disabled(name) => format!("database \"{name}\" is disabled").into(),
             Trouble::WrongPassword(user) => format!("password authentication failed for user \"{user}\"").into(),
-            Trouble::NoReplication => "replication connections are not supported".into(),
             Trouble::BadSetting { name, value, .. } => {
                 format!("invalid value for parameter \"{name}\": \"{value}\"").into()
             }
@@ -255,8 +266,11 @@ impl ToClient for Trouble {
             }
             Trouble::OutcomeUnknown(_) => "check whether the change is there before running it again".into(),
             Trouble::ReadLost(_) => "nothing was changed; the statement can be run again".into(),
+            Trouble::NeedsTls(_) => "use sslmode=require or stricter".into(),
             Trouble::TooManyClients(_) => "raise postgres.max_clients".into(),
-            Trouble::NoReplication => "connect to the server itself".into(),
+            Trouble::TooManyPinned(_) => {
+                "see SHOW PINS in the admin console; raise pool.max_pinned and pool.size".into()
+            }
             Trouble::NoBlocks => "use pool.mode = \"transaction\" for this database or user".into(),
             Trouble::BadSetting { accepted, .. } => format!("accepted are {accepted}").into(),
             _ => return None,

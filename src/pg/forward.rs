@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::errors::{End, Trouble};
 use super::fresh::{ASK_LAST_LSN, LAST_LSN, READ_AFTER};
-use super::look::PINS;
+use super::listen::{self, Change, Shared};
+use super::look::{self, PINS};
 use super::prepare::{Names, Statement};
 use super::request::{LONGEST_PARSE, LONGEST_TEXT, UnnamedBatch, text_of};
 use super::route::ROUTE;
@@ -52,14 +53,19 @@ impl Run<'_> {
     }
 }
 
+/// Longest first request of a transaction that is copied for as long as its answer is due, bytes.
+const LONGEST_RETAINED: usize = 4096;
+
 impl Session {
     /// Sends what may go now of `bytes`; the rest is kept in `input`.
     pub(super) fn forward(&mut self, backend: &mut Backend, bytes: &[u8]) -> Result<(), End> {
         let mut at = self.left.min(bytes.len());
         self.left -= at;
         let mut run = Run { bytes, from: 0, at };
+        let mut is_first = false;
         if (backend.track.is_quiet() || backend.track.is_only_asked()) && at == 0 {
             self.begin_request(backend);
+            is_first = backend.track.status == b'I';
         }
         let kept = loop {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -92,13 +98,15 @@ impl Session {
         };
         let raw = bytes.get(run.from.min(kept)..kept).unwrap_or_default();
         send(backend, raw);
-        if self.flags.undecided || self.flags.heals {
+        let is_small = is_first && kept <= LONGEST_RETAINED && backend.retained.is_empty();
+        if self.flags.undecided || self.flags.heals || is_small {
             backend.retained.extend_from_slice(bytes.get(..kept).unwrap_or_default());
             self.flags.heals &= backend.retained.len() <= LONGEST_TEXT;
         }
         self.keep(bytes.get(kept..).unwrap_or_default());
         self.planned = None;
-        if backend.track.has_local_front() {
+        // With the server's answer otherwise: what was said cannot be taken back if the request has to run again.
+        if backend.track.is_all_local() {
             self.say_local(backend);
         }
         let is_whole = kept == bytes.len() && self.left == 0 && self.want == 0 && !self.flags.unsynced;
@@ -123,12 +131,13 @@ impl Session {
         match verdict {
             Some(verdict) => self.note_access(backend, verdict),
             None => {
-                self.rare.last_node = Some(backend.entry.node);
+                self.rare.last_node = u32::try_from(backend.entry.node).ok();
                 self.flags.wrote = true;
                 self.flags.unexamined = true;
             }
         }
-        if self.flags.undecided || self.flags.unexamined && batch.is_none() {
+        let is_small = request.len() <= LONGEST_RETAINED && (batch.is_none() || verdict.is_some() && self.flags.wrote);
+        if self.flags.undecided || self.flags.unexamined && batch.is_none() || is_small {
             // Kept until the answer is complete: it may have to run elsewhere, and if no answer ever comes, the text
             // decides what the client is told.
             backend.retained.extend_from_slice(request);
@@ -166,6 +175,7 @@ impl Session {
     fn begin_request(&mut self, backend: &mut Backend) {
         self.flags.running = true;
         self.flags.heals = false;
+        self.rare.held_from = self.output.len();
         backend.retained.clear();
         if backend.track.status == b'I' {
             self.flags.wrote = false;
@@ -173,7 +183,6 @@ impl Session {
             self.flags.committing = false;
             self.flags.rolled_back = false;
             if backend.is_standby && self.core.class_of(&self.pool, backend.entry.node) == Some(Class::Replica) {
-                self.rare.held_from = self.output.len();
                 self.flags.undecided = true;
             }
         }
@@ -236,6 +245,7 @@ impl Session {
                     }
                     b'D' if is_whole => match message::describe(body) {
                         Ok((target, name)) => {
+                            self.names.get_or_insert_default().describes = true;
                             let step = self.step_name(backend, target, name, frame, run, rewrite::describe)?;
                             backend.track.push(Expect::Describe);
                             Ok(step)
@@ -272,9 +282,7 @@ impl Session {
         }
         if !is_whole {
             // Too long to look at: whatever it leaves behind is cleaned up after it.
-            self.flags.wrote = true;
-            self.flags.stirred = self.core.resolves;
-            self.look_after_unread();
+            self.note_unread();
             backend.track.push(Expect::Query(None));
             return Ok(Step::Pass);
         }
@@ -305,7 +313,22 @@ impl Session {
             build::query(&mut backend.out, ASK_LAST_LSN.as_bytes());
             return Ok(Step::Rewritten(frame.len()));
         }
+        match self.shares_listen(&verdict) {
+            Shared::No => {}
+            Shared::Wait => return Ok(Step::Hold),
+            Shared::Yes => {
+                let Kind::Listen(channel) = &verdict.kind else { return Ok(Step::Pass) };
+                let text = listen::instead(channel);
+                let op = self.note(&verdict, text.as_bytes()).map(Box::new);
+                backend.unnamed_of = 0;
+                backend.track.push(Expect::Query(op));
+                run.flush(backend);
+                build::query(&mut backend.out, text.as_bytes());
+                return Ok(Step::Rewritten(frame.len()));
+            }
+        }
         self.note_access(backend, &verdict);
+        self.flags.reshaped |= verdict.kind == Kind::Multiple && verdict.may_change_schema(Some(text));
         if self.flags.unexamined && !self.flags.undecided {
             // Kept until the answer is complete: if it never is, the text decides what the client is told.
             backend.retained.extend_from_slice(frame);
@@ -313,6 +336,13 @@ impl Session {
         if verdict.effects.contains(Effects::TRANSACTION) && backend.track.status == b'T' {
             // One of several statements may be a COMMIT.
             self.flags.committing = true;
+        }
+        if self.may_not_pin(backend, &verdict, text) {
+            backend.unnamed_of = 0;
+            backend.track.push(Expect::Query(None));
+            run.flush(backend);
+            build::query(&mut backend.out, look::REFUSED_QUERY);
+            return Ok(Step::Rewritten(frame.len()));
         }
         let op = if verdict.is_plain() { None } else { self.note(&verdict, text).map(Box::new) };
         backend.unnamed_of = 0;
@@ -334,11 +364,12 @@ impl Session {
     #[inline]
     fn note_access(&mut self, backend: &Backend, verdict: &Verdict) {
         if !matches!(&verdict.kind, Kind::Show(name) if name.starts_with("forebay.")) {
-            self.rare.last_node = Some(backend.entry.node);
+            self.rare.last_node = u32::try_from(backend.entry.node).ok();
         }
         if verdict.may_change_data() {
             self.flags.unexamined = !self.flags.wrote && verdict.reason == Reason::NotExamined;
             self.flags.wrote = true;
+            self.flags.reshaped |= verdict.may_change_schema(None);
             if self.core.resolves {
                 self.note_stir(verdict);
             }
@@ -350,9 +381,19 @@ impl Session {
         if verdict.kind == Kind::Commit {
             self.flags.committing = true;
         }
+        let change = self.listen_change(verdict, text);
+        if let Some(listen @ Change::Listen(_)) = change {
+            return Some(Op::Listen(listen));
+        }
         self.note_left(verdict, text);
+        if let Some(change) = change {
+            return Some(Op::Listen(change));
+        }
         let pins = verdict.effects & PINS;
         if !pins.is_empty() {
+            if verdict.effects.contains(Effects::RESETS_ALL) {
+                self.lose_track();
+            }
             return Some(Op::Pin(pins));
         }
         match &verdict.kind {
@@ -362,7 +403,6 @@ impl Session {
             Kind::Deallocate(name) => Some(Op::Deallocate(name.clone())),
             Kind::Savepoint => Some(Op::Savepoint),
             Kind::Multiple if verdict.effects.contains(Effects::RESETS_ALL) => Some(Op::Reset(None)),
-            Kind::Multiple if verdict.effects.contains(Effects::DROPS_PREPARED) => Some(Op::DiscardAll),
             Kind::Multiple if verdict.effects.contains(Effects::TRANSACTION) => Some(Op::Savepoint),
             _ => None,
         }
@@ -386,7 +426,11 @@ impl Session {
             None if parse.name.is_empty() => self.classify(parse.text),
             None => self.examine(parse.text),
         };
-        let definition = match self.instead(backend, &verdict.kind, run) {
+        let shared = self.shares_listen(&verdict);
+        if shared == Shared::Wait {
+            return Ok(Step::Hold);
+        }
+        let definition = match self.instead(backend, &verdict.kind, shared, run) {
             Some(instead) => Cow::Owned(instead),
             None => Cow::Borrowed(body.get(parse.name.len() + 1..).unwrap_or_default()),
         };
@@ -416,7 +460,7 @@ impl Session {
             backend.track.push(Expect::Parse { name: parse.name.into(), statement: None });
             return Ok(Step::Rewritten(frame.len()));
         }
-        let statement = self.core.shared.statements.intern(&definition, verdict, self.settings.scope());
+        let statement = self.core.shared.statements.intern(&definition, verdict, self.scope());
         let names = self.names.get_or_insert_default();
         names.insert(parse.name, Arc::clone(&statement));
         self.me.prepared.set(names.len());
@@ -448,9 +492,7 @@ impl Session {
         if frame.get(5) != Some(&0) {
             return Err(End::Trouble(Box::new(Trouble::TooLong)));
         }
-        self.flags.wrote = true;
-        self.flags.stirred = self.core.resolves;
-        self.look_after_unread();
+        self.note_unread();
         if let Some(names) = &mut self.names {
             names.clear_unnamed();
         }
@@ -461,7 +503,10 @@ impl Session {
     }
 
     /// What the server runs instead of a statement that is ours or names one of ours, in the extended protocol.
-    fn instead(&mut self, backend: &mut Backend, kind: &Kind, run: &mut Run<'_>) -> Option<Vec<u8>> {
+    fn instead(&mut self, backend: &mut Backend, kind: &Kind, shared: Shared, run: &mut Run<'_>) -> Option<Vec<u8>> {
+        if let (Kind::Listen(channel), Shared::Yes) = (kind, shared) {
+            return Some([listen::instead(channel).as_bytes(), &[0, 0, 0]].concat());
+        }
         if let Kind::Deallocate(Some(name)) = kind {
             let statement = self.names.as_ref()?.find(name.as_bytes()).cloned()?;
             run.flush(backend);
@@ -518,6 +563,7 @@ impl Session {
             };
         };
         add(&self.pool.stats.binds, 1);
+        self.renew_verdicts();
         // A request that begins with it can be sent again: nothing of its answer has come before.
         self.flags.heals |= !bind.statement.is_empty() && backend.track.is_free() && run.at == 0;
         let mut op = None;
@@ -533,7 +579,15 @@ impl Session {
                     let text = self.text_of_statement(bind.statement).unwrap_or_default();
                     self.before_commit(backend, &text);
                 }
-                op = self.note_bound(bind.statement, &verdict).map(Box::new);
+                let text = self.text_of_statement(bind.statement).unwrap_or_default();
+                if self.may_not_pin(backend, &verdict, &text) {
+                    run.flush(backend);
+                    backend.track.push(Expect::Bind);
+                    let from = rewrite::bind(&mut backend.out, frame, look::REFUSED);
+                    let from = from.map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
+                    return Ok(Step::Rewritten(from.unwrap_or(frame.len())));
+                }
+                op = self.note(&verdict, &text).map(Box::new);
             }
         }
         match bind.portal {
@@ -543,6 +597,35 @@ impl Session {
         let step = self.step_name(backend, Target::Statement, bind.statement, frame, run, rewrite::bind)?;
         backend.track.push(Expect::Bind);
         Ok(step)
+    }
+
+    /// What the client has prepared is judged again once more, or something else, is known of the functions and tables.
+    #[inline]
+    pub(super) fn renew_verdicts(&mut self) {
+        let generation = self.pool.generation.get();
+        if self.names.as_ref().is_some_and(|names| names.generation != generation) {
+            self.judge_again(generation);
+        }
+    }
+
+    #[cold]
+    fn judge_again(&mut self, generation: u64) {
+        let Some(mut names) = self.names.take() else { return };
+        names.generation = generation;
+        // The others mean the same whatever there is, and some have another text than their client gave.
+        let depends = |verdict: &Verdict| {
+            matches!(verdict.kind, Kind::Other | Kind::Multiple) && verdict.reason != Reason::NotExamined
+        };
+        for (name, statement) in names.all().into_iter().filter(|(_, statement)| depends(&statement.verdict)) {
+            let verdict = self.examine(statement.text());
+            if *verdict != *statement.verdict {
+                names.insert(&name, self.core.shared.statements.judged(&statement, verdict));
+            }
+        }
+        if names.unnamed_verdict.as_deref().is_some_and(depends) {
+            names.unnamed_verdict = Some(self.examine(names.unnamed_text()));
+        }
+        self.names = Some(names);
     }
 
     /// What the statement of a named portal means for the session, until the portal is executed.
@@ -562,12 +645,6 @@ impl Session {
     fn op_of_portal(&self, body: &[u8]) -> Option<Box<Op>> {
         let name = body.split(|byte| *byte == 0).next()?;
         self.rare.portals.iter().find(|(known, _)| **known == *name).map(|(_, op)| op.clone())
-    }
-
-    /// As [`Session::note`], for a statement that is bound.
-    fn note_bound(&mut self, name: &[u8], verdict: &Verdict) -> Option<Op> {
-        let text = self.text_of_statement(name)?;
-        self.note(verdict, &text)
     }
 
     fn text_of_statement(&self, name: &[u8]) -> Option<Vec<u8>> {

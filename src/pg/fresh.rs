@@ -40,8 +40,7 @@ impl Core {
         let limits = Limits::of(&pool.config.borrow().routing);
         let (mut nodes, mut is_all) = (0u64, true);
         for (place, node) in view.nodes.iter().enumerate().filter(|(_, n)| n.is_fit(&limits) && n.state == State::Up) {
-            let has_seen = wrote_at == 0 || node.fresh.has_seen(wrote_at);
-            if has_seen && read_after.is_none_or(|position| node.fresh.has_replayed(position)) {
+            if node.fresh.shows(wrote_at, read_after) {
                 nodes |= 1u64.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or_default();
             } else {
                 is_all = false;
@@ -60,9 +59,7 @@ impl Core {
     /// True if this node shows everything that was committed at `wrote_at`, and has replayed up to `read_after`.
     pub fn has_seen(&self, pool: &PgPool, node: usize, wrote_at: u64, read_after: Option<Lsn>) -> bool {
         let Some(view) = self.view(pool) else { return false };
-        let Some(node) = view.nodes.get(node) else { return false };
-        (wrote_at == 0 || node.fresh.has_seen(wrote_at))
-            && read_after.is_none_or(|position| node.fresh.has_replayed(position))
+        view.nodes.get(node).is_some_and(|node| node.fresh.shows(wrote_at, read_after))
     }
 }
 
@@ -72,14 +69,7 @@ impl Session {
         if !self.pool.state.borrow().has_replicas() {
             return false;
         }
-        let read_after = self.rare.read_after.as_deref().copied();
-        let wrote_at = match self.pool.config.borrow().consistency {
-            Consistency::Eventual => 0,
-            _ => self.wrote_at,
-        };
-        if wrote_at == 0 && read_after.is_none() {
-            return true;
-        }
+        let Some((wrote_at, read_after)) = self.has_to_see() else { return true };
         let fresh = self.core.who_has_seen(&self.pool, wrote_at, read_after);
         match fresh {
             Fresh::All => {
@@ -112,17 +102,31 @@ impl Session {
     }
 
     /// Whether a connection that was waited for shows what this client has to see: replicas may have come since.
+    #[inline]
     pub(super) fn is_served_by(&self, backend: &Backend) -> bool {
+        let sees_all = self.wrote_at == 0 && self.rare.read_after.is_none();
+        sees_all || !backend.is_standby || self.is_shown_by(backend)
+    }
+
+    fn is_shown_by(&self, backend: &Backend) -> bool {
         let node = backend.entry.node;
         let hint = self.planned.as_ref().and_then(|verdict| verdict.hint);
         let is_wished = self.rare.route == ListenRoute::Replica || hint == Some(Hint::Replica);
         if is_wished || self.core.class_of(&self.pool, node) != Some(Class::Replica) {
             return true;
         }
-        let is_eventual = self.pool.config.borrow().consistency == Consistency::Eventual;
-        let wrote_at = if is_eventual { 0 } else { self.wrote_at };
+        let what = self.has_to_see();
+        what.is_none_or(|(wrote_at, read_after)| self.core.has_seen(&self.pool, node, wrote_at, read_after))
+    }
+
+    /// What this client's reads must not miss: what was written by then (0: nothing of its own), and a position.
+    fn has_to_see(&self) -> Option<(u64, Option<Lsn>)> {
         let read_after = self.rare.read_after.as_deref().copied();
-        wrote_at == 0 && read_after.is_none() || self.core.has_seen(&self.pool, node, wrote_at, read_after)
+        let wrote_at = match self.pool.config.borrow().consistency {
+            Consistency::Eventual => 0,
+            _ => self.wrote_at,
+        };
+        (wrote_at > 0 || read_after.is_some()).then_some((wrote_at, read_after))
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use rustls::ServerConfig;
+
 use super::core::Core;
 use super::errors::Trouble;
 use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
-use crate::config::model::{AuthMethod, Config, ListenRoute};
+use crate::config::model::{AuthMethod, Config, ListenRoute, TlsMode};
+use crate::net::credentials::ALPN;
+use crate::net::tls::Tls;
 use crate::net::{Detached, Endpoint, Stream};
 use crate::wire::pg::auth::{Credential, Method};
 use crate::wire::pg::frame::{Head, head};
@@ -16,6 +20,8 @@ use crate::wire::pg::sqlstate::{ToClient, write_error};
 use crate::wire::pg::startup::{CANCEL_CODE, Session as Startup, Startup as Packet, StartupError, parse_startup};
 use crate::wire::pg::{build, md5, message};
 
+/// First byte of a TLS handshake (RFC 8446, section 5.1); a startup packet of that length would be too long.
+const HANDSHAKE: u8 = 0x16;
 /// Longest message of a login.
 const LONGEST: usize = 16 * 1024;
 
@@ -26,6 +32,8 @@ pub enum LoginError {
     Socket(std::io::Error),
     /// The first bytes are no startup packet.
     Startup(StartupError),
+    /// The handshake of TLS failed; the other side was told why in its own words.
+    Tls(std::io::Error),
     /// The client was told why.
     Refused(Trouble),
     /// Wrong password, unknown user, broken exchange: the client was told, without saying which.
@@ -42,6 +50,7 @@ impl LoginError {
     pub fn log(&self, peer: Endpoint) {
         match self {
             LoginError::Socket(_) => tracing::debug!(%peer, "a connection ended before its login"),
+            LoginError::Tls(e) => tracing::warn!(%peer, error = %e, "a TLS handshake failed"),
             LoginError::Startup(e) => tracing::warn!(%peer, error = %e, "a connection was refused for what it sent"),
             LoginError::Refused(trouble) => {
                 tracing::warn!(%peer, code = trouble.sqlstate(), error = %trouble.message(), "a client was refused");
@@ -126,6 +135,59 @@ impl Talk {
         let mut out = Vec::new();
         build::negotiate_protocol_version(&mut out, startup.spoken_minor(), &startup.extensions);
         self.write(&out).await
+    }
+
+    /// Answers a request for TLS.
+    pub async fn offer_tls(mut self, shared: &Shared) -> Result<Self, LoginError> {
+        match shared.tls.load_full().filter(|_| matches!(self.stream, Stream::Tcp(_))) {
+            Some(config) => {
+                self.write(b"S").await?;
+                self.begin_tls(config).await
+            }
+            None => {
+                self.write(b"N").await?;
+                Ok(self)
+            }
+        }
+    }
+
+    /// Takes a client that begins with TLS instead of asking for it, as libpq's `sslnegotiation=direct`: it has to name
+    /// the protocol that it is going to speak.
+    pub async fn take_direct_tls(mut self, shared: &Shared) -> Result<Self, LoginError> {
+        while self.buffer.is_empty() {
+            self.fill().await?;
+        }
+        let is_tls = self.buffer.first() == Some(&HANDSHAKE) && matches!(self.stream, Stream::Tcp(_));
+        let Some(config) = shared.tls.load_full().filter(|_| is_tls) else { return Ok(self) };
+        let talk = self.begin_tls(config).await?;
+        match &talk.stream {
+            Stream::Tls(tls) if tls.protocol().as_deref() == Some(ALPN) => Ok(talk),
+            _ => {
+                let why = "direct TLS without the application protocol \"postgresql\"";
+                Err(LoginError::Tls(std::io::Error::new(std::io::ErrorKind::InvalidData, why)))
+            }
+        }
+    }
+
+    async fn begin_tls(mut self, config: Arc<ServerConfig>) -> Result<Self, LoginError> {
+        let ahead = self.take_buffered();
+        match self.stream {
+            Stream::Tcp(tcp) => {
+                let tls = Tls::accept(tcp, config, &ahead).await.map_err(LoginError::Tls)?;
+                Ok(Talk::new(Stream::Tls(Box::new(tls))))
+            }
+            stream => Ok(Talk::with_buffered(stream, ahead)),
+        }
+    }
+
+    /// True for an encrypted connection.
+    pub fn has_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// True for a client in clear text where that is not let in.
+    pub fn lacks_tls(&self, mode: TlsMode) -> bool {
+        mode.is_required() && matches!(self.stream, Stream::Tcp(_))
     }
 
     async fn fill(&mut self) -> Result<(), LoginError> {
@@ -296,7 +358,7 @@ async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option
 /// The session settings that a startup packet asks for, and the route if it names one (`forebay.route`).
 ///
 /// # Errors
-/// Options that cannot be read, values that are no text, no such route, a replication connection.
+/// Options that cannot be read, values that are no text, no such route.
 pub fn settings(startup: &Startup) -> Result<(Arc<Settings>, Option<ListenRoute>), Trouble> {
     let mut list = Vec::new();
     let text = |name: &str, value: Vec<u8>| {
@@ -311,9 +373,7 @@ pub fn settings(startup: &Startup) -> Result<(Arc<Settings>, Option<ListenRoute>
     for (name, value) in &startup.params {
         let name = name.to_ascii_lowercase();
         match name.as_str() {
-            "user" | "database" | "options" => continue,
-            "replication" if matches!(value.as_slice(), b"" | b"0" | b"false" | b"off" | b"no") => continue,
-            "replication" => return Err(Trouble::NoReplication),
+            "user" | "database" | "options" | "replication" => continue,
             _ => {}
         }
         let value = text(&name, value.clone())?;

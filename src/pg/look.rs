@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::backend::Backend;
 use super::doubt;
@@ -14,6 +15,7 @@ use super::errors::End;
 use super::session::Session;
 use super::settings::{Settings, quote};
 use super::track::Expect;
+use crate::config::model::PoolMode;
 use crate::sql::{Effects, Verdict, dotted_names};
 use crate::wire::pg::message;
 
@@ -28,6 +30,10 @@ pub(super) const PINS: Effects = Effects::TEMP
     .union(Effects::WITH_HOLD)
     .union(Effects::SQL_PREPARE)
     .union(Effects::SEED);
+/// A statement that no server knows, in place of one that must not run.
+pub(super) const REFUSED: &[u8] = b"fb_max_pinned";
+/// The same as a query.
+pub(super) const REFUSED_QUERY: &[u8] = b"EXECUTE fb_max_pinned";
 /// What may end it.
 const ENDS: Effects = Effects::MAY_END.union(Effects::DDL).union(Effects::DROPS_PREPARED);
 
@@ -47,6 +53,17 @@ const QUESTION: &str = "SELECT 'set', pg_catalog.lower(name), setting FROM pg_ca
 
 /// `SHOW PINS` names the first of these that is there.
 const REASONS: [&str; 5] = ["temporary table", "listen", "advisory lock", "cursor with hold", "prepare"];
+
+/// True for temporary tables that end with their transaction, and for what is only explained.
+fn leaves_nothing(pins: Effects, text: &[u8]) -> bool {
+    const DROP: [&[u8]; 3] = [b"on", b"commit", b"drop"];
+    let is_break = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b';' | b')' | b'(');
+    let words: Vec<&[u8]> = text.split(is_break).filter(|word| !word.is_empty()).collect();
+    let same = |a: &[u8], b: &[u8]| a.eq_ignore_ascii_case(b);
+    let is_explained = words.first().is_some_and(|word| same(word, b"explain"));
+    let drops = words.windows(3).any(|found| found.iter().zip(DROP).all(|(word, wanted)| same(word, wanted)));
+    pins == Effects::TEMP && drops || is_explained && !words.iter().any(|word| same(word, b"analyze"))
+}
 
 /// A look at a connection that is due or under way.
 #[derive(Debug, Default)]
@@ -88,38 +105,46 @@ impl Session {
 
     #[cold]
     fn look_after(&mut self, effects: Effects, text: &[u8]) {
-        if self.rare.is_session {
-            self.flags.dirty = true;
-            return;
-        }
-        let look = self.due_look();
-        if effects.intersects(UNSEEN) {
+        let made = match &*self.pool.catalog.borrow() {
+            Some(catalog) if effects.intersects(UNSEEN) => catalog.settings().clone(),
+            _ => BTreeSet::new(),
+        };
+        if let Some(look) = self.due_look()
+            && effects.intersects(UNSEEN)
+        {
             look.is_uncertain = true;
             look.is_blind |= effects.contains(Effects::OPAQUE);
-            look.is_hidden |= !dotted_names(text, &mut look.names);
+            look.is_hidden |= effects.contains(Effects::HIDDEN_SET) || !dotted_names(text, &mut look.names);
+            look.names.extend(made);
         }
     }
 
-    fn due_look(&mut self) -> &mut Look {
-        self.looks().due.get_or_insert_default()
+    /// The look that is due from now on. None in session mode: there the connection is cleaned when the client leaves.
+    fn due_look(&mut self) -> Option<&mut Look> {
+        if self.rare.is_session {
+            self.flags.dirty = true;
+            return None;
+        }
+        Some(self.looks().due.get_or_insert_default())
     }
 
     pub(super) fn looks(&mut self) -> &mut Looks {
         self.rare.looks.get_or_insert_default()
     }
 
-    /// A text that nobody has read.
-    pub(super) fn look_after_unread(&mut self) {
+    /// A text that nobody has read is about to be sent: it may do anything.
+    pub(super) fn note_unread(&mut self) {
+        self.flags.wrote = true;
+        self.flags.reshaped = true;
+        self.flags.stirred = self.core.resolves;
         self.look_after(UNSEEN, b"");
     }
 
     /// Which of the session's settings hold is not known any more.
     #[cold]
     pub(super) fn lose_track(&mut self) {
-        if self.rare.is_session {
-            self.flags.dirty = true;
-        } else {
-            self.due_look().is_uncertain = true;
+        if let Some(look) = self.due_look() {
+            look.is_uncertain = true;
         }
     }
 
@@ -195,6 +220,47 @@ impl Session {
         self.rare.looks.as_ref().is_some_and(|looks| looks.is_seeded)
     }
 
+    /// The client keeps its connection from now on, for this reason, or does not.
+    pub(super) fn set_pin(&mut self, reason: Option<&'static str>) {
+        let pinned = &self.pool.shared.pinned;
+        let is_counted = std::mem::take(&mut self.flags.may_pin);
+        match (self.me.pin.replace(reason), reason) {
+            (None, Some(_)) if !is_counted => drop(pinned.fetch_add(1, Ordering::Relaxed)),
+            (Some(_), None) => drop(pinned.fetch_sub(1, Ordering::Relaxed)),
+            _ => self.flags.may_pin = is_counted && reason.is_none(),
+        }
+    }
+
+    /// The connection is going back, and the client has not been pinned to it.
+    #[cold]
+    pub(super) fn does_not_pin(&mut self) {
+        self.flags.may_pin = false;
+        self.pool.shared.pinned.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// True for a statement that would make this client keep its connection while as many do as may
+    /// (`pool.max_pinned`). The server is to refuse it, so that a transaction fails by it as by any other error.
+    pub(super) fn may_not_pin(&mut self, backend: &Backend, verdict: &Verdict, text: &[u8]) -> bool {
+        // LISTEN keeps a connection only where it cannot be shared; what code does may be over when it ends.
+        let pins = verdict.effects & PINS.difference(Effects::LISTEN);
+        let is_seen = !pins.is_empty() && !verdict.effects.contains(Effects::BY_CODE) && backend.track.status != b'E';
+        if !is_seen || self.is_bound() || self.flags.may_pin {
+            return false;
+        }
+        let (most, mode) = {
+            let config = self.pool.config.borrow();
+            (config.max_pinned, config.mode)
+        };
+        if most == usize::MAX || mode == PoolMode::Session || leaves_nothing(pins, text) {
+            return false;
+        }
+        // Counted before it is sent: others are on their way as well.
+        let one_more = |pinned| if pinned < most { Some(pinned + 1) } else { None };
+        let pinned = &self.pool.shared.pinned;
+        self.flags.may_pin = pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
+        !self.flags.may_pin
+    }
+
     /// A message that answers a look.
     pub(super) fn take_look(&mut self, backend: &mut Backend, kind: u8, body: &[u8]) -> Result<(), End> {
         let Some(look) = &mut self.looks().sent else { return Ok(()) };
@@ -210,14 +276,9 @@ impl Session {
                 }
             }
             b'Z' => {
-                backend.track.told(body.first().copied().unwrap_or(b'I'));
+                self.told(backend, body);
                 if let Some(look) = self.looks().sent.take() {
                     self.looked(backend, look);
-                }
-                // What was sent behind it has begun before this answer came.
-                if backend.track.is_quiet() && self.flags.running {
-                    self.flags.running = false;
-                    self.me.since.set(self.core.read_clock());
                 }
             }
             _ => {}
@@ -230,7 +291,7 @@ impl Session {
             // Whatever it was, the client keeps it.
             self.flags.dirty = true;
             let reason = if look.is_uncertain { "setting" } else { "session state" };
-            self.me.pin.set(self.me.pin.get().or(Some(reason)));
+            self.set_pin(self.me.pin.get().or(Some(reason)));
             return;
         }
         if look.is_uncertain {
@@ -244,7 +305,7 @@ impl Session {
         let is_there = |reason: &&&str| look.found.iter().any(|(kind, ..)| kind == **reason);
         let pin = REASONS.iter().find(is_there).copied();
         let pin = pin.or(self.is_seeded().then_some("setseed")).or(look.is_hidden.then_some("setting"));
-        self.me.pin.set(pin);
+        self.set_pin(pin);
         self.flags.dirty = pin.is_some() || look.is_blind;
     }
 }

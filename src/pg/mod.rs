@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod accept;
+mod acknowledge;
 mod answer;
 pub mod backend;
 pub mod cancel;
@@ -19,13 +20,16 @@ pub mod errors;
 mod forward;
 pub mod fresh;
 mod handover;
+pub mod listen;
 pub mod login;
 mod look;
+mod memory;
 pub mod orders;
 pub mod pool;
 mod prepare;
 pub mod registry;
 mod release;
+mod replicate;
 pub mod report;
 mod request;
 mod review;

@@ -38,6 +38,8 @@ pub struct PoolShared {
     pub homes: Vec<(usize, AtomicUsize)>,
     /// `PAUSE`d.
     pub paused: AtomicBool,
+    /// Clients that keep a server connection for what they left on it.
+    pub pinned: AtomicUsize,
     settings: Mutex<HashMap<u64, Weak<Settings>>>,
     permits: Mutex<Vec<Arc<AtomicUsize>>>,
     /// What a fresh connection reported at its login; the primary's if there was one.
@@ -62,6 +64,7 @@ impl PoolShared {
             key,
             homes: homes.into_iter().map(|h| (h, AtomicUsize::new(0))).collect(),
             paused: AtomicBool::new(false),
+            pinned: AtomicUsize::new(0),
             settings: Mutex::default(),
             permits: Mutex::default(),
             base: Mutex::default(),
@@ -130,6 +133,7 @@ pub struct PoolConfig {
     pub transaction_timeout: Option<u64>,
     pub idle_in_transaction_timeout: Option<u64>,
     pub prepared_statements: usize,
+    pub max_pinned: usize,
     pub hold: u64,
     pub settings: PoolSettings,
     pub routing: RoutingSettings,
@@ -154,6 +158,7 @@ impl PoolConfig {
             transaction_timeout: ns(settings.transaction_timeout),
             idle_in_transaction_timeout: ns(settings.idle_in_transaction_timeout),
             prepared_statements: settings.prepared_statements,
+            max_pinned: settings.max_pinned.unwrap_or(usize::MAX),
             hold: hold.as_nanos() as u64,
             settings,
             routing,
@@ -211,6 +216,8 @@ pub struct PgPool {
     pub generation: Cell<u64>,
     /// Reads are sent to replicas, so every statement is examined.
     pub is_split: Cell<bool>,
+    /// Every statement is examined, with the split off as well.
+    pub examines: Cell<bool>,
     /// A pool removed by a reload: its clients are told and nobody new gets in.
     pub is_removed: Cell<bool>,
     /// `DISABLE`d: no new clients.

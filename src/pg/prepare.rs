@@ -22,7 +22,7 @@ pub struct Statement {
     pub verdict: Arc<Verdict>,
     /// Its name on server connections: `fb_<number>`.
     pub name: Box<str>,
-    /// What its meaning depends on beside its text, see [`super::settings::Settings::scope`].
+    /// What its meaning depends on beside its text, see [`super::session::Session::scope`].
     scope: u64,
     hash: u64,
 }
@@ -43,6 +43,8 @@ fn text_in(definition: &[u8]) -> &[u8] {
 #[derive(Debug, Default)]
 pub struct Statements {
     by_hash: DashMap<u64, Vec<Weak<Statement>>>,
+    /// How often the schema of a database has changed, as far as we know, by a hash of where it is.
+    schemas: DashMap<u64, u64>,
     next: AtomicU64,
 }
 
@@ -57,6 +59,23 @@ impl Statements {
     /// for what its tables are not any more. Whoever comes second gets the number that the first one got.
     pub fn renew(&self, old: &Statement, scope: u64) -> Arc<Statement> {
         self.other_than(old.id, &old.body, Arc::clone(&old.verdict), scope)
+    }
+
+    /// The same statement with another verdict.
+    pub fn judged(&self, old: &Statement, verdict: Arc<Verdict>) -> Arc<Statement> {
+        self.other_than(0, &old.body, verdict, old.scope)
+    }
+
+    /// A number that is another one after each [`Statements::schema_changed`] of the database.
+    pub fn schema(&self, cluster: usize, database: &str) -> u64 {
+        self.schemas.get(&place(cluster, database)).map_or(0, |number| *number)
+    }
+
+    /// The schema of a database may be another one from now on: what is parsed after this shares no statement with what
+    /// was parsed before, whose parameters and results were worked out from other tables and types.
+    pub fn schema_changed(&self, cluster: usize, database: &str) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.schemas.insert(place(cluster, database), number);
     }
 
     fn other_than(&self, old: u64, body: &[u8], verdict: Arc<Verdict>, scope: u64) -> Arc<Statement> {
@@ -89,6 +108,12 @@ impl Statements {
     }
 }
 
+fn place(cluster: usize, database: &str) -> u64 {
+    let mut hasher = FxHasher::default();
+    (cluster, database).hash(&mut hasher);
+    hasher.finish()
+}
+
 impl PartialEq for Statement {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id && self.hash == other.hash
@@ -105,12 +130,21 @@ pub struct Names {
     pub unnamed_verdict: Option<Arc<Verdict>>,
     /// Some statement had a hint: whoever binds it may have to go elsewhere.
     pub may_steer: bool,
+    /// The pool's generation for which the verdicts hold.
+    pub generation: u64,
+    /// The client has asked for the columns of a result: it may go by what it was told then.
+    pub describes: bool,
 }
 
 impl Names {
     /// The statement of a name.
     pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         self.named.get(name)
+    }
+
+    /// Every name with its statement.
+    pub fn all(&self) -> Vec<(Box<[u8]>, Arc<Statement>)> {
+        self.named.iter().map(|(name, statement)| (name.clone(), Arc::clone(statement))).collect()
     }
 
     /// The client's name for a statement, by its number.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::SystemTime;
 
+use super::listen::Inbox;
+use crate::net::tls::Cipher;
 use crate::net::{Endpoint, Target};
 use crate::topology::failover::doubt::Transaction;
 use crate::wire::pg::cancel_key::CancelKey;
@@ -26,6 +28,8 @@ pub struct Client {
     pub connected: SystemTime,
     /// What a CancelRequest must show.
     pub key: CancelKey,
+    /// What protects the connection.
+    pub tls: Option<Cipher>,
     /// As the client set it.
     pub application_name: RefCell<String>,
     /// What it is doing.
@@ -48,6 +52,10 @@ pub struct Client {
     pub prepared: Cell<usize>,
     /// Why it keeps its server connection, if it does.
     pub pin: Cell<Option<&'static str>>,
+    /// What it has listened for.
+    pub inbox: RefCell<Option<Box<Inbox>>>,
+    /// How much of what its answer waits for has come.
+    pub arrived: Cell<u16>,
 }
 
 /// State of a client, as `SHOW CLIENTS` names it.
@@ -70,6 +78,16 @@ pub enum Order {
     EndWhenIdle(&'static str),
     /// A CancelRequest while it waits in the queue.
     CancelWait,
+}
+
+impl Order {
+    /// Why the session has to end, for one that is never idle.
+    pub fn end(self) -> Option<&'static str> {
+        match self {
+            Order::End(why) | Order::EndWhenIdle(why) => Some(why),
+            Order::CancelWait => None,
+        }
+    }
 }
 
 impl Client {
@@ -111,6 +129,8 @@ pub struct Server {
     pub process_id: i32,
     /// See `process_id`.
     pub secret: Box<[u8]>,
+    /// What protects the connection.
+    pub tls: Option<Cipher>,
     /// What it is doing.
     pub state: Cell<ServerState>,
     /// When its last request began, ns.

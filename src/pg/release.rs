@@ -51,6 +51,9 @@ impl Session {
         if !self.rare.portals.is_empty() {
             self.rare.portals = Vec::new();
         }
+        if self.flags.may_pin {
+            self.does_not_pin();
+        }
     }
 
     /// The session ends while it has a connection.
@@ -85,9 +88,7 @@ impl Session {
         self.forget_names(&request);
         request.append(&mut self.input);
         self.input = request;
-        if !self.flags.heals {
-            self.output.truncate(self.rare.held_from);
-        }
+        self.output.truncate(self.rare.held_from);
         self.flags.undecided = false;
         self.flags.rerun = false;
         self.flags.heals = false;
@@ -157,12 +158,18 @@ impl Session {
             "a server connection was lost in use"
         );
         let was_undecided = self.flags.undecided || self.flags.rerun;
-        if was_undecided && self.rare.reruns < 3 && !backend.retained.is_empty() {
+        let is_to_run = was_undecided || self.has_never_run(&backend, &why);
+        if is_to_run && self.rare.reruns < 3 && !backend.retained.is_empty() {
             self.rerun(&mut backend, false);
             self.drop_backend(backend);
             return Ok(None);
         }
         self.output.truncate(if was_undecided { self.rare.held_from } else { self.output.len() });
+        if self.flags.hold && self.flags.asks && backend.track.is_free() && !self.is_bound() {
+            // What it has asked for waits here and was not sent: it goes to another connection.
+            self.drop_backend(backend);
+            return Ok(None);
+        }
         let is_cut = backend.left > 0 && !was_undecided || self.left > 0;
         if let Some(wait) = self.in_doubt(&backend, &why).filter(|_| !is_cut) {
             self.drop_backend(backend);
@@ -228,6 +235,13 @@ impl Session {
         Ok(None)
     }
 
+    /// The server had closed the connection before it could read the request: it says so only while it waits for one.
+    fn has_never_run(&self, backend: &Backend, why: &Trouble) -> bool {
+        let was_idle = matches!(why, Trouble::ServerEnded { code, .. } if code == "57P05");
+        let is_whole = self.left == 0 && !self.flags.unsynced && backend.track.owed_readies() == 1;
+        was_idle && is_whole && backend.track.status == b'I' && !self.is_bound()
+    }
+
     /// Examines the statement whose answer was lost and which nobody examined before.
     pub(super) fn is_read_after_all(&self, backend: &Backend) -> bool {
         let text = match head(&backend.retained) {
@@ -277,8 +291,9 @@ impl Session {
     /// The end of the session: last words, then the socket closes with the struct.
     pub(super) async fn leave(mut self: Box<Self>, end: End) {
         let trouble = match end {
-            End::Trouble(trouble) | End::ServerLost(trouble) => trouble,
-            End::Terminated | End::ClientGone | End::Rerun => return,
+            End::Trouble(trouble) | End::ServerLost(trouble) => self.forget_kept(trouble),
+            End::InDoubt(wait) => Box::new(Trouble::OutcomeUnknown(wait.why)),
+            End::Terminated | End::ClientGone | End::Rerun | End::Adjust => return,
         };
         if matches!(*trouble, Trouble::Protocol(_) | Trouble::TooLong) {
             tracing::warn!(

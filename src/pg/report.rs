@@ -15,6 +15,7 @@ use super::pool::PoolKey;
 use super::registry::{ClientState, ServerState};
 use super::stats::{Totals, add_by_index, summed};
 use crate::config::model::{Balance, PoolMode, PoolSettings};
+use crate::net::tls::Cipher;
 
 mod averages;
 
@@ -105,6 +106,7 @@ pub struct ClientReport {
     pub peer: (String, u16),
     pub local: (String, u16),
     pub connected: SystemTime,
+    pub tls: Option<Cipher>,
     pub application_name: String,
     pub state: ClientState,
     /// In `state` since, ns.
@@ -126,6 +128,7 @@ pub struct ServerReport {
     pub user: Arc<str>,
     pub cluster: usize,
     pub node: usize,
+    pub tls: Option<Cipher>,
     pub peer: (String, u16),
     pub local: (String, u16),
     pub connected: SystemTime,
@@ -259,6 +262,7 @@ impl Core {
                 peer: client.peer.named(),
                 local: client.local.named(),
                 connected: client.connected,
+                tls: client.tls,
                 application_name: client.application_name.borrow().clone(),
                 state: client.state.get(),
                 since: client.since.get(),
@@ -282,6 +286,7 @@ impl Core {
                 user: key.user.clone(),
                 cluster: pools.get(&key).map_or(0, |pool| pool.cluster.get()),
                 node: server.node,
+                tls: server.tls,
                 peer: server.peer.named(),
                 local: server.local.named(),
                 connected: server.connected,

@@ -146,7 +146,7 @@ impl Session {
     /// even examined: those have no verdict.
     #[inline]
     pub(super) fn judge_plain(&mut self, text: &[u8]) -> Option<(Option<Arc<Verdict>>, Class)> {
-        if self.is_never_steered() && !self.core.resolves {
+        if self.is_never_steered() && !self.pool.examines.get() {
             return passes_unexamined(text).then_some((None, Class::Primary));
         }
         if self.flags.force_primary || text.len() > LONGEST_TEXT {
@@ -164,7 +164,10 @@ impl Session {
     /// Extended messages up to their Sync, all there and none of them steering: they go to the primary. `None`: they
     /// have to be looked at more closely.
     fn plan_plain_batch(&mut self, mut bytes: &[u8]) -> Option<Class> {
-        if !self.is_never_steered() || self.core.resolves || self.names.as_ref().is_some_and(|names| names.may_steer) {
+        if !self.is_never_steered()
+            || self.pool.examines.get()
+            || self.names.as_ref().is_some_and(|names| names.may_steer)
+        {
             return None;
         }
         loop {
@@ -188,6 +191,7 @@ impl Session {
 
     /// Extended messages up to their Sync.
     fn plan_batch(&mut self, bytes: &[u8], is_full: bool) -> BatchPlan {
+        self.renew_verdicts();
         if let Some(class) = self.plan_plain_batch(bytes) {
             return BatchPlan::Start(class);
         }
@@ -365,8 +369,7 @@ impl Session {
     /// What a statement is, as far as this pool has to know.
     #[inline]
     pub(super) fn classify(&self, text: &[u8]) -> Arc<Verdict> {
-        // What a transaction may have written has to be known if its COMMIT is to be resolved.
-        if !self.pool.is_split.get() && !self.core.resolves && passes_unexamined(text) {
+        if !self.pool.is_split.get() && !self.pool.examines.get() && passes_unexamined(text) {
             return Arc::clone(&self.core.inert);
         }
         self.examine(text)
@@ -430,7 +433,9 @@ impl Session {
     /// The value of a setting that is ours.
     pub(super) fn own_value(&self, name: &str) -> Option<String> {
         match name {
-            "forebay.node" => Some(self.rare.last_node.map(|n| self.core.node_name(&self.pool, n)).unwrap_or_default()),
+            "forebay.node" => {
+                Some(self.rare.last_node.map(|n| self.core.node_name(&self.pool, n as usize)).unwrap_or_default())
+            }
             "forebay.route" => Some(
                 match self.rare.route {
                     ListenRoute::Auto => "auto",

@@ -50,13 +50,13 @@ impl Core {
         if let Some(client) = self.clients.borrow().get(&server.client.get())
             && !server.is_cut.replace(true)
         {
-            cancel::send(self, server);
+            cancel::send(self, server, None);
             client.call();
         }
     }
 
     /// It was made to a primary that is none any more: what it still acknowledges would be lost.
-    fn is_superseded(&self, pool: &PgPool, server: &Server) -> bool {
+    pub(super) fn is_superseded(&self, pool: &PgPool, server: &Server) -> bool {
         let Some(view) = self.view(pool) else { return false };
         server.primary_of.is_some_and(|epoch| epoch <= view.cut_epoch) && view.primary != Some(server.node)
     }

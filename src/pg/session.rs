@@ -14,20 +14,18 @@ use super::backend::Backend;
 use super::core::Core;
 use super::doubt::InDoubt;
 use super::errors::{End, Trouble};
-use super::look::Looks;
+use super::memory::{Flags, Rare};
 use super::pool::PgPool;
 use super::prepare::Names;
 use super::registry::{Client, ClientState, Order, ServerState};
 use super::request::{Plan, plain_request};
 use super::settings::Settings;
 use super::stats::add;
-use super::track::Op;
 use super::wait::Wait;
-use crate::config::model::ListenRoute;
 use crate::net::Stream;
 use crate::pool::{Choice, Class, Take};
 use crate::sql::Verdict;
-use crate::topology::Lsn;
+use crate::topology::acknowledged::Volume;
 
 /// Unsent bytes for a client above which its server is not read: a slow client slows only itself.
 pub(super) const OUTPUT_HIGH: usize = 64 * 1024;
@@ -61,102 +59,10 @@ pub struct Session {
     pub(super) before_tx: Option<Arc<Settings>>,
     /// When this client's last writing transaction had ended, ns; 0 for never.
     pub(super) wrote_at: u64,
+    /// Of the open transaction, should it write: rows by its tags, and bytes that the client has sent for it.
+    pub(super) volume: Volume,
     pub(super) rare: Rare,
     pub(super) flags: Flags,
-}
-
-/// What few statements need.
-#[derive(Debug)]
-pub(super) struct Rare {
-    /// From the listener or `SET forebay.route`.
-    pub route: ListenRoute,
-    /// As the listener said.
-    pub listen_route: ListenRoute,
-    /// `SET LOCAL forebay.route`.
-    pub route_local: Option<ListenRoute>,
-    /// What the statement bound last does to the session.
-    pub bound: Option<Box<Op>>,
-    /// The same for named portals whose statement means something for the session.
-    pub portals: Vec<(Box<[u8]>, Box<Op>)>,
-    /// Names the text of the unnamed statement among all clients of the thread; 0 before the first.
-    pub unnamed_serial: u64,
-    /// Node of the last statement, for `SHOW forebay.node`.
-    pub last_node: Option<usize>,
-    /// Home thread, for the count of clients.
-    pub home: usize,
-    /// Session pooling: the connection stays until the client leaves.
-    pub is_session: bool,
-    /// Length of `output` when the answer began that may still be dropped.
-    pub held_from: usize,
-    /// How often the current request was run again.
-    pub reruns: u32,
-    /// An error that the client is told when it next asks for something.
-    pub owed: Option<Box<Trouble>>,
-    /// What the connection really has, where a RESET made it differ from what the session should have.
-    pub actual: Option<Arc<Settings>>,
-    /// `forebay.read_after`
-    pub read_after: Option<Box<Lsn>>,
-    /// Of what was left on connections; nothing before the first.
-    pub looks: Option<Box<Looks>>,
-}
-
-impl Rare {
-    /// For a client that came in by a listener with this route.
-    pub(super) fn new(route: ListenRoute, home: usize, is_session: bool) -> Self {
-        Rare {
-            route,
-            listen_route: route,
-            route_local: None,
-            bound: None,
-            portals: Vec::new(),
-            unnamed_serial: 0,
-            last_node: None,
-            home,
-            is_session,
-            held_from: 0,
-            reruns: 0,
-            owed: None,
-            actual: None,
-            read_after: None,
-            looks: None,
-        }
-    }
-}
-
-/// Small truths about the session.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Flags {
-    /// Input waits until the connection is quiet.
-    pub hold: bool,
-    /// Extended messages were sent since the last Sync.
-    pub unsynced: bool,
-    /// The open transaction (or request) may have written.
-    pub wrote: bool,
-    /// `wrote` is a guess: the only statement of the request was not examined.
-    pub unexamined: bool,
-    /// A COMMIT was sent and not answered.
-    pub committing: bool,
-    /// The open transaction failed or was rolled back.
-    pub rolled_back: bool,
-    /// The answer so far may still be dropped and the request run elsewhere.
-    pub undecided: bool,
-    /// The request failed on this node in a way that another node mends: drop the answer and run it again.
-    pub rerun: bool,
-    /// The request begins with a Bind, and nothing of its answer has come.
-    pub heals: bool,
-    /// The next run must be on the primary.
-    pub force_primary: bool,
-    /// After an error of ours, drop everything up to the client's Sync.
-    pub skip_to_sync: bool,
-    /// The request at hand was run before and comes again.
-    pub is_rerun: bool,
-    /// A request is running (between its first byte sent and ReadyForQuery).
-    pub running: bool,
-    /// The connection must be cleaned before somebody else gets it.
-    pub dirty: bool,
-    /// The open transaction may have written data, and its server has not denied it; only with
-    /// `failover.commit_resolution`.
-    pub stirred: bool,
 }
 
 /// What a session is doing.
@@ -233,10 +139,12 @@ impl Session {
                 Stage::Serving(backend) => {
                     let served = ready!(self.poll_serve(cx, backend, scratch));
                     let Stage::Serving(backend) = std::mem::replace(stage, Stage::Idle) else { continue };
-                    match self.served(backend, served) {
-                        Ok(None) => continue,
-                        Ok(Some(next)) => Ok(next),
-                        Err(end) => Err(Pause::End(end)),
+                    match served {
+                        Ok(()) => {
+                            self.release(backend);
+                            continue;
+                        }
+                        Err(end) => self.stopped(backend, end),
                     }
                 }
                 Stage::InDoubt(wait) => {
@@ -245,6 +153,7 @@ impl Session {
             };
             match next {
                 Ok(next) => *stage = next,
+                Err(Pause::End(End::InDoubt(wait))) => *stage = Stage::InDoubt(self.await_outcome(wait)),
                 Err(pause) => {
                     *stage = Stage::Idle;
                     return Poll::Ready(pause);
@@ -253,20 +162,20 @@ impl Session {
         }
     }
 
-    /// The use of a connection is over.
-    #[inline]
-    fn served(&mut self, backend: Box<Backend>, how: Result<(), End>) -> Result<Option<Stage>, End> {
+    /// The use of a connection is over before it is free.
+    #[cold]
+    fn stopped(&mut self, backend: Box<Backend>, how: End) -> Result<Stage, Pause> {
         match how {
-            Ok(()) => self.release(backend),
-            Err(End::Rerun) => self.reroute(backend),
-            Err(End::ServerLost(trouble)) => return self.server_lost(backend, *trouble),
-            Err(end) => {
+            End::Adjust => return Err(Pause::Adjust(backend)),
+            End::Rerun => self.reroute(backend),
+            End::ServerLost(trouble) => return Ok(self.server_lost(backend, *trouble)?.unwrap_or(Stage::Idle)),
+            end => {
                 let end = self.honest(&backend, end);
                 self.abandon(backend);
-                return Err(end);
+                return Err(end.into());
             }
         }
-        Ok(None)
+        Ok(Stage::Idle)
     }
 
     /// A client that is closed while its COMMIT, or its write outside a transaction, is with the server is told that
@@ -292,8 +201,8 @@ impl Session {
 
     /// No connection: reads until there is a request that needs one.
     fn poll_idle(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Stage, Pause>> {
-        if let Some(end) = self.obey(true) {
-            return Poll::Ready(Err(end.into()));
+        if let Some(stopped) = self.obey(true) {
+            return stopped.map(|end| Err(end.into()));
         }
         let mut read = self.input.is_empty();
         loop {
@@ -315,7 +224,7 @@ impl Session {
                 };
                 match ready!(self.stream.poll_read(cx, room)) {
                     Ok(n) if n > 0 => {
-                        add(&self.pool.stats.received, n as u64);
+                        self.count_received(n);
                         filled += n;
                     }
                     _ => return Poll::Ready(Err(End::ClientGone.into())),
@@ -340,7 +249,7 @@ impl Session {
         }
         let (done, plan) = self.plan(bytes, is_full);
         let rest = bytes.get(done..).unwrap_or_default();
-        let class = match plan {
+        let mut class = match plan {
             Plan::Start(class) if self.rare.owed.is_none() => class,
             Plan::Start(_) => {
                 self.keep(rest);
@@ -370,7 +279,6 @@ impl Session {
         if !std::mem::take(&mut self.flags.is_rerun) {
             self.rare.reruns = 0;
         }
-        let mut class = class;
         let Some(mut backend) = self.take(&mut class, now) else {
             self.keep(rest);
             return Some(self.enqueue(class));
@@ -392,10 +300,9 @@ impl Session {
             return None;
         }
         let (text, batch) = plain_request(bytes)?;
-        let (verdict, class) = self.judge_plain(text)?;
+        let (verdict, mut class) = self.judge_plain(text)?;
         let now = self.core.read_clock();
         self.rare.reruns = 0;
-        let mut class = class;
         let taken = self.take(&mut class, now);
         let Some(mut backend) = taken else {
             self.planned = Some(verdict.unwrap_or_else(|| Arc::clone(&self.core.inert)));
@@ -443,12 +350,19 @@ impl Session {
         next
     }
 
+    /// Bytes have come from the client.
+    #[inline]
+    pub(super) fn count_received(&mut self, n: usize) {
+        add(&self.pool.stats.received, n as u64);
+        self.volume.bytes = self.volume.bytes.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+    }
+
     /// Reads until `input` has the `want`ed bytes, and takes them.
     fn poll_large(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Vec<u8>, End>> {
         while self.input.len() < self.want {
             match self.stream.poll_read(cx, scratch) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    add(&self.pool.stats.received, n as u64);
+                    self.count_received(n);
                     self.input.extend_from_slice(scratch.get(..n).unwrap_or_default());
                 }
                 Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone)),
@@ -471,8 +385,8 @@ impl Session {
         backend: &mut Box<Backend>,
         scratch: &mut [u8],
     ) -> Poll<Result<(), End>> {
-        if let Some(end) = self.obey(backend.track.is_free()) {
-            return Poll::Ready(Err(end));
+        if let Some(stopped) = self.obey(backend.track.is_free()) {
+            return stopped.map(Err);
         }
         loop {
             let mut moved = false;
@@ -493,6 +407,7 @@ impl Session {
                         let bytes = scratch.get(..kept + n).unwrap_or_default();
                         match self.answer(backend, bytes, n) {
                             Ok(true) => return Poll::Ready(Ok(())),
+                            Ok(false) if self.is_kept_back() => return Poll::Pending,
                             Ok(false) => self.me.is_unwatched.set(false),
                             Err(end) => return Poll::Ready(Err(end)),
                         }
@@ -519,7 +434,11 @@ impl Session {
                 }
             }
             if !moved {
-                return Poll::Pending;
+                let is_idle = backend.track.is_free() && !self.flags.running && self.output.is_empty();
+                if !is_idle || self.me.inbox.borrow().is_none() {
+                    return Poll::Pending;
+                }
+                self.take_inbox();
             }
         }
     }
@@ -527,10 +446,17 @@ impl Session {
     /// While served: takes more of the client's bytes to the server, unless they must wait for its answer.
     fn poll_input(&mut self, cx: &mut Context<'_>, backend: &mut Backend, scratch: &mut [u8]) -> Poll<Result<(), End>> {
         if self.flags.hold {
-            if !backend.track.is_quiet() || self.flags.rerun {
+            let waits = match self.flags.asks {
+                true => self.waits_to_listen(),
+                false => !backend.track.is_quiet() || self.flags.rerun,
+            };
+            if waits {
                 return Poll::Pending;
             }
             self.flags.hold = false;
+            if self.must_adjust(backend) {
+                return Poll::Ready(Err(End::Adjust));
+            }
             if !self.input.is_empty() {
                 let bytes = std::mem::take(&mut self.input);
                 return Poll::Ready(self.forward(backend, &bytes));
@@ -549,18 +475,33 @@ impl Session {
         };
         match self.stream.poll_read(cx, room) {
             Poll::Ready(Ok(n)) if n > 0 => {
-                add(&self.pool.stats.received, n as u64);
+                self.count_received(n);
                 self.input.clear();
                 let bytes = scratch.get(..have + n).unwrap_or_default();
                 let is_quiet = backend.track.is_quiet() || backend.track.is_only_asked();
                 if is_quiet && !self.flags.unsynced && self.left == 0 {
                     self.next_begins(backend);
+                    if self.must_adjust(backend) {
+                        self.keep(bytes);
+                        // Once it has answered what we have asked it.
+                        self.flags.hold = !backend.track.is_quiet();
+                        return Poll::Ready(if self.flags.hold { Ok(()) } else { Err(End::Adjust) });
+                    }
                 }
                 Poll::Ready(self.forward(backend, bytes))
             }
             Poll::Ready(_) => Poll::Ready(Err(End::ClientGone)),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// The connection that the client keeps has other settings than it should have: a RESET gave it the server's own where
+    /// the client had named others at its start.
+    #[inline]
+    fn must_adjust(&self, backend: &Backend) -> bool {
+        !Arc::ptr_eq(&backend.settings, &self.settings)
+            && backend.track.status == b'I'
+            && backend.settings != self.settings
     }
 
     /// The client asks for more on the connection that it has kept: its time begins now.
@@ -586,6 +527,9 @@ impl Session {
                     "session settings could not be made on a server connection"
                 );
                 self.drop_backend(backend);
+                if self.is_bound() {
+                    return Err(End::Trouble(Box::new(failure.into_trouble())));
+                }
                 return match failure.into_trouble() {
                     trouble @ Trouble::ServerSaid { .. } => self.refuse(trouble).map(|()| None),
                     _ => Ok(None),
@@ -700,16 +644,37 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at orders and time-outs, if somebody asked for it. `is_outside`: no transaction is open.
+    /// Looks at orders, time-outs and answers that are kept back, if somebody asked for it: `None` if the session may go
+    /// on, pending while it waits, else its end. `is_outside`: no transaction is open.
     #[inline]
-    pub(super) fn obey(&mut self, is_outside: bool) -> Option<End> {
+    fn obey(&mut self, is_outside: bool) -> Option<Poll<End>> {
+        if self.me.is_called.get() { self.stops(is_outside) } else { None }
+    }
+
+    /// The same of a session that gives no answer meanwhile.
+    pub(super) fn obey_orders(&mut self, is_outside: bool) -> Option<End> {
         if self.me.is_called.get() { self.answer_call(is_outside) } else { None }
     }
 
     #[cold]
+    fn stops(&mut self, is_outside: bool) -> Option<Poll<End>> {
+        match self.answer_call(is_outside) {
+            Some(end) => Some(Poll::Ready(end)),
+            None => self.still_kept_back(),
+        }
+    }
+
+    /// Orders and time-outs.
     fn answer_call(&mut self, is_outside: bool) -> Option<End> {
         self.me.is_called.set(false);
         self.me.is_unwatched.set(false);
+        if self.me.inbox.borrow().is_some() {
+            match is_outside && !self.flags.running && !self.is_kept_back() && self.output.len() < OUTPUT_HIGH {
+                true => self.take_inbox(),
+                // Looks again at each turn until then.
+                false => self.me.is_called.set(true),
+            }
+        }
         match self.me.order.get() {
             Some(Order::End(why)) => return Some(End::Trouble(Box::new(Trouble::Ended(why)))),
             Some(Order::EndWhenIdle(why)) if self.me.state.get() == ClientState::Idle => {
@@ -726,6 +691,10 @@ impl Session {
 
     /// When the current state must end, and what the client is told then.
     fn deadline(&self, is_outside: bool) -> Option<(u64, Trouble)> {
+        if self.is_kept_back() {
+            // It is not the client that takes its time.
+            return None;
+        }
         let config = self.pool.config.borrow();
         let me = &self.me;
         let at = |from: u64, limit: Option<u64>, trouble: Trouble| limit.map(|l| (from.saturating_add(l), trouble));
@@ -762,6 +731,7 @@ fn put_in_front(scratch: &mut [u8], kept: &[u8]) -> usize {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.stop_listening();
         self.core.client_left(&self.me, &self.pool, self.rare.home);
     }
 }
@@ -778,7 +748,7 @@ mod tests {
     #[test]
     fn what_each_client_holds_stays_small() {
         // Idle clients hold it too: what is rare is boxed when it happens.
-        assert!(size_of::<Session>() <= 320, "a session has {} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 328, "a session has {} bytes", size_of::<Session>());
         assert!(future_size(Session::run) <= 64, "its future has {} bytes", future_size(Session::run));
     }
 }

@@ -83,6 +83,15 @@ impl Settings {
         Arc::new(next)
     }
 
+    /// The same with the role and the session authorization of `other`, which `RESET ALL` leaves alone.
+    pub fn with_rights_of(&self, other: &Settings) -> Arc<Self> {
+        let rights = ["role", "session_authorization"];
+        rights.iter().fold(Arc::new(self.clone()), |all, name| match other.value(name) {
+            Some(value) => all.with(name, value.clone()),
+            None => all.without(name),
+        })
+    }
+
     /// True when nothing is set.
     pub fn is_plain(&self) -> bool {
         self.list.is_empty()
@@ -167,11 +176,16 @@ pub fn quote(text: &str) -> String {
     if doubled.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
+/// An identifier as SQL, in quotes whatever it is.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// A setting's name, which may have a dot; each part is quoted unless it is a plain identifier.
 fn quote_name(name: &str) -> String {
     let part = |p: &str| {
         let plain = p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        if plain && !p.is_empty() { p.to_owned() } else { format!("\"{}\"", p.replace('"', "\"\"")) }
+        if plain && !p.is_empty() { p.to_owned() } else { quote_identifier(p) }
     };
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

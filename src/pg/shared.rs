@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 
 use super::consoles::Consoles;
 use super::core::Core;
+use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
@@ -25,6 +27,8 @@ pub trait Control: Send + Sync {
     fn in_doubt(&self, cluster: &str);
     /// Statements for this database are going to be classified: its catalog is wanted. Called once per pool.
     fn want_catalog(&self, cluster: usize, database: &str);
+    /// What a thread wants of the connection that listens in a database; the answer comes by [`Core::hear`].
+    fn listen(&self, worker: usize, place: Place, wish: Wish);
     /// A client of the admin console, its startup packet read.
     fn console(&self, newcomer: Newcomer);
 }
@@ -48,6 +52,9 @@ pub struct Shared {
     /// Client connections, logged in or not.
     pub clients: AtomicUsize,
     /// Catalogs by cluster and database.
+    /// How clients are met that ask for TLS; nothing if they are not offered it.
+    pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// See [`Catalog`].
     pub catalogs: DashMap<(usize, String), Arc<Catalog>>,
     pools: Mutex<HashMap<PoolKey, Arc<PoolShared>>>,
     ids: AtomicU64,
@@ -79,6 +86,7 @@ impl Shared {
             cancels: DashMap::new(),
             consoles: Consoles::default(),
             clients: AtomicUsize::new(0),
+            tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
             pools: Mutex::default(),
             ids: AtomicU64::new(1),

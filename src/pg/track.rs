@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::listen::Change;
 use super::prepare::Statement;
 use crate::sql::{Effects, Setting};
 
@@ -24,6 +25,8 @@ pub enum Op {
     Pin(Effects),
     /// `ROLLBACK TO`: settings made since are unknown.
     Savepoint,
+    /// `LISTEN` or `UNLISTEN`, where the connection is not the client's own.
+    Listen(Change),
 }
 
 /// One expected answer.
@@ -313,6 +316,24 @@ impl Track {
         {
             self.ring.pop_front();
         }
+        if self.locals > 0 {
+            self.end_copies();
+        }
+    }
+
+    /// A COPY that has ended owes nothing.
+    #[cold]
+    fn end_copies(&mut self) {
+        while matches!(self.ring.front(), Some(Expect::CopyEnd)) {
+            self.locals -= 1;
+            self.ring.pop_front();
+        }
+    }
+
+    /// True if nothing is owed but what we answer ourselves.
+    #[inline]
+    pub fn is_all_local(&self) -> bool {
+        self.locals > 0 && self.locals == self.ring.len()
     }
 
     /// True if the server's next message answers a question of ours.

@@ -87,7 +87,7 @@ impl Session {
             self.me.order.set(None);
             return Some(Stop::Refuse(Trouble::Cancelled));
         }
-        if let Some(end) = self.obey(true) {
+        if let Some(end) = self.obey_orders(true) {
             return Some(Stop::End(end));
         }
         if !waiter.is_called() && self.output.is_empty() {
@@ -120,7 +120,7 @@ impl Session {
             let room = scratch.get_mut(..AHEAD).unwrap_or_default();
             match self.stream.poll_read(cx, room) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    add(&self.pool.stats.received, n as u64);
+                    self.count_received(n);
                     self.input.extend_from_slice(scratch.get(..n).unwrap_or_default());
                 }
                 Poll::Ready(_) => return Some(End::ClientGone),

@@ -665,11 +665,11 @@ fn forget_leavers<C>(queue: &mut VecDeque<Rc<Waiter<C>>>) {
     }
 }
 
-/// The node that `choice` prefers among those that are `fit`.
 fn has_bit(nodes: u64, place: usize) -> bool {
     u32::try_from(place).ok().and_then(|place| nodes.checked_shr(place)).is_some_and(|rest| rest & 1 == 1)
 }
 
+/// The node that `choice` prefers among those that are `fit`.
 fn pick<C>(nodes: &[Slots<C>], choice: Choice, fit: impl Fn(usize, &Slots<C>) -> bool) -> Option<usize> {
     let candidates = || nodes.iter().enumerate().filter(|(place, n)| fit(*place, n));
     match choice {

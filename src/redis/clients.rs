@@ -351,7 +351,7 @@ impl Session {
 }
 
 /// One request on a connection of its own.
-async fn ask_once(core: &Core, wanted: &Wanted, request: &[u8]) -> Result<Vec<u8>, Trouble> {
+pub(super) async fn ask_once(core: &Core, wanted: &Wanted, request: &[u8]) -> Result<Vec<u8>, Trouble> {
     let mut stream = match connect(core, wanted).await {
         Ok(opened) => opened.stream,
         Err(Failure::Refused(line) | Failure::NotReady(line)) => return Err(Trouble::Server(line)),

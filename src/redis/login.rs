@@ -66,9 +66,7 @@ impl Logins {
         known.push(Rc::clone(&login));
         login
     }
-}
 
-impl Logins {
     /// A user's password is another one now. Whoever has logged in with the old one stays so, as with Redis itself, and
     /// its connections are shared with those that the new one opens.
     pub fn renew(&self, user: &[u8], old: &[u8], new: &[u8]) {

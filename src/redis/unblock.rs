@@ -5,8 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::clients::Asked;
-use super::connect::{connect, read_replies};
+use super::clients::{Asked, ask_once};
 use super::core::Core;
 use super::request::Taken;
 use super::service::Service;
@@ -80,14 +79,12 @@ async fn ask_server(core: &Rc<Core>, service: &Rc<Service>, place: Place, by_err
         return None;
     }
     let asked = async {
-        let mut stream = connect(core, &wanted).await.ok()?.stream;
         let mut request = Vec::new();
         let how = if by_error { "ERROR" } else { "TIMEOUT" };
         encode(&mut request, &["CLIENT", "UNBLOCK", &number.to_string(), how]);
-        stream.write_all(&request).await.ok()?;
-        match read_replies(&mut stream, 1).await.ok()?.first().map(Vec::as_slice) {
-            Some(b":1\r\n") => Some(true),
-            Some(b":0\r\n") => Some(false),
+        match ask_once(core, &wanted, &request).await.ok()?.as_slice() {
+            b":1\r\n" => Some(true),
+            b":0\r\n" => Some(false),
             _ => None,
         }
     };

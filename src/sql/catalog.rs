@@ -4,12 +4,13 @@
 //! their schema and the worst of all that share a name counts, because the `search_path` of a session is not known.
 //! Immutable once built; `topology` builds one per database and pushes it to every core, `classify` reads it.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 
-use super::builtin;
 use super::catalog_builder::CatalogBuilder;
+use super::{Effects, builtin};
 
 /// The longest name that PostgreSQL keeps, in bytes (`NAMEDATALEN` - 1); longer ones are cut.
 pub const NAME_BYTES: usize = 63;
@@ -71,6 +72,14 @@ pub struct Catalog {
     non_ascii: bool,
     /// One of them has a quotation mark in its name, which statements double.
     quoted: bool,
+    /// What calls of a function may leave behind on the connection, by their code.
+    calls: FxHashMap<Box<[u8]>, Effects>,
+    /// The same of a table's triggers.
+    triggers: FxHashMap<Box<[u8]>, Effects>,
+    /// The same of views, and of tables with policies, whatever is done with them.
+    uses: FxHashMap<Box<[u8]>, Effects>,
+    /// Settings that such code makes and that no server lists.
+    settings: BTreeSet<String>,
 }
 
 impl Catalog {
@@ -85,6 +94,10 @@ impl Catalog {
             complete,
             non_ascii: false,
             quoted: false,
+            calls: FxHashMap::default(),
+            triggers: FxHashMap::default(),
+            uses: FxHashMap::default(),
+            settings: BTreeSet::new(),
         };
         // `SELECT *` calls nothing.
         catalog.mark_operator("*", false);
@@ -232,20 +245,63 @@ impl Catalog {
         self.hidden_operator.as_deref()
     }
 
+    /// What calling the functions of this name may leave behind on the connection, by their code.
+    #[inline]
+    pub fn left_by_call(&self, name: Name<'_>) -> Effects {
+        if self.calls.is_empty() { Effects::empty() } else { look_up(&self.calls, name) }
+    }
+
+    /// The same for writing to a table of this name.
+    #[inline]
+    pub fn left_by_write(&self, name: Name<'_>) -> Effects {
+        if self.triggers.is_empty() { Effects::empty() } else { look_up(&self.triggers, name) }
+    }
+
+    /// The same for anything that is done with a view, or a table with policies, of this name.
+    #[inline]
+    pub fn left_by_use(&self, name: Name<'_>) -> Effects {
+        if self.uses.is_empty() { Effects::empty() } else { look_up(&self.uses, name) }
+    }
+
+    /// Whether a write may leave something behind on the connection although its text shows nothing of that.
+    pub fn has_triggers_that_leave_something(&self) -> bool {
+        !self.triggers.is_empty() || !self.uses.is_empty()
+    }
+
+    /// Settings that functions and triggers make and that no server lists: they have to be asked for by name.
+    pub fn settings(&self) -> &BTreeSet<String> {
+        &self.settings
+    }
+
+    pub(super) fn leaves(
+        &mut self,
+        calls: FxHashMap<Box<[u8]>, Effects>,
+        triggers: FxHashMap<Box<[u8]>, Effects>,
+        uses: FxHashMap<Box<[u8]>, Effects>,
+        settings: BTreeSet<String>,
+    ) {
+        (self.calls, self.triggers, self.uses, self.settings) = (calls, triggers, uses, settings);
+    }
+
     fn flags(&self, name: Name<'_>) -> u8 {
-        if name.quoted {
-            return self.names.get(name.bytes).copied().unwrap_or_default();
-        }
-        let mut folded = [0; NAME_BYTES];
-        let Some(folded) = folded.get_mut(..name.bytes.len()) else {
-            return 0;
-        };
-        folded.copy_from_slice(name.bytes);
-        folded.make_ascii_lowercase();
-        self.names.get(&*folded).copied().unwrap_or_default()
+        look_up(&self.names, name)
     }
 
     pub(super) fn flags_of(&self, name: &str) -> u8 {
         self.names.get(name.as_bytes()).copied().unwrap_or_default()
     }
+}
+
+/// What a table says of a name as it is written.
+fn look_up<T: Copy + Default>(table: &FxHashMap<Box<[u8]>, T>, name: Name<'_>) -> T {
+    if name.quoted {
+        return table.get(name.bytes).copied().unwrap_or_default();
+    }
+    let mut folded = [0; NAME_BYTES];
+    let Some(folded) = folded.get_mut(..name.bytes.len()) else {
+        return T::default();
+    };
+    folded.copy_from_slice(name.bytes);
+    folded.make_ascii_lowercase();
+    table.get(&*folded).copied().unwrap_or_default()
 }

@@ -4,11 +4,15 @@
 //! SQL functions hide calls that `pg_depend` does not record for built-in functions, so their texts are classified
 //! themselves, again and again until nothing changes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::builtin;
+use rustc_hash::FxHashMap;
+
 use super::catalog::{Catalog, FUNCTION_PRIMARY, FUNCTION_READ, FUNCTION_VOLATILE, RELATION_VOLATILE};
 use super::classify::is_definition_read;
+use super::dotted::names_of_settings;
+use super::{Effects, builtin, code};
 
 /// Collects the rows of the catalog queries; order does not matter.
 #[derive(Debug, Default)]
@@ -20,6 +24,57 @@ pub struct CatalogBuilder {
     definitions: Vec<Definition>,
     read_functions: BTreeSet<String>,
     write_functions: BTreeSet<String>,
+    bodies: Vec<Body>,
+    settings: BTreeSet<String>,
+    triggers: Vec<(String, String)>,
+    through: Vec<(String, String)>,
+    written: Vec<(String, BTreeSet<String>)>,
+}
+
+/// The code of a function that is not written in C.
+#[derive(Debug)]
+struct Body {
+    name: String,
+    effects: Effects,
+    words: BTreeSet<String>,
+}
+
+/// Effects by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct ByName(BTreeMap<String, Effects>);
+
+impl ByName {
+    fn add(&mut self, name: &str, effects: Effects) {
+        if !effects.is_empty() {
+            *self.0.entry(name.to_owned()).or_default() |= effects;
+        }
+    }
+    fn of(&self, name: &str) -> Effects {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+    fn of_words(&self, words: &BTreeSet<String>) -> Effects {
+        match self.0.is_empty() {
+            true => Effects::empty(),
+            false => words.iter().fold(Effects::empty(), |all, word| all | self.of(word)),
+        }
+    }
+    fn table(self) -> FxHashMap<Box<[u8]>, Effects> {
+        self.0.into_iter().map(|(name, effects)| (name.as_bytes().into(), effects | Effects::BY_CODE)).collect()
+    }
+}
+
+/// What is left behind by calls of functions, writes to tables, and uses of views and of tables with policies.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Left {
+    calls: ByName,
+    writes: ByName,
+    uses: ByName,
+}
+
+impl Left {
+    fn of_words(&self, words: &BTreeSet<String>) -> Effects {
+        self.calls.of_words(words) | self.writes.of_words(words) | self.uses.of_words(words)
+    }
 }
 
 /// All functions of one name in one schema.
@@ -98,6 +153,70 @@ impl CatalogBuilder {
         self
     }
 
+    /// The code of a function or procedure, and its language.
+    pub fn body(&mut self, name: &str, language: &str, code: &str) -> &mut Self {
+        // In other languages SQL stands in strings, which may have other quotes.
+        let code = match language {
+            "sql" | "plpgsql" => Cow::Borrowed(code),
+            _ => Cow::Owned(code.replace('"', "'")),
+        };
+        let mut effects = code::of_body(code.as_bytes());
+        if effects.contains(Effects::UNKNOWN_SET) && !names_of_settings(code.as_bytes(), &mut self.settings) {
+            effects |= Effects::HIDDEN_SET;
+        }
+        self.bodies.push(Body { name: name.into(), effects, words: code::words(code.as_bytes()) });
+        self
+    }
+
+    /// A trigger of a table, and its function.
+    pub fn trigger(&mut self, table: &str, function: &str) -> &mut Self {
+        self.triggers.push((table.into(), function.into()));
+        self
+    }
+
+    /// A write to `table` may write to `other` as well: the parent of a partition, what a foreign key cascades to.
+    pub fn writes_through(&mut self, table: &str, other: &str) -> &mut Self {
+        self.through.push((table.into(), other.into()));
+        self
+    }
+
+    /// An expression that is evaluated when `table` is written to: a default, a check, a generated column.
+    pub fn written_expression(&mut self, table: &str, expression: &str) -> &mut Self {
+        self.written.push((table.into(), code::words(expression.as_bytes())));
+        self
+    }
+
+    /// What functions, writes to tables and uses of views leave behind, with what those leave that they call and use.
+    fn left(&self, catalog: &mut Catalog) {
+        let definitions = self.definitions.iter().filter(|definition| definition.schema.is_none());
+        let used: Vec<(&str, BTreeSet<String>)> =
+            definitions.map(|definition| (definition.name.as_str(), code::words(definition.text.as_bytes()))).collect();
+        let mut left = Left::default();
+        loop {
+            let before = left.clone();
+            for body in &self.bodies {
+                left.calls.add(&body.name, body.effects | before.of_words(&body.words));
+            }
+            for (table, function) in &self.triggers {
+                left.writes.add(table, before.calls.of(function));
+            }
+            for (table, other) in &self.through {
+                left.writes.add(table, before.writes.of(other));
+            }
+            for (table, words) in &self.written {
+                left.writes.add(table, before.calls.of_words(words));
+            }
+            for (view, words) in &used {
+                left.uses.add(view, before.calls.of_words(words) | before.uses.of_words(words));
+                left.writes.add(view, before.writes.of_words(words));
+            }
+            if left == before {
+                break;
+            }
+        }
+        catalog.leaves(left.calls.table(), left.writes.table(), left.uses.table(), self.settings.clone());
+    }
+
     fn define(&mut self, name: &str, schema: Option<&str>, text: String) -> &mut Self {
         self.definitions.push(Definition { name: name.into(), schema: schema.map(Into::into), text });
         self
@@ -106,6 +225,7 @@ impl CatalogBuilder {
     /// Works everything out. Takes about a millisecond for a database of ordinary size.
     pub fn build(self) -> Catalog {
         let mut catalog = Catalog::empty(true);
+        self.left(&mut catalog);
         for (name, overloads) in &self.functions {
             for overload in overloads {
                 catalog.mark(name, self.function_flags(name, overload));

@@ -425,6 +425,9 @@ impl<'a, 'c> Scan<'a, 'c> {
     #[inline]
     fn name(&mut self, lexeme: Lexeme<'a>) {
         if self.reason.is_some() {
+            let (bytes, quoted) = (lexeme.unquoted(), lexeme.token == Token::Quoted);
+            let name = Name { bytes, quoted };
+            self.effects |= self.catalog.left_by_write(name) | self.catalog.left_by_use(name);
             if self.creates && lexeme.token == Token::Quoted && lexeme.text == b"\"pg_temp\"" {
                 self.effects |= Effects::TEMP;
             }
@@ -432,6 +435,7 @@ impl<'a, 'c> Scan<'a, 'c> {
         }
         let quoted = lexeme.token == Token::Quoted;
         let bytes = lexeme.unquoted();
+        self.effects |= self.catalog.left_by_use(Name { bytes, quoted });
         match self.catalog.relation(Name { bytes, quoted }) {
             Relation::Plain => {}
             Relation::Volatile => self.deny(Reason::VolatileRelation(lossy(bytes))),

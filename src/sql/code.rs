@@ -3,6 +3,8 @@
 //! Owns the table of functions with session effects, the effects of each statement's head, and a look into the bodies
 //! of `DO` blocks. Errs on the side of naming an effect too many.
 
+use std::collections::BTreeSet;
+
 use super::control;
 use super::lex::{Lexer, Token};
 use super::words::{self, Word};
@@ -120,19 +122,67 @@ fn of_block(mut words: Lexer<'_>, depth: u8) -> Effects {
     }
 }
 
+/// What stands between the quotes.
+fn text_of_string(token: Token, text: &[u8]) -> Option<&[u8]> {
+    match token {
+        Token::DollarString => Some(control::dollar_body(text)),
+        Token::String | Token::BackslashString | Token::EscapeString => {
+            let open = text.iter().position(|&byte| byte == b'\'')?;
+            text.get(open + 1..text.len().saturating_sub(1))
+        }
+        _ => None,
+    }
+}
+
 fn of_string(token: Token, text: &[u8], depth: u8) -> Effects {
-    let body = match token {
-        Token::DollarString => control::dollar_body(text),
-        Token::String | Token::BackslashString | Token::EscapeString => text
-            .iter()
-            .position(|&b| b == b'\'')
-            .and_then(|open| text.get(open + 1..text.len().saturating_sub(1)))
-            .unwrap_or_default(),
-        _ => return Effects::empty(),
-    };
+    let Some(body) = text_of_string(token, text) else { return Effects::empty() };
     match depth.checked_sub(1) {
         Some(depth) => of_code(body, depth),
         None => Effects::UNKNOWN_SET | Effects::OPAQUE,
+    }
+}
+
+/// What calling a function with this body may leave behind. Dynamic SQL counts as far as its strings tell.
+pub(super) fn of_body(body: &[u8]) -> Effects {
+    const KEPT: Effects = Effects::UNKNOWN_SET
+        .union(Effects::TEMP)
+        .union(Effects::LISTEN)
+        .union(Effects::ADVISORY_LOCK)
+        .union(Effects::WITH_HOLD)
+        .union(Effects::SQL_PREPARE)
+        .union(Effects::SEED)
+        .union(Effects::MAY_END);
+    of_code(body, DEPTH) & KEPT
+}
+
+/// The words of a body, folded as the server does: what it calls and writes to is among them.
+pub(super) fn words(body: &[u8]) -> BTreeSet<String> {
+    let mut words = BTreeSet::new();
+    add_words(body, &mut words, DEPTH);
+    words
+}
+
+fn add_words(body: &[u8], words: &mut BTreeSet<String>, depth: u8) {
+    let mut lexer = Lexer::new(body);
+    loop {
+        let lexeme = lexer.token();
+        match lexeme.token {
+            Token::End | Token::Bad => return,
+            Token::Word => {
+                words.insert(String::from_utf8_lossy(lexeme.text).to_lowercase());
+            }
+            Token::Quoted => {
+                words.insert(String::from_utf8_lossy(lexeme.unquoted()).into_owned());
+            }
+            token => {
+                // A statement that may be run: `EXECUTE 'SELECT f()'`.
+                if let Some(inner) = text_of_string(token, lexeme.text)
+                    .filter(|inner| depth > 0 && inner.iter().any(u8::is_ascii_whitespace))
+                {
+                    add_words(inner, words, depth - 1);
+                }
+            }
+        }
     }
 }
 

@@ -22,7 +22,50 @@ pub(super) fn kind(first: Word, after: Lexer<'_>) -> Kind {
         Word::Show => setting_name(&mut words, true).filter(|_| words.token().is_end()).map_or(Kind::Other, Kind::Show),
         Word::Discard if words.token().is("all") && words.token().is_end() => Kind::DiscardAll,
         Word::Deallocate => deallocate(after).unwrap_or(Kind::Other),
+        Word::Listen => channel(words).map_or(Kind::Other, Kind::Listen),
+        Word::Unlisten => unlisten(words).map_or(Kind::Other, Kind::Unlisten),
         _ => Kind::Other,
+    }
+}
+
+/// Longest name of a channel, bytes (`NAMEDATALEN` - 1): PostgreSQL cuts longer ones.
+const LONGEST_CHANNEL: usize = 63;
+
+fn channel(mut words: Lexer<'_>) -> Option<String> {
+    let mut name = identifier(words.token())?;
+    let cut = (0..=LONGEST_CHANNEL.min(name.len())).rev().find(|at| name.is_char_boundary(*at))?;
+    name.truncate(cut);
+    words.token().is_end().then_some(name)
+}
+
+fn unlisten(mut words: Lexer<'_>) -> Option<Option<String>> {
+    match words.peek() {
+        all if all.token == Token::Operator && all.text == b"*" => {
+            words.token();
+            words.token().is_end().then_some(None)
+        }
+        _ => channel(words).map(Some),
+    }
+}
+
+/// What the statements of one message leave off listening to (`None`: everything), by `UNLISTEN` and `DISCARD ALL`.
+pub fn unlistened(text: &[u8]) -> Vec<Option<String>> {
+    let mut words = Lexer::new(text);
+    let mut found = Vec::new();
+    loop {
+        let first = words.token();
+        if first.is("unlisten") {
+            found.extend(unlisten(words));
+        } else if first.is("discard") && words.peek().is("all") {
+            found.push(None);
+        }
+        let mut last = first;
+        while !matches!(last.token, Token::Semicolon | Token::End | Token::Bad) {
+            last = words.token();
+        }
+        if last.token != Token::Semicolon {
+            return found;
+        }
     }
 }
 

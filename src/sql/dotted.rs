@@ -10,23 +10,39 @@ const LONGEST: usize = 63;
 /// Adds what may be a setting of somebody's own (`custom_variable_classes` of old), in lower case. False: there are too
 /// many, or a setting is made whose name the text does not hold.
 pub fn dotted_names(text: &[u8], names: &mut BTreeSet<String>) -> bool {
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
+    add_names(text, names, MOST) && !has_computed_name(text)
+}
+
+/// False: there are more than so many.
+fn add_names(text: &[u8], names: &mut BTreeSet<String>, most: usize) -> bool {
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
     let is_first = |part: &[u8]| part.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
-    for dot in memchr::memchr_iter(b'.', text) {
-        let (before, after) = (text.get(..dot).unwrap_or_default(), text.get(dot + 1..).unwrap_or_default());
-        let class = before.rsplit(|byte| !is_part(byte)).next().unwrap_or_default();
-        let name = after.split(|byte| !is_part(byte)).next().unwrap_or_default();
-        let fits = |part: &[u8]| is_first(part) && part.len() <= LONGEST;
-        if !fits(class) || !fits(name) || class.eq_ignore_ascii_case(b"pg_catalog") {
+    let fits = |part: &[u8]| is_first(part) && part.len() <= LONGEST;
+    for name in text.split(|byte| !is_of_name(byte)) {
+        let mut parts = name.split(|byte| *byte == b'.');
+        let class = parts.next().unwrap_or_default();
+        // A name may have more than two parts.
+        if name.len() == class.len() || !fits(class) || class.eq_ignore_ascii_case(b"pg_catalog") || !parts.all(fits) {
             continue;
         }
-        if names.len() >= MOST {
+        if names.len() >= most {
             return false;
         }
-        let lower = |part: &[u8]| String::from_utf8_lossy(part).to_ascii_lowercase();
-        names.insert(format!("{}.{}", lower(class), lower(name)));
+        names.insert(String::from_utf8_lossy(name).to_ascii_lowercase());
     }
-    !has_computed_name(text)
+    true
+}
+
+/// The same for code that is run whenever something is called: only names that stand where a setting's name does.
+pub(super) fn names_of_settings(body: &[u8], names: &mut BTreeSet<String>) -> bool {
+    let mut all = BTreeSet::new();
+    let is_whole = add_names(body, &mut all, usize::MAX) && !has_computed_name(body);
+    let lower = body.to_ascii_lowercase();
+    let stands_behind =
+        |before: &str, name: &str| memchr::memmem::find(&lower, format!("{before}{name}").as_bytes()).is_some();
+    all.retain(|name| ["'", "\"", "set ", "session ", "local "].iter().any(|before| stands_behind(before, name)));
+    names.extend(all);
+    is_whole && names.len() <= MOST
 }
 
 /// True if `set_config` is called with anything but a literal for a name.
@@ -43,7 +59,14 @@ fn has_computed_name(text: &[u8]) -> bool {
         let mut name = bytes
             .skip_while(|byte| **byte == b'\'')
             .skip_while(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
-        !(name.next() == Some(&b'\'') && name.find(|byte| **byte != b'\'') == Some(&b','))
+        let is_literal = name.next() == Some(&b'\'');
+        // A literal may be cast, as the server itself writes it.
+        let mut behind = name.skip_while(|byte| **byte == b'\'').peekable();
+        if behind.next_if(|byte| **byte == b':').is_some() {
+            return !(is_literal
+                && behind.find(|byte| !matches!(byte, b':' | b'a'..=b'z' | b'_' | b'.')) == Some(&b','));
+        }
+        !(is_literal && behind.next() == Some(&b','))
     })
 }
 

@@ -24,7 +24,7 @@ pub use cache::VerdictCache;
 pub use catalog::Catalog;
 pub use catalog_builder::CatalogBuilder;
 pub use classify::classify;
-pub use control::is_plain_commit;
+pub use control::{is_plain_commit, unlistened};
 pub use dotted::dotted_names;
 pub use inert::is_inert;
 
@@ -99,6 +99,10 @@ pub enum Kind {
     DiscardAll,
     /// `DEALLOCATE [PREPARE] name` or `ALL` (`None`).
     Deallocate(Option<String>),
+    /// `LISTEN channel`.
+    Listen(String),
+    /// `UNLISTEN channel` or `*` (`None`).
+    Unlisten(Option<String>),
     /// Any other single statement.
     Other,
 }
@@ -106,8 +110,9 @@ pub enum Kind {
 impl Kind {
     /// False for what only begins or ends a transaction, or is a setting.
     fn may_change_data(&self) -> bool {
-        use Kind::{Begin, Commit, Reset, Rollback, Set, SetLocal, SetTransaction};
-        !matches!(self, Begin { .. } | Commit | Rollback | Set(_) | SetLocal(_) | SetTransaction | Reset(_))
+        use Kind::{Begin, Commit, Listen, Reset, Rollback, Set, SetLocal, SetTransaction, Unlisten};
+        let is_of_session = matches!(self, Set(_) | SetLocal(_) | SetTransaction | Reset(_) | Listen(_) | Unlisten(_));
+        !is_of_session && !matches!(self, Begin { .. } | Commit | Rollback)
     }
 }
 
@@ -155,6 +160,10 @@ bitflags! {
         /// Every statement only tidies up the session (`RESET`, `CLOSE`, `UNLISTEN`, `DISCARD`, `DEALLOCATE`,
         /// `pg_advisory_unlock_all`), as drivers' pools do between two users of a connection: no data changes.
         const TIDIES = 8192;
+        /// A session setting whose name not even the code tells that makes it.
+        const HIDDEN_SET = 16384;
+        /// Some of this is what the code of a function or trigger does.
+        const BY_CODE = 32768;
     }
 }
 
@@ -203,8 +212,25 @@ impl Verdict {
         self.access == Access::Write && self.kind.may_change_data() && !self.effects.contains(Effects::TIDIES)
     }
 
+    /// True if a table, type or function may be another one after it, as far as the statement itself tells. `text` is
+    /// its text, where the verdict is of several statements.
+    pub fn may_change_schema(&self, text: Option<&[u8]>) -> bool {
+        match self.reason {
+            Reason::Keyword(word) => matches!(word, "CREATE" | "ALTER" | "DROP" | "DO" | "IMPORT"),
+            Reason::SelectInto | Reason::Unrecognised | Reason::Unterminated | Reason::TooLong => true,
+            Reason::SeveralStatements => text.is_some_and(names_schema_change),
+            _ => false,
+        }
+    }
+
     /// True if the statement means nothing for the session.
     pub fn is_plain(&self) -> bool {
         self.effects.is_empty() && matches!(self.kind, Kind::Other)
     }
+}
+
+/// True if one of several statements may be one that changes the schema: a word of that kind stands somewhere.
+fn names_schema_change(text: &[u8]) -> bool {
+    let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    [&b"create"[..], b"alter", b"drop", b"into"].into_iter().any(has)
 }

@@ -52,6 +52,59 @@ JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 WHERE p.oid >= 16384 AND l.lanname = 'sql' AND p.provolatile <> 'v' AND p.prokind IN ('f', 'w')
   AND n.nspname !~ '^pg_(toast_)?temp_'";
 
+/// The code of functions and procedures that are not written in C.
+const BODIES: &str = "
+SELECT p.proname::pg_catalog.text, l.lanname::pg_catalog.text, {body}
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.oid >= 16384 AND l.lanname NOT IN ('internal', 'c') AND n.nspname !~ '^pg_(toast_)?temp_'";
+
+/// Where writes to a table arrive, too: in a partition or child, and where a foreign key takes them.
+const THROUGH: &str = "
+WITH RECURSIVE below AS (
+    SELECT inhparent AS top, inhrelid AS part FROM pg_catalog.pg_inherits
+  UNION
+    SELECT b.top, i.inhrelid FROM below b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.part
+)
+SELECT t.relname::pg_catalog.text, p.relname::pg_catalog.text
+FROM below b JOIN pg_catalog.pg_class t ON t.oid = b.top JOIN pg_catalog.pg_class p ON p.oid = b.part
+WHERE p.relhastriggers AND p.relkind <> 'i'
+UNION
+SELECT t.relname::pg_catalog.text, o.relname::pg_catalog.text
+FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class t ON t.oid = k.confrelid
+JOIN pg_catalog.pg_class o ON o.oid = k.conrelid
+WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
+
+/// Defaults, generated columns and checks that call functions of somebody's own, as far as that is recorded.
+const WRITTEN: &str = "
+SELECT c.relname::pg_catalog.text, pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+FROM pg_catalog.pg_attrdef d
+JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
+JOIN pg_catalog.pg_depend u ON u.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND u.objid = d.oid
+    AND u.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+UNION
+SELECT c.relname::pg_catalog.text, pg_catalog.pg_get_expr(k.conbin, k.conrelid)
+FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_depend u ON u.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND u.objid = k.oid
+    AND u.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+WHERE k.contype = 'c'
+UNION
+SELECT c.relname::pg_catalog.text, pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+    pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+FROM pg_catalog.pg_policy p
+JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+WHERE c.relrowsecurity";
+
+const TRIGGERS: &str = "
+SELECT DISTINCT c.relname::pg_catalog.text, p.proname::pg_catalog.text
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND c.relpersistence <> 't'";
+
 const OPERATORS: &str = "
 SELECT o.oprname::pg_catalog.text, pg_catalog.bool_or(p.provolatile = 'v')
 FROM pg_catalog.pg_operator o
@@ -119,6 +172,20 @@ FROM (
   UNION ALL
     SELECT i.inhparent, i.xmin, 9 FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
     WHERE c.relpersistence = 'u' OR c.relkind = 'f'
+  UNION ALL
+    SELECT t.oid, t.xmin, 10 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal AND c.relpersistence <> 't'
+  UNION ALL
+    SELECT c.oid, c.xmin, 11 FROM pg_catalog.pg_class c
+    WHERE c.oid >= 16384 AND c.relhastriggers AND c.relpersistence <> 't'
+  UNION ALL
+    SELECT k.oid, k.xmin, 12 FROM pg_catalog.pg_constraint k
+    WHERE k.oid >= 16384 AND (k.contype = 'c' AND k.conrelid <> 0 OR k.contype = 'f'
+        AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')))
+  UNION ALL
+    SELECT d.oid, d.xmin, 13 FROM pg_catalog.pg_attrdef d WHERE EXISTS (SELECT FROM pg_catalog.pg_depend u
+        WHERE u.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND u.objid = d.oid
+        AND u.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
 ) r";
 
 /// Reads the catalogs of the database that `client` is connected to.
@@ -170,6 +237,22 @@ async fn load_functions(client: &Client, builder: &mut CatalogBuilder) -> Result
     for row in client.query(&SQL_FUNCTIONS.replace("{body}", body), &[]).await? {
         if let Some(body) = row.try_get::<_, Option<&str>>(2)? {
             builder.sql_function(row.try_get(0)?, row.try_get(1)?, body);
+        }
+    }
+    for row in client.query(&BODIES.replace("{body}", body), &[]).await? {
+        if let Some(body) = row.try_get::<_, Option<&str>>(2)? {
+            builder.body(row.try_get(0)?, row.try_get(1)?, body);
+        }
+    }
+    for row in client.query(TRIGGERS, &[]).await? {
+        builder.trigger(row.try_get(0)?, row.try_get(1)?);
+    }
+    for row in client.query(THROUGH, &[]).await? {
+        builder.writes_through(row.try_get(0)?, row.try_get(1)?);
+    }
+    for row in client.query(WRITTEN, &[]).await? {
+        if let Some(expression) = row.try_get::<_, Option<&str>>(1)? {
+            builder.written_expression(row.try_get(0)?, expression);
         }
     }
     Ok(())

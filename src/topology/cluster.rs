@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use crate::config::model::{Cluster, Durability, FailoverMode, Node, Postgres};
+use crate::config::model::{Cluster, Node, Postgres};
 
+use super::acknowledged::{Acknowledged, Cost};
+use super::clock::after;
 use super::events::EventLog;
 use super::failover::detector::{self, Detector};
 use super::failover::record::{At, Awaited};
@@ -30,6 +32,8 @@ pub(super) struct Limiting {
     recent: Duration,
     /// A failover will depend on how far the primary is known to have come.
     is_bounded: bool,
+    /// As much as may be missing in what is known of it, before it is asked for again.
+    most_unseen: u64,
 }
 
 /// Between two looks at the position of a primary whose failover depends on it.
@@ -37,12 +41,13 @@ const POSITION: Duration = Duration::from_millis(100);
 
 impl Limiting {
     pub(super) fn of(config: &Postgres) -> Self {
+        let is_bounded = config.failover.is_bounded();
         Self {
             limits: Limits::of(&config.routing),
             others: Limits::others(config),
             recent: config.failover.check_interval * 3 + config.failover.check_timeout,
-            is_bounded: config.failover.mode == FailoverMode::Promote
-                && config.failover.durability == Durability::Bounded,
+            is_bounded,
+            most_unseen: if is_bounded { config.failover.max_lost_bytes / 8 } else { u64::MAX },
         }
     }
 }
@@ -76,6 +81,8 @@ pub(super) struct WatchedNode {
     pub(super) turn: Turn,
     pub(super) suspicion: Arc<Suspicion>,
     fresh: Arc<Freshness>,
+    pub(super) acknowledged: Arc<Acknowledged>,
+    cost: Cost,
     health: HealthCounters,
     answer: Option<Answer>,
     lag: Lag,
@@ -106,13 +113,14 @@ pub(super) fn target(conf: &Cluster, node: &Node, timeout: Duration) -> Target {
         user: conf.monitor_user.clone(),
         password: conf.monitor_password.clone(),
         database: conf.monitor_database.clone(),
+        tls: conf.tls.clone(),
         timeout,
         kept: Kept::default(),
     }
 }
 
 impl WatchedNode {
-    pub(super) fn new(id: u64, conf: &Node, target: Target) -> Self {
+    pub(super) fn new(id: u64, conf: &Node, target: Target, wake: Arc<Notify>) -> Self {
         Self {
             id,
             weight: conf.weight,
@@ -121,6 +129,8 @@ impl WatchedNode {
             turn: Turn::default(),
             suspicion: Arc::default(),
             fresh: Arc::default(),
+            acknowledged: Arc::new(Acknowledged::new(wake)),
+            cost: Cost::default(),
             health: HealthCounters::default(),
             answer: None,
             lag: Lag::default(),
@@ -149,6 +159,21 @@ impl WatchedNode {
 
     pub(super) fn is_at(&self, at: &At) -> bool {
         (&self.conf.host, self.conf.port) == (&at.host, at.port)
+    }
+
+    /// Whether a probe is to start now.
+    pub(super) fn starts(&mut self, now_ns: u64) -> bool {
+        let starts = self.turn.start(now_ns);
+        if starts {
+            self.cost.ask(&self.acknowledged);
+        }
+        starts
+    }
+
+    /// It has answered once, is down, and has said nothing for so long.
+    pub(super) fn is_down_for(&self, now_ns: u64, time: Duration) -> bool {
+        let was_heard = self.answer.as_ref().is_some_and(|answer| after(answer.asked_ns, time) <= now_ns);
+        was_heard && self.standing.state == State::Down
     }
 
     fn replayed(&self) -> Option<Replayed> {
@@ -229,7 +254,12 @@ impl Watched {
                 watched.answer = Some(answer);
                 Input::Answered { facts, proven: credited && self.has_replayed_this_epoch(node) }
             }
-            Err(failure) => Input::Failed(failure),
+            Err(failure) => {
+                if matches!(failure, Failure::Unheard(_)) {
+                    watched.cost.refused(&watched.acknowledged, report.started_ns);
+                }
+                Input::Failed(failure)
+            }
         };
         let actions = self.plan.step(now_ns, node, input);
         self.carry_out(now_ns, actions);
@@ -237,6 +267,7 @@ impl Watched {
             let is_fenced = self.plan.standings().get(node).is_none_or(|now| now.state == State::Fenced);
             if !is_fenced {
                 self.sample(node);
+                self.learn(node);
             }
             self.nodes.iter_mut().for_each(|other| other.turn.primary_answered(now_ns));
         } else if answered && credited {
@@ -260,6 +291,16 @@ impl Watched {
         };
         if let (Some(insert), Some(flush)) = (answer.insert, answer.flush) {
             self.positions.push(&Written { asked_ns: answer.asked_ns, timeline: answer.timeline, insert, flush });
+        }
+    }
+
+    /// How far the primary has come.
+    fn learn(&mut self, node: usize) {
+        let Some(watched) = self.nodes.get_mut(node) else { return };
+        let known = watched.answer.as_ref().and_then(|answer| Some((answer.flush?, answer.asked_ns)));
+        if let Some((flush, asked_ns)) = known {
+            watched.acknowledged.set_most(self.limiting.most_unseen);
+            watched.cost.learn(&watched.acknowledged, flush, asked_ns);
         }
     }
 
@@ -346,8 +387,8 @@ impl Watched {
 
     /// A replica that answers.
     pub(super) fn is_replica_up(&self, node: usize) -> bool {
-        let standings = self.plan.standings();
-        standings.get(node).is_some_and(|standing| standing.role == Role::Replica && standing.state != State::Down)
+        let standing = self.plan.standing(node);
+        standing.role == Role::Replica && standing.state != State::Down
     }
 
     /// As which a primary knows this node; `None` if it was never asked.
@@ -421,6 +462,7 @@ impl WatchedNode {
                 .collect(),
             reason,
             fresh: Arc::clone(&self.fresh),
+            acknowledged: Arc::clone(&self.acknowledged),
             suspicion: Arc::clone(&self.suspicion),
             health: self.health.clone(),
         }

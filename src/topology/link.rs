@@ -1,16 +1,22 @@
 //! Forebay's own connections to nodes: of the monitor, of the console's checks, for the catalogs. Never a client's.
 
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::row::RowIndex;
+use tokio_postgres::tls::TlsStream;
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification, Row, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::lsn::Lsn;
-use crate::config::model::Secret;
+use crate::config::model::{Secret, ServerTls};
 
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +28,7 @@ pub struct Login<'a> {
     /// Empty for none.
     pub password: &'a Secret,
     pub database: &'a str,
+    pub tls: &'a ServerTls,
 }
 
 /// An open connection; it closes when this is dropped, even while an answer is awaited.
@@ -38,25 +45,92 @@ impl Link {
     /// # Errors
     /// See [`words`]. Cancel safe.
     pub async fn open(login: Login<'_>, timeout: Duration) -> Result<Self, tokio_postgres::Error> {
+        let config = login.config(timeout);
+        let (client, driver) = match login.tls.config() {
+            Some(tls) => {
+                let (client, connection) = config.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
+                (client, tokio::spawn(drive(connection)))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, tokio::spawn(drive(connection)))
+            }
+        };
+        Ok(Self { client, driver: driver.abort_handle() })
+    }
+
+    /// As [`Link::open`], for one that listens: `heard` is told of each notification before any answer that the server
+    /// gave after it. The receiver resolves when the connection has ended.
+    ///
+    /// # Errors
+    /// See [`words`]. Cancel safe.
+    pub async fn open_listening(
+        login: Login<'_>,
+        timeout: Duration,
+        heard: impl FnMut(Notification) + Send + 'static,
+    ) -> Result<(Self, oneshot::Receiver<()>), tokio_postgres::Error> {
+        let mut config = login.config(timeout);
+        // Nothing else tells that the other side is gone while nobody notifies.
+        config.keepalives_idle(timeout).keepalives_interval(timeout).keepalives_retries(3);
+        let (ends, ended) = oneshot::channel();
+        let (client, driver) = match login.tls.config() {
+            Some(tls) => {
+                let (client, connection) = config.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
+                (client, tokio::spawn(drive_and_hear(connection, heard, ends)))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, tokio::spawn(drive_and_hear(connection, heard, ends)))
+            }
+        };
+        Ok((Self { client, driver: driver.abort_handle() }, ended))
+    }
+}
+
+async fn drive<T>(connection: Connection<Socket, T>)
+where
+    T: TlsStream + Unpin,
+{
+    // Whoever waits for an answer is told as well.
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection of Forebay's own ended");
+    }
+}
+
+async fn drive_and_hear<T>(
+    mut connection: Connection<Socket, T>,
+    mut heard: impl FnMut(Notification),
+    ends: oneshot::Sender<()>,
+) where
+    T: TlsStream + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notification(notification) = message {
+            heard(notification);
+        }
+    }
+    drop(ends);
+}
+
+impl Login<'_> {
+    fn config(&self, timeout: Duration) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
-            .host(login.host)
-            .port(login.port)
-            .user(login.user)
-            .dbname(login.database)
+            .host(self.host)
+            .port(self.port)
+            .user(self.user)
+            .dbname(self.database)
             .application_name("forebay")
-            .connect_timeout(timeout);
-        if !login.password.0.is_empty() {
-            config.password(&login.password.0);
+            .connect_timeout(timeout)
+            .ssl_mode(match (self.tls.config(), self.tls.is_required()) {
+                (None, _) => SslMode::Disable,
+                (Some(_), false) => SslMode::Prefer,
+                (Some(_), true) => SslMode::Require,
+            });
+        if !self.password.0.is_empty() {
+            config.password(&self.password.0);
         }
-        let (client, connection) = config.connect(NoTls).await?;
-        let driver = tokio::spawn(async move {
-            // Whoever waits for an answer is told as well.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection of Forebay's own ended");
-            }
-        });
-        Ok(Self { client, driver: driver.abort_handle() })
+        config
     }
 }
 

@@ -9,6 +9,7 @@
 //! - An epoch belongs to one accepted (primary, timeline); it only grows while the process lives.
 
 pub use crate::worker::clock;
+pub mod acknowledged;
 pub mod catalog;
 mod cluster;
 pub mod events;

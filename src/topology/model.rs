@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::acknowledged::Acknowledged;
 use super::failover::doubt::{Doubt, Outcome};
 use super::lag::Limits;
 use super::lsn::Lsn;
@@ -127,6 +128,8 @@ pub struct NodeView {
     pub fit_elsewhere: Vec<(Limits, bool)>,
     /// How far this node is known to have come, without a new snapshot.
     pub fresh: Arc<Freshness>,
+    /// What its clients were acknowledged.
+    pub acknowledged: Arc<Acknowledged>,
     /// Doubts that the data path has raised since the last probe.
     pub suspicion: Arc<Suspicion>,
     /// Counts and times of the probes.
@@ -263,6 +266,13 @@ impl Freshness {
     /// T itself; 0 when nothing is known.
     pub fn caught_up_ns(&self) -> u64 {
         self.caught_up_ns.load(Ordering::Acquire)
+    }
+
+    /// Whether this node shows every commit that was acknowledged at `wrote_ns` (0: none is asked for), and has replayed up
+    /// to `read_after`.
+    pub fn shows(&self, wrote_ns: u64, read_after: Option<Lsn>) -> bool {
+        let has_seen = wrote_ns == 0 || self.has_seen(wrote_ns);
+        has_seen && read_after.is_none_or(|position| self.has_replayed(position))
     }
 
     /// Whether this node has replayed up to here; false while its position is not known.

@@ -157,7 +157,7 @@ impl Monitor {
             }
             next = next.min(cluster.schedule.next_round());
             for node in &mut cluster.nodes {
-                if node.turn.start(now_ns)
+                if node.starts(now_ns)
                     && let Some(prober) = self.probers.get(&node.id)
                 {
                     prober.ask.notify_one();
@@ -180,8 +180,14 @@ impl Monitor {
 
     fn hurry(&mut self) {
         let now_ns = now_ns();
-        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.wanted_fresh.is_raised()) {
-            cluster.schedule.hurry(now_ns);
+        for cluster in &mut self.clusters {
+            if cluster.wanted_fresh.is_raised() {
+                cluster.schedule.hurry(now_ns);
+            }
+            let is_silent = cluster.detector.is_in_doubt();
+            for node in cluster.nodes.iter_mut().filter(|node| node.acknowledged.is_wanted() && !is_silent) {
+                node.turn.want_for_position(now_ns);
+            }
         }
     }
 
@@ -355,7 +361,7 @@ impl Monitor {
                         let epoch = watched.plan.epoch();
                         self.events.record(&watched.name, epoch, "node_added", &node.name, "by a reload");
                     }
-                    WatchedNode::new(id, node, target)
+                    WatchedNode::new(id, node, target, Arc::clone(&self.wake))
                 }
             };
             watched.nodes.push(seated);

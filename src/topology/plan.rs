@@ -293,7 +293,8 @@ impl Plan {
         (0..self.members.len()).map(|node| self.standing(node)).collect()
     }
 
-    fn standing(&self, node: usize) -> Standing {
+    /// One node as seen from outside; down and unknown if there is none.
+    pub fn standing(&self, node: usize) -> Standing {
         let Some(member) = self.members.get(node) else {
             return Standing { role: Role::Unknown, state: State::Down, reason: String::new() };
         };

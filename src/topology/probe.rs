@@ -17,6 +17,7 @@ use super::lag::last_record_end;
 use super::link::{self, Kept, Link, Login};
 use super::lsn::Lsn;
 use super::plan::Failure;
+use crate::config::model::ServerTls;
 
 /// Where and as whom to ask.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,8 @@ pub(super) struct Target {
     pub(super) user: String,
     pub(super) password: crate::config::model::Secret,
     pub(super) database: String,
+    /// Of its cluster.
+    pub(super) tls: ServerTls,
     /// For the connection and for each query.
     pub(super) timeout: Duration,
     /// The session of the probes.
@@ -40,6 +43,7 @@ impl Target {
             user: &self.user,
             password: &self.password,
             database: &self.database,
+            tls: &self.tls,
         }
     }
 }
@@ -83,8 +87,12 @@ struct Session {
     query: Statement,
     /// The same without what is in the control file, which costs the server more than all the rest.
     light: Statement,
+    /// Nothing but how far a primary has come, a third of that again.
+    position: Statement,
     /// When `query` was asked last, ns.
     asked_whole_ns: u64,
+    /// The last answer to one of the other two, of a primary.
+    last: Option<Answer>,
     system_identifier: Option<u64>,
     /// As which it is known where it is a standby; empty for the default.
     own_name: String,
@@ -99,6 +107,14 @@ struct Session {
 
 /// Between two looks into a node's control file, as long as probes come faster than that.
 const WHOLE_EVERY: Duration = Duration::from_millis(200);
+
+/// The same for everything but a primary's position.
+const MORE_EVERY: Duration = Duration::from_millis(50);
+
+/// See [`Session::position`].
+const POSITION: &str = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, \
+     CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END AS insert, \
+     CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END AS flush";
 
 enum Trouble {
     /// The deadline passed; `held_up` when this process is to blame.
@@ -185,14 +201,17 @@ impl Session {
         target.kept.set(&link);
         let rights = link.client.query_one(RIGHTS, &[]).await?;
         let query = query_for(rights.try_get(2)?, rights.try_get(3)?, rights.try_get(4)?, rights.try_get(6)?);
-        let (query, light) =
-            (link.client.prepare(&query).await?, link.client.prepare(&query_for(false, false, false, false)).await?);
+        let light = query_for(false, false, false, false);
+        let (query, light) = (link.client.prepare(&query).await?, link.client.prepare(&light).await?);
+        let position = link.client.prepare(POSITION).await?;
         let newest_timeline = timeline_of_log(&link).await;
         Ok(Self {
             link,
             query,
             light,
+            position,
             asked_whole_ns: 0,
+            last: None,
             system_identifier: None,
             own_name: String::new(),
             server_version: rights.try_get(0)?,
@@ -204,6 +223,19 @@ impl Session {
 
     async fn ask(&mut self) -> Result<Answer, tokio_postgres::Error> {
         let asked_ns = now_ns();
+        if let Some(last) = self.last.as_ref().filter(|last| asked_ns < after(last.asked_ns, MORE_EVERY)) {
+            let row = self.link.client.query_one(&self.position, &[]).await?;
+            if !row.try_get::<_, bool>("in_recovery")? {
+                let insert = link::position(&row, "insert")?.map(|lsn| last_record_end(lsn, self.wal_block_size));
+                return Ok(Answer { asked_ns, insert, flush: link::position(&row, "flush")?, ..last.clone() });
+            }
+        }
+        let answer = self.ask_more(asked_ns).await?;
+        self.last = Some(answer.clone()).filter(|answer| !answer.in_recovery);
+        Ok(answer)
+    }
+
+    async fn ask_more(&mut self, asked_ns: u64) -> Result<Answer, tokio_postgres::Error> {
         let is_light = self.asked_whole_ns > 0 && asked_ns < after(self.asked_whole_ns, WHOLE_EVERY);
         let query = if is_light { &self.light } else { &self.query };
         let row = self.link.client.query_one(query, &[]).await?;

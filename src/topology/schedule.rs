@@ -15,6 +15,8 @@ const FAST_FOR: Duration = Duration::from_millis(250);
 const AFTER_PRIMARY: Duration = Duration::from_millis(20);
 /// The least time between two probes of one node that doubts may cause.
 const DOUBT_GAP: Duration = Duration::from_millis(20);
+/// The same for what is written.
+const POSITION_GAP: Duration = Duration::from_millis(2);
 
 /// The timetable of one cluster.
 #[derive(Debug)]
@@ -99,6 +101,11 @@ impl Turn {
     /// A probe because of a doubt: at once, unless one has only just begun.
     pub(super) fn want_for_doubt(&mut self, now_ns: u64) {
         self.want(after(self.started_ns, DOUBT_GAP).max(now_ns));
+    }
+
+    /// A probe because much has been written since the last one.
+    pub(super) fn want_for_position(&mut self, now_ns: u64) {
+        self.want(after(self.started_ns, POSITION_GAP).max(now_ns));
     }
 
     /// The primary has answered: who was waiting for that is due.

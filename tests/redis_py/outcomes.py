@@ -28,7 +28,7 @@ class Outcomes:
 def why(report):
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return text.strip().splitlines()[0][:200] if text.strip() else ""
+    return text.strip().splitlines()[0][:400] if text.strip() else ""
 
 
 def pytest_configure(config):

@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import Relay, redis_talk, redis_wire, rundir, wait_until, wire  # noqa: E402 needs the path above
+from harness.certificates import Authority  # noqa: E402
 from harness.forebay import Forebay, configuration, merged  # noqa: E402
 from harness.postgres import Cluster, bin_dir  # noqa: E402
 from harness.process import run_as  # noqa: E402
@@ -74,6 +75,24 @@ def new_cluster():
 def cluster(new_cluster):
     """One primary and two replicas of this test's own."""
     return new_cluster()
+
+
+@pytest.fixture
+def single(start_forebay):
+    """Forebay with one connection, to the primary: the next client gets what the one before left."""
+    return start_forebay(pool={"size": 1}, routing={"split": False})
+
+
+@pytest.fixture
+def double(start_forebay):
+    """The same with two: who keeps one leaves one for others."""
+    return start_forebay(pool={"size": 2}, routing={"split": False})
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """An authority that signs certificates, see `harness.certificates`."""
+    return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

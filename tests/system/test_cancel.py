@@ -116,6 +116,15 @@ def test_a_cancel_never_hits_the_same_clients_next_transaction_on_another_connec
     assert wire.rows(second.read_until()) == [["", "second"]]
 
 
+def test_a_cancel_whose_connection_is_closed_never_hits_the_clients_next_query(target):
+    client = target.wire()
+    for number in range(150):
+        client.send(wire.query("select pg_sleep(0.001)"))
+        client.cancel()
+        client.read_until()
+        assert wire.errors(client.ask(wire.query("select pg_sleep(0.002)"))) == [], f"round {number}"
+
+
 def test_every_client_has_a_key_of_its_own(forebay):
     keys = {forebay.wire().key for _ in range(50)}
     assert len(keys) == 50

@@ -1,6 +1,8 @@
 """`failover.commit_resolution`: who sent COMMIT and lost the primary is told what became of it."""
 
 import json
+import os
+import signal
 import time
 
 import psycopg
@@ -399,3 +401,69 @@ def test_a_switchover_leaves_nothing_in_doubt(started):
     assert load.codes == set()
     load.agree_with(new)
     assert "in_doubt" not in record(forebay)
+
+
+def stop(node, query):
+    """Stops the server processes that a query finds."""
+    for row in node.sql(query):
+        os.kill(row["pid"], signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("has_it", [True, False], ids=["has", "lacks"])
+@pytest.mark.parametrize("resolution", ["on", "off"])
+def test_an_answer_that_waited_for_the_primarys_position_is_resolved(started, resolution, has_it):
+    cluster, start = started
+    forebay = start(commit_resolution=resolution, check_timeout="10s")
+    client = forebay.wire()
+    client.run("begin")
+    client.run("set local work_mem = '5MB'")
+    client.run("insert into w values (1)")
+    client.run("select pg_sleep(0.05)")
+    old = cluster.nodes[0]
+    if not has_it:
+        stop(old, "select pid from pg_stat_replication")
+    stop(old, "select pid from pg_stat_activity where usename = 'steward'")
+    client.send(wire.query("commit"))
+    wait_until(lambda: old.value("select count(*) from w") == 1, 10, "the commit")
+    if has_it:
+        cluster.caught_up()
+    assert not client.has_answer(), "it may stand for much, and nobody knows how far the primary has come"
+    old.kill()
+    answer = client.read_until("Z" if resolution == "on" else "E")
+    told = wire.errors(answer) or wire.tags(answer)
+    assert told == {"off": ["08007"], "on": ["COMMIT"] if has_it else ["40001"]}[resolution]
+    new = primary(forebay, cluster, "pg1")
+    assert new.value("select count(*) from w") == has_it
+    if resolution == "on":
+        goes_on(client)
+
+
+def test_a_client_whose_answer_waits_is_not_idle(started, start_forebay):
+    cluster, _ = started
+    forebay = start_forebay(servers=cluster, pool={"client_idle_timeout": "1s"}, failover={
+        "mode": "promote", "hold": "40s", "check_timeout": "10s"})
+    client = forebay.wire()
+    pids = [row["pid"] for row in cluster.nodes[0].sql("select pid from pg_stat_activity where usename = 'steward'")]
+    client.send(wire.query("insert into w select 1 from pg_sleep(0.2)"))
+    stop(cluster.nodes[0], "select pid from pg_stat_activity where usename = 'steward'")
+    wait_until(lambda: cluster.nodes[0].value("select count(*) from w") == 1, 10, "the commit")
+    wait_until(lambda: client.nothing_comes(2), 5, "more than the time-out to pass")
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert wire.tags(client.read_until("Z")) == ["INSERT 0 1"]
+
+
+def test_a_client_that_is_closed_while_its_answer_waits_is_not_told_that_it_is_committed(started):
+    cluster, start = started
+    forebay = start(commit_resolution="off", check_timeout="10s")
+    client = forebay.wire()
+    client.run("begin")
+    client.run("insert into w select 1 from pg_sleep(0.05)")
+    stop(cluster.nodes[0], "select pid from pg_stat_activity where usename = 'steward'")
+    client.send(wire.query("commit"))
+    wait_until(lambda: cluster.nodes[0].value("select count(*) from w") == 1, 10, "the commit")
+    assert not client.has_answer()
+    [row] = [row for row in forebay.admin("SHOW CLIENTS") if row["database"] == "bench"]
+    forebay.admin(f"KILL_CLIENT {row['id']}")
+    answer = client.wait_closed()
+    assert (wire.errors(answer), wire.tags(answer)) == (["08007"], [])

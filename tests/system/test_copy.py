@@ -188,3 +188,18 @@ def test_a_server_is_free_as_soon_as_its_answer_is_complete(start_forebay):
     wait_until(lambda: forebay.pool()["sv_active"] == 0, 5, "the server connection to be free though nobody has read")
     for client in lazy:
         assert len(wire.rows(client.read_until())[0][0]) == 20000
+
+
+@pytest.mark.parametrize("how", ["simple", "extended", "failed"])
+def test_a_copy_gives_its_connection_back(start_forebay, table, how):
+    forebay = start_forebay(pool={"size": 1, "queue_timeout": "5s"}, routing={"split": False})
+    client = forebay.wire()
+    start = [wire.query(f"copy {table} (v) from stdin")]
+    if how == "extended":
+        start = [wire.parse(f"copy {table} (v) from stdin"), wire.bind(), wire.execute(), wire.sync()]
+    client.send(*start)
+    client.read_until("G")
+    end = [wire.copy_fail("no")] if how == "failed" else [wire.copy_data(b"a\n"), wire.copy_done()]
+    found = client.ask(*end, *([wire.sync()] if how == "extended" else []))
+    assert (wire.tags(found), wire.status(found)) == ([] if how == "failed" else ["COPY 1"], "I")
+    assert forebay.wire().run("select 'another client'") == [["another client"]]

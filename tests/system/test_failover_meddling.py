@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from harness import Relay, wait_until
-from harness.scene import events, recorded, step_of
+from harness.scene import events, recorded, wait_step
 from test_failover_promote import new_primary, writes
 
 
@@ -38,11 +38,6 @@ def slow(new_cluster, start_forebay):
     yield started
     for relay in relays:
         relay.destroy()
-
-
-def wait_step(forebay, *steps):
-    """Waits until Forebay is at one of these steps."""
-    wait_until(lambda: step_of(recorded(forebay))[0] in steps, 30, f"a step of {steps}", 0.001)
 
 
 def ends(forebay):

@@ -1,7 +1,10 @@
 """Forebay changes the primary itself: because it is lost, or because an admin wants it."""
 
+import contextlib
 import re
+import secrets
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -10,7 +13,7 @@ import pytest
 from harness import wait_until
 from harness.postgres import BadDisk
 from harness.relay import Relay
-from harness.scene import events, recorded, step_of
+from harness.scene import events, recorded, step_of, wait_step
 from test_failover_follow import Load
 
 
@@ -182,6 +185,155 @@ def test_a_bound_that_would_be_broken_is_kept(quiet):
     assert lost > 1_000_000, done
 
 
+def rows_of_the_server(connection):
+    connection.execute("insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n")
+
+
+def rows_of_the_client(connection):
+    for n in range(1, 11):
+        connection.execute("insert into w (id, v) values (%s, %s)", [n, secrets.token_hex(50_000)])
+
+
+def copied(connection):
+    with connection.cursor().copy("copy w (id, v) from stdin") as copy:
+        for n in range(1, 1001):
+            copy.write_row([n, "x" * 1000])
+
+
+def one_by_one(connection):
+    for n in range(1, 1001):
+        connection.execute("insert into w (id, v) values (%s, repeat('x', 1000))", [n])
+
+
+def pipelined(connection):
+    with connection.pipeline():
+        one_by_one(connection)
+
+
+def within_a_transaction(connection):
+    with connection.transaction():
+        rows_of_the_server(connection)
+        connection.execute("select 1")
+
+
+def chained(connection):
+    connection.execute("begin")
+    rows_of_the_server(connection)
+    connection.execute("commit and chain")
+
+
+def hidden_in_a_select(connection):
+    rows = "insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n returning id"
+    connection.execute(f"with rows as ({rows}) select count(*) from rows")
+
+
+def hidden_in_code(connection):
+    connection.execute("do $$ begin insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n; end $$")
+
+
+def hidden_in_a_value(connection):
+    connection.execute("insert into w (id, v) select 1, string_agg(md5(n::text), '') from generate_series(1, 30000) n")
+
+
+@pytest.mark.parametrize("burst", [rows_of_the_server, rows_of_the_client, copied, one_by_one, pipelined,
+                                   within_a_transaction, chained, hidden_in_a_select, hidden_in_code, hidden_in_a_value])
+def test_a_bound_counts_what_was_written_in_the_last_moment(quiet, burst):
+    cluster, start = quiet
+    forebay = start(max_lost_bytes="128KiB")
+    assert writes(forebay, 5000) == 5000
+    cut_off(cluster, cluster.nodes[1:])
+    # Who has begun another transaction is told that it is lost.
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(forebay.dsn(), autocommit=True) as connection:
+        burst(connection)
+        cluster.nodes[0].kill()
+    [first, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
+    assert "max_lost_bytes is 131072" in first
+    assert all(node.is_replica() for node in cluster.nodes[1:])
+
+
+def refused(cluster, forebay):
+    """The primary has written too much that nobody else has, and is dead."""
+    assert writes(forebay, 5000) == 5000
+    cut_off(cluster, cluster.nodes[1:])
+    with psycopg.connect(forebay.dsn(), autocommit=True) as connection:
+        rows_of_the_server(connection)
+        cluster.nodes[0].kill()
+    wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
+
+
+def test_a_refusal_outlives_a_restart(quiet):
+    cluster, start = quiet
+    forebay = start(max_lost_bytes="128KiB")
+    refused(cluster, forebay)
+    forebay.kill()
+    forebay.start(wait="")
+    [first, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused again")
+    assert "max_lost_bytes is 131072" in first and events(forebay, "failover_done") == []
+
+
+def test_a_refusal_outlives_the_removal_of_the_dead_primary(quiet):
+    cluster, start = quiet
+    forebay = start(max_lost_bytes="128KiB")
+    refused(cluster, forebay)
+    forebay.change(cluster=[{**forebay.config["postgres"]["cluster"][0], "nodes": cluster.addresses[1:]}])
+    forebay.reload()
+    with pytest.raises(psycopg.Error, match="max_lost_bytes is 131072"):
+        forebay.admin("FAILOVER main")
+
+
+@pytest.mark.parametrize("order", ["", "FAILOVER main TO pg3"])
+def test_what_another_replica_has_is_not_lost_within_a_bound(new_cluster, start_forebay, order):
+    cluster = new_cluster()
+    cluster.everywhere("create table w (id bigint primary key, v text); alter table w owner to app")
+    first, second, third = cluster.nodes
+    nodes = [cluster.addresses[0], {"host": "127.0.0.1", "port": second.port, "promote": False}, cluster.addresses[2]]
+    if order:
+        nodes = cluster.addresses
+    forebay = start_forebay(nodes=nodes, failover={"mode": "promote", "hold": "20s", "max_lost_bytes": "128KiB"})
+    assert writes(forebay, 5000) == 5000
+    cut_off(cluster, [third])
+    if order:
+        forebay.admin("PAUSE FAILOVER")
+    with psycopg.connect(forebay.dsn(), autocommit=True) as connection:
+        rows_of_the_server(connection)
+        wait_until(lambda: second.position() >= first.position(), 10, "pg2 to have it")
+        first.kill()
+    if order:
+        forebay.wait_node("pg1", state="down")
+        wait_until(lambda: events(forebay, "primary_lost"), 20, "the loss to be seen")
+        with pytest.raises(psycopg.Error, match="pg3 lacks 1[0-9]{6} bytes"):
+            forebay.admin(order)
+    else:
+        [why, *_] = wait_until(lambda: events(forebay, "failover_undone"), 30, "the failover to be refused")
+        assert "pg3 lacks 1" in why
+    assert third.is_replica()
+
+
+def test_a_second_loss_soon_after_the_first_does_not_wait(quiet):
+    cluster, start = quiet
+    forebay = start(durability="best_effort")
+    assert writes(forebay, 1) == 1
+    cluster.caught_up()
+    cluster.nodes[0].kill()
+    name = new_primary(forebay, "pg1")
+    second = next(node for node in cluster.nodes if node.name == name)
+    third = next(node for node in cluster.nodes[1:] if node is not second)
+    wait_until(lambda: third.sql("select from pg_stat_wal_receiver where status = 'streaming'"), 20, "the last to follow")
+    begun = time.monotonic()
+    second.kill()
+    wait_until(lambda: len(events(forebay, "failover_begun")) == 2, 4, "the second failover to begin")
+    assert new_primary(forebay, name) == third.name and time.monotonic() - begun < 20
+
+
+def test_a_small_loss_is_within_a_bound(quiet):
+    cluster, start = quiet
+    forebay = start(max_lost_bytes="128KiB")
+    cut_off(cluster, cluster.nodes[1:])
+    assert writes(forebay, 5000) == 5000
+    cluster.nodes[0].kill()
+    assert new_primary(forebay, "pg1")
+
+
 def test_strict_promotes_only_with_proof(quiet):
     cluster, start = quiet
     first, second, third = cluster.nodes
@@ -252,7 +404,7 @@ def prepare_for(cluster, step):
 
 def dies_at(forebay, step):
     """Waits for the step and kills Forebay in it; what it had on disk then."""
-    wait_until(lambda: step_of(recorded(forebay))[0] == step, 30, f"the step {step}", 0.001)
+    wait_step(forebay, step)
     forebay.kill()
     return recorded(forebay)
 

@@ -1,5 +1,7 @@
 """Prepared statements of the protocol, on server connections that change under the client."""
 
+import itertools
+
 import pytest
 
 from harness import wire
@@ -23,11 +25,6 @@ def other_server_connection(forebay, client):
 @pytest.fixture
 def pair(start_forebay):
     return start_forebay(pool={"size": 2}, routing=ON_PRIMARY)
-
-
-@pytest.fixture
-def single(start_forebay):
-    return start_forebay(pool={"size": 1}, routing=ON_PRIMARY)
 
 
 def on_server(client):
@@ -330,6 +327,66 @@ def test_a_whole_pipeline_is_told_of_what_changes_in_its_middle(single, shared_c
     assert wire.rows(client.read_until("Z")) == [["1"]]
     client.read_until("Z")
     assert wire.errors(client.prepared("s")) == []
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["direct", "forebay"])
+def test_a_client_that_goes_by_what_it_was_told_is_told_of_a_change(request, shared_cluster, table, through):
+    client = (request.getfixturevalue("single") if through else shared_cluster.primary).wire()
+    client.ask(wire.parse(f"select * from {table}", "s"), wire.describe("S", "s"), wire.sync())
+    assert wire.errors(client.prepared("s")) == []
+    with_column(shared_cluster, table, "more")
+    assert wire.errors(client.prepared("s")) == ["0A000"], "it would read three columns as the two that it knows"
+    client.ask(wire.close("S", "s"), wire.parse(f"select * from {table}", "s"), wire.describe("S", "s"), wire.sync())
+    assert wire.errors(client.prepared("s")) == []
+
+
+def test_a_client_that_asks_for_the_columns_each_time_does_not_see_a_change(single, shared_cluster, table):
+    client = single.wire()
+    client.ask(wire.parse(f"select * from {table}", "s"), wire.describe("S", "s"), wire.sync())
+    asking = [wire.bind(name="s"), wire.describe("P"), wire.execute(), wire.sync()]
+    assert wire.types(client.ask(*asking)) == "2TCZ"
+    with_column(shared_cluster, table, "more")
+    assert wire.types(client.ask(*asking)) == "2TCZ"
+
+
+@pytest.mark.parametrize("others", ["own", "other client's"])
+def test_what_is_parsed_after_a_change_is_planned_for_what_is_there_then(target, name, others):
+    client = target.wire()
+    changing = client if others == "own" else target.wire()
+    insert, select = f"insert into {name} values ($1)", f"select * from {name}"
+    told = []
+    for kind in ("int", "text", "date"):
+        changing.run(f"create table {name} (v {kind})")
+        for sql in (insert, select):
+            answer = client.ask(wire.parse(sql, "s"), wire.describe("S", "s"), wire.close("S", "s"), wire.sync())
+            assert wire.errors(answer) == []
+            told.append([frame.body for frame in answer if frame.type in "tT"])
+        changing.run(f"drop table {name}")
+    assert all(one != other for one, other in itertools.combinations(told, 2)), "six statements, each of types of its own"
+
+
+def test_what_is_parsed_in_the_transaction_of_a_change_is_planned_for_it(target, table):
+    client = target.wire()
+    sql = f"select * from {table}"
+    before = client.ask(wire.parse(sql, "a"), wire.describe("S", "a"), wire.sync())
+    client.run("begin")
+    client.run(f"alter table {table} add column more int")
+    inside = client.ask(wire.parse(sql, "b"), wire.describe("S", "b"), wire.bind(name="b"), wire.execute(), wire.sync())
+    client.run("rollback")
+    after = client.ask(wire.parse(sql, "c"), wire.describe("S", "c"), wire.bind(name="c"), wire.execute(), wire.sync())
+    assert wire.errors(inside) == wire.errors(after) == []
+    assert inside[2] != before[2] == after[2]
+
+
+def test_a_temporary_table_made_anew_is_described_anew(target, name):
+    client = target.wire()
+    told = []
+    for kind in ("int", "text"):
+        client.run(f"create temp table {name} (v {kind})")
+        told.append(client.ask(
+            wire.parse(f"select * from {name}", "s"), wire.describe("S", "s"), wire.close("S", "s"), wire.sync()))
+        client.run(f"drop table {name}")
+    assert wire.errors(told[0]) == wire.errors(told[1]) == [] and told[0][2] != told[1][2]
 
 
 def test_clients_with_other_search_paths_do_not_share(single, shared_cluster, name):

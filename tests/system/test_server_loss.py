@@ -8,12 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from harness import wait_until, wire
-
-
-@pytest.fixture
-def single(start_forebay):
-    return start_forebay(pool={"size": 1}, routing={"split": False})
+from harness import Relay, wait_until, wire
 
 
 def batch(sql):
@@ -147,3 +142,35 @@ def test_a_commit_whose_standbys_were_not_waited_for_is_no_success(cluster, star
     assert caught.value.sqlstate == "08007", caught.value
     assert "synchronous_standby_names" in str(caught.value)
     assert cluster.nodes[0].value("select count(*) from w") == 1, "it may be there or not"
+
+
+def known(sql):
+    """A statement that the connection has been taught."""
+    return wire.parse(sql, name="another") + wire.bind(name="another") + wire.execute() + wire.sync()
+
+
+INSERT = "insert into w values (1)"
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["split", "on the primary"])
+@pytest.mark.parametrize("request_of, answer", [
+    (lambda: wire.query(INSERT), "CZ"), (lambda: batch(INSERT), "12CZ"), (lambda: known(INSERT), "12CZ"),
+    (lambda: wire.query("listen news"), "CZ")], ids=["simple", "extended", "known", "listen"])
+def test_a_request_to_a_connection_that_the_server_has_just_closed_for_idleness_runs_again(
+        cluster, start_forebay, request_of, answer, split):
+    node = cluster.nodes[0]
+    cluster.everywhere("create table w (id int); grant all on w to app; alter role app set idle_session_timeout = '500ms'")
+    with Relay(node.port) as relay:
+        forebay = start_forebay(nodes=[relay.address], pool={"size": 1}, routing={"split": split})
+        client = forebay.wire()
+        client.ask(wire.parse(INSERT, name="first"), wire.sync())
+        relay.mode = "keep"
+        wait_until(lambda: node.value("select count(*) from pg_stat_activity where usename = 'app'") == 0, 10,
+                   "the server to close the connection, which Forebay does not hear of")
+        client.send(request_of())
+        wait_until(lambda: [row["state"] for row in forebay.admin("SHOW SERVERS")] == ["active"], 10, "it to be sent")
+        relay.mode = "pass"
+        found = client.read_until("Z")
+        assert wire.types(found) == answer, wire.errors(found)
+        assert node.value("select count(*) from w") == wire.tags(found).count("INSERT 0 1")
+        assert client.run("select 'in step'") == [["in step"]]

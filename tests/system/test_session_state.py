@@ -12,16 +12,6 @@ import pytest
 from harness import wait_until, wire
 
 
-@pytest.fixture
-def single(start_forebay):
-    return start_forebay(pool={"size": 1}, routing={"split": False})
-
-
-@pytest.fixture
-def double(start_forebay):
-    return start_forebay(pool={"size": 2}, routing={"split": False})
-
-
 def batch(sql, rows=0):
     return wire.parse(sql) + wire.bind() + wire.execute(rows=rows) + wire.sync()
 

@@ -121,15 +121,14 @@ impl Admin<'_> {
             let change = Change { cluster, to, drain, clean, allow_loss: false, dry_run, by };
             return self.change("SWITCHOVER", change).await;
         }
-        let conf = config.redis.iter().find(|conf| conf.name == service);
-        if conf.is_none() {
+        let Some(conf) = config.redis.iter().find(|conf| conf.name == service) else {
             let clusters = config.postgres.clusters.iter().map(|cluster| cluster.name.as_str());
             let known: Vec<&str> = clusters.chain(config.redis.iter().map(|conf| conf.name.as_str())).collect();
             let why = format!("no service \"{service}\"; there are {}", known.join(", "));
             return Err(Refusal::WrongState(why));
-        }
+        };
         // Writes that wait longer than `hold` are refused: a longer change would not be one that clients only wait for.
-        let hold = conf.map(|conf| conf.hold).unwrap_or_default();
+        let hold = conf.hold;
         let (patience, limit) = match mode {
             Mode::Fast => (None, drain.unwrap_or(hold)),
             // Who begins a transaction meanwhile waits for both.

@@ -88,6 +88,7 @@ async fn begin(instance: &Arc<Instance>, mut talk: Talk, mut caller: super::Call
         peer: talk.peer().named(),
         local: talk.stream().local().named(),
         connected: SystemTime::now(),
+        tls: talk.stream().cipher(),
         application_name: super::drivers::value(&caller, "application_name"),
         state: ClientState::Idle,
         since: now_ns(),

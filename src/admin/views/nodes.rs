@@ -113,7 +113,10 @@ fn guarantee(cluster: &ClusterView, failover: &Failover) -> String {
     let lost = match failover.durability {
         Durability::Strict => "nothing that synchronous_standby_names made the primary wait for is lost".to_owned(),
         Durability::Bounded => {
-            format!("at most {} bytes of what the primary was seen to write are lost", failover.max_lost_bytes)
+            format!(
+                "at most {} bytes of what the primary wrote are lost, those of its last moment by an estimate",
+                failover.max_lost_bytes
+            )
         }
         Durability::BestEffort => "what the best replica does not have is lost".to_owned(),
     };

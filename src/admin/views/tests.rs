@@ -11,6 +11,7 @@ use crate::pg::pool::PoolKey;
 use crate::pg::registry::{ClientState, ServerState};
 use crate::pg::report::{ClientCounts, ClientReport, History, PoolReport, ServerCounts, ServerReport};
 use crate::pg::stats::{NodeStats, Totals};
+use crate::topology::acknowledged::Acknowledged;
 use crate::topology::{ClusterView, Event, Freshness, NodeView, Role, Snapshot, State};
 
 const SECOND: u64 = 1_000_000_000;
@@ -179,6 +180,7 @@ fn node(name: &str, role: Role) -> NodeView {
         fit_for_reads: role == Role::Replica,
         fit_elsewhere: Vec::new(),
         fresh: Arc::new(Freshness::default()),
+        acknowledged: Arc::new(Acknowledged::new(Arc::default())),
         suspicion: Arc::default(),
         health: Default::default(),
     }
@@ -227,6 +229,7 @@ fn facts() -> Facts {
         peer: ("192.0.2.1".into(), 40_000),
         local: ("192.0.2.9".into(), 6432),
         connected: SystemTime::UNIX_EPOCH,
+        tls: None,
         application_name: "till".into(),
         state: ClientState::Active,
         since: SECOND,
@@ -241,6 +244,7 @@ fn facts() -> Facts {
         user: "app".into(),
         cluster: 0,
         node: 0,
+        tls: None,
         peer: ("10.0.0.1".into(), 5432),
         local: ("10.0.0.9".into(), 50_000),
         connected: SystemTime::UNIX_EPOCH,

@@ -8,6 +8,22 @@ use crate::config::setting::quote;
 use crate::config::suggest::nearest;
 use crate::config::verifier::{self, Kind};
 
+pub(super) fn tls(postgres: &Postgres, reader: &mut Reader<'_>) {
+    let mut needs = |key: &str, file: &Option<std::path::PathBuf>| {
+        if file.is_none() {
+            let mode = "postgres.tls.mode";
+            reader.error_in(mode, format!("{mode} needs postgres.tls.{key}; name the file, or write \"disable\""));
+        }
+    };
+    if postgres.tls_mode != TlsMode::Disable {
+        needs("cert", &postgres.tls_cert);
+        needs("key", &postgres.tls_key);
+    }
+    if postgres.tls_mode.is_verified() {
+        needs("ca", &postgres.tls_ca);
+    }
+}
+
 pub(super) fn failover(failover: &Failover, reader: &mut Reader<'_>) {
     if failover.demote_method == DemoteMethod::Hook && failover.demote_command.is_empty() {
         let way_out = "set demote_command, such as to scripts/demote with its arguments";
@@ -22,6 +38,17 @@ pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
     for (i, cluster) in postgres.clusters.iter().enumerate() {
         let place = format!("postgres.cluster[{i}]");
         nodes(&cluster.nodes, &place, reader);
+    }
+    for (i, cluster) in postgres.clusters.iter().enumerate() {
+        let place = format!("postgres.cluster[{i}].tls.mode");
+        if cluster.tls_mode.is_verified() && cluster.tls_ca.is_none() {
+            let name = quote(&cluster.name);
+            reader.error_in(&place, format!("postgres.cluster {name}: tls.mode needs tls.ca; name the file"));
+        }
+        if cluster.tls_cert.is_some() != cluster.tls_key.is_some() {
+            let name = quote(&cluster.name);
+            reader.error_in(&place, format!("postgres.cluster {name}: tls.cert and tls.key need each other"));
+        }
     }
     let users = postgres.users.clone();
     for (i, cluster) in postgres.clusters.iter_mut().enumerate() {

@@ -101,6 +101,9 @@ inherited! {
         reserve_size: usize = "0";
         /// How long a client waits before the reserve is opened.
         reserve_after: Duration = "\"5s\"";
+        /// Clients of one pool that may keep a server connection for what they left on it (`SHOW PINS`). A statement that
+        /// would make one more is refused (53400), so that the others still find connections.
+        max_pinned: Option<usize> = "\"unlimited\"";
         /// A client that waits longer for a server connection gets an error (57P03); off waits for ever.
         queue_timeout: Option<Duration> = "\"30s\"";
         /// Clients that may wait in one pool; one more is refused at once (53300). Set it where a fast error is

@@ -1,17 +1,23 @@
 //! `[postgres]`, `[postgres.failover]`, and the clusters, databases and users.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::pool::{pool_keys, routing_keys, routing_keys_of_a_user};
 use super::section;
 use crate::config::model::{
     AuthMethod, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute,
-    Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, User,
+    Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, ServerTls, TlsMode, TlsVersion, User,
 };
 use crate::config::setting::words;
 
 words! {
     AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust" }
+    TlsMode {
+        Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
+        VerifyFull = "verify-full"
+    }
+    TlsVersion { Tls12 = "1.2", Tls13 = "1.3" }
     ListenRoute { Auto = "auto", Primary = "primary", Replica = "replica" }
     FailoverMode { Follow = "follow", Promote = "promote", Off = "off" }
     Durability { Bounded = "bounded", Strict = "strict", BestEffort = "best_effort" }
@@ -29,6 +35,17 @@ section! {
         /// How clients log in. md5 asks those with a SCRAM verifier for SCRAM all the same; trust asks nobody
         /// for a password.
         auth: AuthMethod = "\"scram-sha-256\"";
+        /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
+        /// certificate, too. Unix sockets never use it.
+        tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
+        /// Certificate chain shown to clients, PEM. Read again at each reload, as are the other two files.
+        tls_cert as "tls.cert": Option<PathBuf> [file_only()];
+        /// Private key of `tls.cert`, PEM.
+        tls_key as "tls.key": Option<PathBuf> [file_only()];
+        /// Authorities that clients' certificates are checked against, PEM.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
+        /// Oldest version of TLS that is accepted.
+        tls_min_version as "tls.min_version": TlsVersion = "\"1.2\"" [file_only()];
     }
     also {
         pool: PoolSettings::blank(),
@@ -104,7 +121,19 @@ section! {
         monitor_password: Secret [file_only()];
         /// Database that the watching login connects to.
         monitor_database: String = "\"postgres\"";
+        /// Whether connections to the nodes use TLS: prefer (and allow) if the server can, require always, verify-ca
+        /// with a certificate of `tls.ca`, verify-full with one that is made out to the node's host, too. Without
+        /// `tls.ca` require takes any certificate.
+        tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
+        /// Authorities that the servers' certificates are checked against, PEM. Read again at each reload, as are the
+        /// other two files.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
+        /// Certificate shown to the servers, PEM.
+        tls_cert as "tls.cert": Option<PathBuf> [file_only()];
+        /// Private key of `tls.cert`, PEM.
+        tls_key as "tls.key": Option<PathBuf> [file_only()];
     }
+    also { tls: ServerTls::default(), }
 }
 
 section! {

@@ -15,15 +15,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     unavailable("[postgres]\nauth = \"hba\"\n", "8:8", "postgres.auth = \"hba\"");
     unavailable("[postgres]\nhba_file = \"/etc/hba\"\n", "8:12", "postgres.hba_file");
     unavailable("[postgres]\nauth_query = \"SELECT 1\"\n", "8:14", "postgres.auth_query");
-    unavailable("[postgres]\ntls.mode = \"require\"\n", "8:12", "postgres.tls.mode");
-    unavailable("[postgres.tls]\nmode = \"prefer\"\n", "8:8", "postgres.tls.mode");
-    unavailable("[postgres]\ntls = { cert = \"c.pem\" }\n", "8:16", "postgres.tls.cert");
-    unavailable("[postgres]\ntls.min_version = \"1.3\"\n", "8:19", "postgres.tls.min_version");
-    unavailable(
-        "[[postgres.cluster]]\nname = \"b\"\nnodes = [\"db\"]\ntls.mode = \"verify-full\"\n",
-        "10:12",
-        "postgres.cluster.tls.mode",
-    );
     unavailable("[security]\nproxy_protocol = \"on\"\n", "8:18", "security.proxy_protocol");
     unavailable("[security]\nallow = [\"10.0.0.0/8\"]\n", "8:9", "security.allow");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
@@ -54,12 +45,12 @@ fn their_values_are_checked_all_the_same() {
     refused(
         "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nhba_file = 5\n",
         &[
-            "2:12: postgres.tls.mode must be \"disable\", \"off\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\" (found \"requre\"); did you mean \"require\"?",
+            "2:12: postgres.tls.mode must be \"disable\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\" (found \"requre\"); did you mean \"require\"?",
             "3:5: unknown key \"tls.crt\" in [postgres]; did you mean \"tls.cert\"?",
             "4:12: postgres.hba_file must be a string (found 5)",
         ],
     );
-    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, ca, cert, key, min_version"]);
+    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
 }
 
 #[test]

@@ -144,3 +144,27 @@ fn threads_are_one_per_core_unless_said() {
     assert_eq!(accepted(&format!("{BASE}[general]\nthreads = 3\n")).general.threads, 3);
     refused("[general]\nthreads = 2000\n", &["2:11: general.threads must be at most 1024 (found 2000)"]);
 }
+
+#[test]
+fn tls_needs_its_files() {
+    refused(
+        "[postgres]\ntls.mode = \"require\"\ntls.key = \"/k.pem\"\n",
+        &["2:12: postgres.tls.mode needs postgres.tls.cert; name the file, or write \"disable\""],
+    );
+    refused(
+        "[postgres]\ntls = { mode = \"verify-full\", cert = \"c\", key = \"k\" }\n",
+        &["2:16: postgres.tls.mode needs postgres.tls.ca; name the file, or write \"disable\""],
+    );
+    refused(
+        "[[postgres.cluster]]\nname = \"b\"\nnodes = [\"db\"]\ntls.mode = \"verify-full\"\n",
+        &["4:12: postgres.cluster \"b\": tls.mode needs tls.ca; name the file"],
+    );
+    refused(
+        "[[postgres.cluster]]\nname = \"b\"\nnodes = [\"db\"]\ntls = { mode = \"require\", cert = \"c\" }\n",
+        &["4:16: postgres.cluster \"b\": tls.cert and tls.key need each other"],
+    );
+    let config = accepted(&format!(
+        "{BASE}[postgres.tls]\nmode = \"prefer\"\ncert = \"c\"\nkey = \"k\"\nmin_version = \"1.3\"\n"
+    ));
+    assert_eq!((config.postgres.tls_mode, config.postgres.tls_min_version), (TlsMode::Prefer, TlsVersion::Tls13));
+}

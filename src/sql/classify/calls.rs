@@ -17,7 +17,7 @@ impl<'a> Scan<'a, '_> {
         if effects == Effects::UNKNOWN_SET && (self.lone_set_config || control::is_local_set_config(self.lexer)) {
             effects = Effects::empty();
         }
-        self.effects |= effects;
+        self.effects |= effects | self.catalog.left_by_call(Name { bytes, quoted: name.token == Token::Quoted });
         if self.reason.is_some() {
             return;
         }

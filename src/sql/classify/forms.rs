@@ -52,6 +52,7 @@ impl<'a> Scan<'a, '_> {
     /// `COPY (query) TO STDOUT` and `COPY table TO STDOUT` read; everything else does not.
     pub(super) fn copy(&mut self, copy: Lexeme<'a>, entry: Entry) {
         let first = self.lexer.token();
+        let mut copied = None;
         if first.token == Token::Open {
             let (first, entry) = self.past_parentheses(first);
             if !starts_query(first) {
@@ -65,6 +66,7 @@ impl<'a> Scan<'a, '_> {
                 return self.body(copy, entry);
             }
             self.name(first);
+            let mut table = first;
             while self.lexer.peek().token == Token::Dot {
                 self.lexer.token();
                 let part = self.lexer.token();
@@ -73,7 +75,10 @@ impl<'a> Scan<'a, '_> {
                     return self.body(part, NAME);
                 }
                 self.name(part);
+                table = part;
             }
+            // Which way it goes shows only behind it.
+            copied = Some(table);
             if self.lexer.peek().token == Token::Open {
                 let open = self.lexer.token();
                 self.tokens(open, NAME, true);
@@ -82,6 +87,9 @@ impl<'a> Scan<'a, '_> {
         let mut ahead = self.lexer;
         if !(ahead.token().is("to") && ahead.token().is("stdout")) {
             self.deny(Reason::Keyword("COPY"));
+            if let Some(table) = copied {
+                self.name(table);
+            }
             return self.body(copy, entry);
         }
         self.copy_options();

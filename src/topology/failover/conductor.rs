@@ -16,6 +16,7 @@ use super::hooks::{self, Demote, Hooks, Named, Told};
 use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step, Stray};
 use super::settler::{ask_candidate, ask_promoted};
 use super::telling::{Undone, began, ended, promoting, said};
+use crate::topology::acknowledged::Acknowledged;
 use crate::topology::events::EventLog;
 use crate::topology::model::Workers;
 use crate::topology::probe::Target;
@@ -37,12 +38,16 @@ pub(in crate::topology) struct Party {
     pub(in crate::topology) target: Target,
     /// It may become the primary.
     pub(in crate::topology) may_lead: bool,
+    /// It has been down for a while, as far as the monitor can tell.
+    pub(in crate::topology) is_down: bool,
     /// The newest timeline that it has shown.
     pub(in crate::topology) timeline: Option<u32>,
     /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
     pub(in crate::topology) started: Option<i64>,
     /// As which a primary knows it, when that was last known.
     pub(in crate::topology) standby: Option<String>,
+    /// What its clients were acknowledged.
+    pub(in crate::topology) acknowledged: Arc<Acknowledged>,
 }
 
 /// What the conductor can be told.
@@ -99,6 +104,8 @@ pub(in crate::topology) struct Conductor {
     pub(in crate::topology) undone: Option<Undone>,
     /// Why the record could not be written, and when that was told.
     pub(in crate::topology) unkept: Option<(String, Instant)>,
+    /// A primary that is no node any more.
+    pub(in crate::topology) gone: Option<(At, Arc<Acknowledged>)>,
     /// `rejoin_command` runs for these.
     pub(in crate::topology) rejoining: HashMap<At, JoinHandle<()>>,
 }
@@ -146,6 +153,7 @@ impl Conductor {
     async fn obey(&mut self, order: Order) -> Option<Running> {
         match order {
             Order::Nodes(parties, policy, hooks) => {
+                self.keep_gone(&parties);
                 (self.parties, self.policy, self.hooks) = (parties, policy, hooks);
             }
             Order::Rejoin(at) => self.rejoin(&at),
@@ -165,6 +173,15 @@ impl Conductor {
             },
         }
         None
+    }
+
+    /// What a primary that is no node any more has acknowledged is asked for when another is promoted.
+    fn keep_gone(&mut self, parties: &[Party]) {
+        let Some(primary) = self.record.as_ref().map(|record| &record.primary) else { return };
+        let gone = self.party(primary).filter(|known| parties.iter().all(|party| party.at != known.at));
+        if let Some(gone) = gone {
+            self.gone = Some((gone.at.clone(), Arc::clone(&gone.acknowledged)));
+        }
     }
 
     async fn seen(&mut self, at: &At, seen: LastSeen) {
@@ -301,24 +318,23 @@ impl Conductor {
 
     /// Begins a job: nobody new writes from here on, and it is on disk.
     async fn begin(&mut self, mut job: Job, epoch: u64, drain: Option<Duration>) -> Result<Instant, String> {
-        let unknown;
         let record = match &self.record {
-            Some(record) => record,
-            None if job.allow_loss => {
-                unknown = self.record_of_nobody();
-                &unknown
-            }
+            Some(record) => record.clone(),
+            None if job.allow_loss => self.record_of_nobody(),
             None => return Err(format!("no primary was ever known, so that nothing can be proven; {LOSS}")),
         };
         if record.epoch > epoch {
             return Err(format!("the primary was changed meanwhile: it is {} now", self.name(&record.primary)));
         }
         let begun = Instant::now();
-        if let Some(seen) = record.seen.as_ref().filter(|_| job.known.is_none()) {
-            // This process has not seen it; the one before has.
-            (job.known, job.synchronous) = (Some(seen.flushed), seen.synchronous.clone());
+        if let Some(seen) = record.seen.as_ref().filter(|seen| job.known.is_none_or(|known| known <= seen.flushed)) {
+            // The process before this one has seen it, or an earlier attempt.
+            if job.known.is_none() {
+                job.synchronous.clone_from(&seen.synchronous);
+            }
+            (job.known, job.unseen) = (Some(seen.flushed), seen.unseen);
         }
-        let record = Record { job: Some(job.clone()), ..record.clone() };
+        let record = Record { job: Some(job.clone()), ..record };
         self.tell_begun(&record, &job);
         self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
         let quiet = match drain {
@@ -349,7 +365,7 @@ impl Conductor {
     /// For a cluster whose primary nobody can name any more: its replicas are all there is.
     fn record_of_nobody(&self) -> Record {
         let timeline = self.parties.iter().filter_map(|party| party.timeline).max().unwrap_or(1);
-        Record::accepted(At { host: String::new(), port: 0 }, timeline, 0, None)
+        Record::accepted(At::nobody(), timeline, 0, None)
     }
 
     /// A failover that nobody has ordered is not begun any more, or undone as long as that can be.
@@ -417,10 +433,10 @@ impl Conductor {
             let Some(record) = self.record.clone() else { break };
             let look = self.look(&agents);
             let mut pace = PACE;
-            match course::next(&record, &look, &self.policy, in_step.elapsed()) {
+            match course::next(&record, &look, &self.policy_for(&record), in_step.elapsed()) {
                 Move::Rest => break,
                 Move::Write(next) => {
-                    match self.write(&record, *next, &mut running).await {
+                    match self.write(&record, *next, &look, &mut running).await {
                         true => in_step = Instant::now(),
                         false => sleep(AGAIN).await,
                     }
@@ -428,7 +444,7 @@ impl Conductor {
                 }
                 Move::Demote(next) => {
                     let next = self.demote(*next).await;
-                    while !self.write(&record, next.clone(), &mut running).await {
+                    while !self.write(&record, next.clone(), &look, &mut running).await {
                         sleep(AGAIN).await;
                     }
                     in_step = Instant::now();
@@ -514,6 +530,14 @@ impl Conductor {
         true
     }
 
+    /// With what is known now of the primary of this record.
+    fn policy_for(&self, record: &Record) -> Policy {
+        let gone = self.gone.as_ref().filter(|(at, _)| *at == record.primary).map(|(_, acknowledged)| acknowledged);
+        let acknowledged = self.party(&record.primary).map(|party| &party.acknowledged).or(gone);
+        let (known, unseen) = acknowledged.map_or((None, 0), |of| (of.known(), of.unseen()));
+        Policy { known, unseen, ..self.policy.clone() }
+    }
+
     /// The same servers as before.
     fn are_known(&self, parties: &[Party]) -> bool {
         let server = |party: &Party| (party.at.clone(), party.target.clone());
@@ -545,6 +569,7 @@ impl Conductor {
                 // What it said before it was told something is not what it says now.
                 facts: known.facts.clone().filter(|_| known.told == known.done),
                 silent: known.answered.elapsed(),
+                is_down: party.is_down,
                 started: party.started,
                 standby: party.standby.clone(),
                 quiet: known.quiet,
@@ -555,7 +580,7 @@ impl Conductor {
     }
 
     /// Goes from one record to the next. False if that could not be written.
-    async fn write(&mut self, old: &Record, mut new: Record, running: &mut Running) -> bool {
+    async fn write(&mut self, old: &Record, mut new: Record, look: &[Seen], running: &mut Running) -> bool {
         if let Err(why) = self.ask_programs(old.job.as_ref(), &new).await
             && let Some(job) = &mut new.job
         {
@@ -567,6 +592,11 @@ impl Conductor {
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = new.job.as_ref().map_or_else(String::new, promoting);
             self.notify(Notice::Close { why, cut: true }).await;
+            if let Err(why) = course::still_bounded(&new, look, &self.policy_for(&new))
+                && let Some(job) = &mut new.job
+            {
+                job.step = Step::Undoing { why };
+            }
             new.in_doubt = self.resolve(&new).await;
         }
         if promotes(old) && new.job.is_none() {
@@ -670,11 +700,14 @@ impl Conductor {
                 (Kind::Switchover, ..) => "nothing is lost".to_owned(),
                 (_, Some(known), Some(fork)) => {
                     let bytes = known.bytes_since(fork);
-                    let ago = job.known_ago_ms.map(|ms| format!(" {ms} ms before; what it wrote since is not counted"));
+                    let unseen = self.policy_for(old).unseen.max(job.unseen);
+                    let since = job.known_ago_ms.filter(|_| !job.is_exact).map(|ms| {
+                        format!(", asked for {ms} ms before this began; about {unseen} bytes may have been acknowledged since")
+                    });
                     format!(
                         "{bytes} bytes that {from} was known to have written are not in it ({from} at {known}{}, fork \
                          at {fork})",
-                        ago.unwrap_or_default()
+                        since.unwrap_or_default()
                     )
                 }
                 _ => format!("how far {from} had come is not known"),

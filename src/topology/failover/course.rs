@@ -33,7 +33,7 @@ const FROZEN: Duration = Duration::from_secs(10);
 /// The same for those that will not: see [`Facts::is_busy`].
 const FROZEN_BUSY: Duration = Duration::from_secs(1);
 /// A replica that can be asked at all has answered within this.
-const ASKED: Duration = Duration::from_secs(2);
+pub const ASKED: Duration = Duration::from_secs(2);
 /// What a candidate has received is nearly always replayed within this.
 const REPLAYED: Duration = Duration::from_millis(500);
 /// So long reads may hold up the replay of a replica that has been told to promote.
@@ -123,6 +123,8 @@ pub struct Seen {
     pub facts: Option<Facts>,
     /// Since when it has said nothing.
     pub silent: Duration,
+    /// It was down when the change began, and for longer than a restart takes: nobody waits for it.
+    pub is_down: bool,
     /// `pg_postmaster_start_time()` when that was last known, microseconds since 1970.
     pub started: Option<i64>,
     /// As which a primary knows it, when that was last known.
@@ -142,6 +144,10 @@ pub struct Policy {
     pub max_lost_bytes: u64,
     /// `failover.mode` is promote.
     pub may_promote: bool,
+    /// The last known position of the primary by now.
+    pub known: Option<Lsn>,
+    /// The most that clients were acknowledged beyond that, bytes of log; an estimate.
+    pub unseen: u64,
 }
 
 /// What is to be done.
@@ -221,6 +227,15 @@ pub fn next(record: &Record, look: &[Seen], policy: &Policy, in_step: Duration) 
     }
 }
 
+/// Whether the promotion of this record may still begin, once nothing more of the old primary reaches a client.
+///
+/// # Errors
+///
+/// In words, what may be lost.
+pub fn still_bounded(record: &Record, look: &[Seen], policy: &Policy) -> Result<(), String> {
+    View { record, look, policy, in_step: Duration::ZERO }.still_bounded()
+}
+
 /// Everything that a decision needs.
 struct View<'a> {
     record: &'a Record,
@@ -268,6 +283,11 @@ impl View<'_> {
     fn primary_lives(&self) -> bool {
         self.facts(&self.record.primary)
             .is_some_and(|facts| !facts.in_recovery && facts.timeline.is_none_or(|own| own == self.record.timeline))
+    }
+
+    /// It was asked, and an answer may yet come.
+    fn may_answer(&self, seen: &Seen) -> bool {
+        seen.facts.is_none() && seen.silent < ASKED && !seen.is_down
     }
 
     fn write(&self, change: impl FnOnce(&mut Record)) -> Move {
@@ -431,7 +451,15 @@ impl View<'_> {
             return Move::Wait(format!("{} to be at rest", seen.name));
         }
         if job.kind == Kind::Ordered {
-            return self.step(Step::Freezing);
+            let flushed = facts.flushed;
+            return self.write(|record| {
+                if let Some(job) = &mut record.job {
+                    job.step = Step::Freezing;
+                    if flushed.is_some() {
+                        (job.known, job.is_exact) = (flushed, true);
+                    }
+                }
+            });
         }
         // Whoever follows the old primary has to follow the new one.
         if let Some(noting) = self.note_astray() {
@@ -508,7 +536,8 @@ impl View<'_> {
         self.write(|record| {
             if let Some(job) = &mut record.job {
                 (job.kind, job.why, job.step) = (Kind::Failover, why, Step::Freezing);
-                job.known = Some(target);
+                // It was asked when it was at rest.
+                (job.known, job.is_exact) = (Some(target), true);
             }
         })
     }
@@ -573,7 +602,9 @@ impl View<'_> {
         match self.unfence() {
             Some(act) => Move::Act(vec![act]),
             None => self.write(|record| {
-                record.job = None;
+                if let Some(job) = record.job.take().filter(|job| matches!(job.kind, Kind::Failover | Kind::Ordered)) {
+                    record.seen = self.seen_of(&job).or(record.seen.take());
+                }
                 record.strays.retain(|stray| stray.at != record.primary);
             }),
         }

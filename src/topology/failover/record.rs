@@ -25,6 +25,13 @@ pub struct At {
     pub port: u16,
 }
 
+impl At {
+    /// Where no server is.
+    pub fn nobody() -> Self {
+        Self { host: String::new(), port: 0 }
+    }
+}
+
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
@@ -79,6 +86,9 @@ pub struct LastSeen {
     pub flushed: Lsn,
     /// What its commits waited for.
     pub synchronous: Awaited,
+    /// How much more it may have acknowledged, bytes of log.
+    #[serde(default)]
+    pub unseen: u64,
 }
 
 /// What a commit on a primary waits for, as the primary said last.
@@ -155,7 +165,13 @@ pub struct Job {
     pub is_refused: bool,
     /// The last position of the old primary that was seen.
     pub known: Option<Lsn>,
-    /// How long before that was, ms: what it has written since is not counted.
+    /// Nothing was written after it.
+    #[serde(default)]
+    pub is_exact: bool,
+    /// How much more was acknowledged perhaps, bytes of log, as an earlier attempt knew.
+    #[serde(default)]
+    pub unseen: u64,
+    /// How long before this job began that position was asked for, ms.
     #[serde(default)]
     pub known_ago_ms: Option<u64>,
     /// What commits on the old primary waited for, as last seen.
@@ -233,6 +249,8 @@ impl Job {
             is_clean: false,
             is_refused: false,
             known: None,
+            is_exact: false,
+            unseen: 0,
             known_ago_ms: None,
             synchronous: Awaited::default(),
             step,

@@ -11,7 +11,7 @@ use crate::config::model::{DemoteMethod, FailoverMode, NodeRole, Postgres};
 use crate::topology::clock::{after, now_ns};
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
-use crate::topology::failover::course::Policy;
+use crate::topology::failover::course::{ASKED, Policy};
 use crate::topology::failover::demote;
 use crate::topology::failover::heart::{Beat, beat, instance};
 use crate::topology::failover::hooks::{Demote, Hooks};
@@ -20,7 +20,6 @@ use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record,
 use crate::topology::failover::settler::{Served, Settler};
 use crate::topology::failover::slots::{Keeper, Wanted};
 use crate::topology::model::{Role, State};
-use crate::topology::plan::Standing;
 use crate::topology::probe::Target;
 
 /// An automatic failover that came to nothing is not tried again for so long.
@@ -120,6 +119,7 @@ impl Monitor {
             resolves: config.failover.commit_resolution,
             undone: None,
             unkept: None,
+            gone: None,
             rejoining: HashMap::new(),
         };
         tokio::task::spawn_local(conductor.run(given));
@@ -218,6 +218,7 @@ impl Monitor {
                     changes.told = watched.plan.accepted_as();
                     // Should it be lost as well, how far it had come is asked for.
                     changes.seen_ns = 0;
+                    changes.not_before_ns = 0;
                 }
                 actions
             }
@@ -501,11 +502,11 @@ impl Changes {
     fn tell_progress(&mut self, watched: &Watched, now_ns: u64) {
         let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
         let Some(node) = serving.and_then(|node| watched.nodes.get(node)) else { return };
-        if let (Some(flushed), synchronous) = watched.last_of_primary()
-            && now_ns >= after(self.seen_ns, SEEN)
+        if now_ns >= after(self.seen_ns, SEEN)
+            && let (Some(flushed), synchronous) = watched.last_of_primary()
         {
             self.seen_ns = now_ns;
-            let _ = self.orders.send(Order::Seen(node.at(), LastSeen { flushed, synchronous }));
+            let _ = self.orders.send(Order::Seen(node.at(), LastSeen { flushed, synchronous, unseen: 0 }));
         }
     }
 
@@ -620,6 +621,8 @@ fn policy(config: &Postgres) -> Policy {
         durability: failover.durability,
         max_lost_bytes: failover.max_lost_bytes,
         may_promote: failover.mode == FailoverMode::Promote,
+        known: None,
+        unseen: 0,
     }
 }
 
@@ -647,9 +650,11 @@ fn parties(watched: &Watched) -> Vec<Party> {
         name: node.conf.name.clone(),
         target: node.target.clone(),
         may_lead: node.conf.promote && watched.plan.may_lead(place),
+        is_down: node.is_down_for(now_ns(), ASKED),
         timeline: watched.timeline(place),
         started: watched.started(place),
         standby: watched.standby(place),
+        acknowledged: Arc::clone(&node.acknowledged),
     };
     watched.nodes.iter().enumerate().map(party).collect()
 }
@@ -666,9 +671,8 @@ fn replicas_up(watched: &Watched) -> impl Iterator<Item = &str> {
 
 /// It answers, is no replica, and nothing but an admin's order speaks against it.
 fn takes_writes(watched: &Watched, node: usize) -> bool {
-    let standings = watched.plan.standings();
-    let is_well = |standing: &&Standing| !matches!(standing.state, State::Down | State::Fenced);
-    standings.get(node).filter(is_well).is_some_and(|standing| standing.role == Role::Primary)
+    let standing = watched.plan.standing(node);
+    standing.role == Role::Primary && !matches!(standing.state, State::Down | State::Fenced)
 }
 
 fn obstacle(watched: &Watched, node: usize) -> String {

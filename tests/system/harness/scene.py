@@ -18,6 +18,11 @@ def step_of(record):
     return (step, {}) if isinstance(step, str) or not step else next(iter(step.items()))
 
 
+def wait_step(forebay, *steps, timeout=30):
+    """Waits until Forebay is at one of these steps of a change."""
+    wait_until(lambda: step_of(recorded(forebay))[0] in steps, timeout, f"a step of {steps}", 0.001)
+
+
 def events(forebay, name):
     """Details of the events of this name."""
     return [row["detail"] for row in forebay.admin("SHOW EVENTS") if row["event"] == name]

@@ -1,6 +1,6 @@
 //! Replicas that follow another replica: as long as that one goes on, they get from there whatever there is.
 
-use super::{ASKED, Facts, Seen, View};
+use super::{Facts, Seen, View};
 use crate::topology::failover::conninfo;
 use crate::topology::failover::record::At;
 
@@ -29,6 +29,6 @@ impl View<'_> {
 
     /// The node that this one follows has just been asked, and may answer yet.
     pub(super) fn upstream_is_silent_for_a_moment(&self, facts: &Facts) -> Option<&Seen> {
-        self.upstream_of(facts).filter(|seen| seen.facts.is_none() && seen.silent < ASKED)
+        self.upstream_of(facts).filter(|seen| self.may_answer(seen))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ASKED, Act, FROZEN, FROZEN_BUSY, Facts, MAY_NOT_READ, Move, QUIET, Seen, View};
 use crate::config::model::Durability;
-use crate::topology::failover::record::{At, Awaited, Job, Kind};
+use crate::topology::failover::record::{At, Awaited, Job, Kind, LastSeen};
 use crate::topology::failover::synchronous::Synchronous;
 use crate::topology::lsn::Lsn;
 
@@ -91,7 +91,7 @@ impl View<'_> {
 
     /// Whoever can be asked at all answers within a moment.
     pub(super) fn wait_for_others(&self) -> Option<Move> {
-        let is_asked = |seen: &Seen| seen.facts.is_none() && seen.silent < ASKED && seen.at != self.record.primary;
+        let is_asked = |seen: &Seen| self.may_answer(seen) && seen.at != self.record.primary;
         self.look.iter().any(is_asked).then(|| Move::Wait("an answer of every node".to_owned()))
     }
 
@@ -162,21 +162,55 @@ impl View<'_> {
         facts.is_busy() && !facts.is_at_rest() && !self.is_fed_by_another(seen)
     }
 
+    /// How far the primary has come at least, and how much more it may have acknowledged, bytes; `None` if nothing is
+    /// known. What a replica has the primary had as well.
+    fn known_of_primary(&self, job: &Job) -> Option<(Lsn, u64)> {
+        let known = job.known.max(self.policy.known)?;
+        let unseen = if job.is_exact { 0 } else { job.unseen.max(self.policy.unseen) };
+        let most = self.replicas().filter_map(|(_, facts)| facts.received).max().unwrap_or_default().max(known);
+        Some((most, Lsn(known.0.saturating_add(unseen)).bytes_since(most)))
+    }
+
+    /// What a later attempt has to know.
+    pub(super) fn seen_of(&self, job: &Job) -> Option<LastSeen> {
+        let (flushed, unseen) = self.known_of_primary(job)?;
+        Some(LastSeen { flushed, unseen, synchronous: job.synchronous.clone() })
+    }
+
+    /// The same of a candidate that is about to be promoted, once nothing more of the old primary reaches a client.
+    pub(super) fn still_bounded(&self) -> Result<(), String> {
+        let job = self.record.job.as_ref().filter(|job| matches!(job.kind, Kind::Failover | Kind::Ordered));
+        let Some(job) = job.filter(|job| !job.allow_loss && self.policy.durability == Durability::Bounded) else {
+            return Ok(());
+        };
+        match job.promotion() {
+            Some((candidate, received)) => self.refuse_loss(job, &self.name(candidate), received),
+            None => Ok(()),
+        }
+    }
+
     /// The proof that not too much is lost, or why there is none.
     fn refuse_loss(&self, job: &Job, candidate: &str, received: Lsn) -> Result<(), String> {
         let hint = "FAILOVER ... ALLOW DATA LOSS promotes it nevertheless";
         match self.policy.durability {
             Durability::BestEffort => Ok(()),
             Durability::Bounded => {
-                let known = job.known.ok_or_else(|| {
+                let (known, unseen) = self.known_of_primary(job).ok_or_else(|| {
                     format!("how far the primary had come is not known, so that no bound can be proven; {hint}")
                 })?;
                 let (lost, most) = (known.bytes_since(received), self.policy.max_lost_bytes);
-                if lost <= most {
+                if lost > most {
+                    return Err(format!(
+                        "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
+                    ));
+                }
+                let perhaps = Lsn(known.0.saturating_add(unseen)).bytes_since(received);
+                if perhaps <= most {
                     return Ok(());
                 }
                 Err(format!(
-                    "{candidate} lacks {lost} bytes of what the primary wrote, max_lost_bytes is {most}; {hint}"
+                    "{candidate} may lack {perhaps} bytes of what the primary wrote, max_lost_bytes is {most}: what \
+                     was acknowledged since its position was asked for last is taken for {unseen} bytes; {hint}"
                 ))
             }
             Durability::Strict => {

@@ -51,11 +51,12 @@ fn awaited(candidate: &At, look: &[Seen]) -> Option<String> {
 
 impl View<'_> {
     fn after_loss(&self, job: &Job, from: Lsn, name: &str, ordered: &Job) -> Job {
-        let (kind, known) = match job.kind {
+        let (kind, known, is_exact) = match job.kind {
             // What the old primary had written is known exactly.
-            Kind::Switchover => (Kind::Failover, Some(from)),
-            Kind::Return => (Kind::Failover, job.known),
-            Kind::Failover | Kind::Ordered => (job.kind, job.known),
+            Kind::Switchover => (Kind::Failover, Some(from), true),
+            Kind::Return => (Kind::Failover, job.known, job.is_exact),
+            // What the candidate had the old primary had, too.
+            Kind::Failover | Kind::Ordered => (job.kind, job.known.map(|known| known.max(from)), job.is_exact),
         };
         let why = format!("{name} was lost while it was being promoted");
         let step = match kind == Kind::Failover && self.primary_lives() {
@@ -64,6 +65,7 @@ impl View<'_> {
         };
         let (by, to) = (ordered.by.clone(), ordered.to.clone());
         let synchronous = job.synchronous.clone();
-        Job { by, to, allow_loss: ordered.allow_loss, known, synchronous, ..Job::new(kind, why, step) }
+        let (unseen, known_ago_ms, allow_loss) = (job.unseen, job.known_ago_ms, ordered.allow_loss);
+        Job { by, to, allow_loss, known, is_exact, unseen, known_ago_ms, synchronous, ..Job::new(kind, why, step) }
     }
 }

@@ -167,7 +167,7 @@ impl View<'_> {
         let primary = &self.record.primary;
         let leads_home = |text: &str| conninfo::led_to(text, primary).as_deref() == Some(text);
         // Whom it followed is not known; not the primary of now.
-        let nobody = At { host: String::new(), port: 0 };
+        let nobody = At::nobody();
         let is_well = |conninfo: &str| leads_home(conninfo) || self.is_fed_by_a_follower(seen, facts);
         let may_follow = facts.in_recovery && self.is_ours(facts);
         let astray = astray(&seen.at, facts, &nobody).filter(|astray| may_follow && !is_well(&astray.conninfo));

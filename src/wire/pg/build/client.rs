@@ -126,6 +126,15 @@ fn error_fields(out: &mut Vec<u8>, fields: &ErrorFields<'_>) {
     out.push(0);
 }
 
+/// What somebody has notified.
+pub fn notification_response(out: &mut Vec<u8>, process_id: i32, channel: &[u8], payload: &[u8]) {
+    message(out, b'A', |out| {
+        out.extend(process_id.to_be_bytes());
+        cstr(out, channel);
+        cstr(out, payload);
+    });
+}
+
 /// Answers Parse.
 pub fn parse_complete(out: &mut Vec<u8>) {
     bare(out, b'1');

@@ -1,0 +1,296 @@
+//! TLS over a TCP socket, with the non-blocking verbs of [`Stream`](super::Stream).
+//!
+//! What is written is encrypted at once, and the socket may not take all of it. The caller is told then that one byte
+//! was not taken, though it is on its way: so it comes back with that byte once the socket takes more, as with any short
+//! write, and nothing has to be copied or remembered twice.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustls::pki_types::ServerName;
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most that one record holds, bytes (RFC 8446, section 5.1).
+const RECORD: usize = 16 * 1024;
+
+/// An encrypted connection whose handshake is over.
+#[derive(Debug)]
+pub struct Tls {
+    tcp: TcpStream,
+    state: RefCell<State>,
+}
+
+/// The encryption's part of a connection, on its way from one thread to another.
+#[derive(Debug)]
+pub struct State {
+    connection: Connection,
+    /// So many bytes at the start of what the caller writes next are on their way already.
+    owed: usize,
+}
+
+/// Version and cipher suite; as the console shows them, `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cipher {
+    version: ProtocolVersion,
+    suite: CipherSuite,
+}
+
+impl std::fmt::Display for Cipher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let version = if self.version == ProtocolVersion::TLSv1_3 { "TLSv1.3" } else { "TLSv1.2" };
+        let suite = self.suite.as_str().unwrap_or("unknown");
+        write!(f, "{version}/{}", suite.replacen("TLS13_", "TLS_", 1))
+    }
+}
+
+impl Tls {
+    /// Does the server's part of the handshake; `ahead` was read from the socket already. The caller bounds the time.
+    ///
+    /// # Errors
+    /// The socket's, or in words what was wrong with the other side's part.
+    pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>, ahead: &[u8]) -> io::Result<Self> {
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        Self::shake_hands(tcp, connection.into(), ahead).await
+    }
+
+    /// Does the client's part of the handshake with a server that is to have this name.
+    ///
+    /// # Errors
+    /// As [`Tls::accept`].
+    pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        Self::shake_hands(tcp, connection.into(), &[]).await
+    }
+
+    async fn shake_hands(tcp: TcpStream, connection: Connection, mut ahead: &[u8]) -> io::Result<Self> {
+        let mut tls = Tls { tcp, state: RefCell::new(State { connection, owed: 0 }) };
+        while !ahead.is_empty() {
+            let state = tls.state.get_mut();
+            state.connection.read_tls(&mut ahead)?;
+            state.process(&tls.tcp)?;
+        }
+        poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        Ok(tls)
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.state.get_mut();
+        loop {
+            if !state.flush(&self.tcp)? {
+                match self.tcp.poll_write_ready(cx)? {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if !state.connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            match state.receive(&mut Incoming { tcp: &mut self.tcp, cx })? {
+                Some(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Some(_) => state.process(&self.tcp)?,
+                None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// As [`Stream::poll_read`](super::Stream::poll_read).
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let state = self.state.get_mut();
+        loop {
+            if let Some(read) = state.take(buf)? {
+                return Poll::Ready(Ok(read));
+            }
+            match state.receive(&mut Incoming { tcp: &mut self.tcp, cx })? {
+                Some(_) => state.process(&self.tcp)?,
+                // What the protocol itself has to say and could not goes with the next write.
+                None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// As [`Stream::try_write`](super::Stream::try_write).
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.try_write_vectored(&[IoSlice::new(buf)])
+    }
+
+    /// As [`Stream::try_write_vectored`](super::Stream::try_write_vectored).
+    pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.state.borrow_mut();
+        if !state.flush(&self.tcp)? {
+            return Ok(0);
+        }
+        let mut skip = std::mem::take(&mut state.owed);
+        let mut taken = skip;
+        for buf in bufs {
+            let mut rest = buf.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(buf.len());
+            while !rest.is_empty() {
+                let record = rest.get(..RECORD).unwrap_or(rest);
+                let written = state.connection.writer().write(record)?;
+                taken += written;
+                rest = rest.get(written..).unwrap_or_default();
+                if !state.flush(&self.tcp)? {
+                    state.owed = 1;
+                    return Ok(taken - 1);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// As [`Stream::read_unannounced`](super::Stream::read_unannounced).
+    pub fn read_unannounced(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut state = self.state.borrow_mut();
+        loop {
+            if let Some(read) = state.take(buf)? {
+                return Ok(Some(read));
+            }
+            match state.receive(&mut Unannounced(&self.tcp))? {
+                Some(_) => state.process(&self.tcp)?,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Tells the other side that no more will come.
+    pub fn say_goodbye(&mut self) {
+        let state = self.state.get_mut();
+        state.connection.send_close_notify();
+        // Whether it can still be told decides nothing.
+        let _ = state.flush(&self.tcp);
+    }
+
+    /// The socket.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// See [`Tls::tcp`].
+    pub fn tcp_mut(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+
+    /// What protects it.
+    pub fn cipher(&self) -> Option<Cipher> {
+        let state = self.state.borrow();
+        let suite = state.connection.negotiated_cipher_suite()?.suite();
+        Some(Cipher { version: state.connection.protocol_version()?, suite })
+    }
+
+    /// What both sides have agreed to speak (ALPN), if they did.
+    pub fn protocol(&self) -> Option<Vec<u8>> {
+        self.state.borrow().connection.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// The other side's certificate, DER.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        let state = self.state.borrow();
+        state.connection.peer_certificates()?.first().map(|certificate| certificate.to_vec())
+    }
+
+    /// Apart from its runtime.
+    pub fn detach(self) -> io::Result<(std::net::TcpStream, Box<State>)> {
+        Ok((self.tcp.into_std()?, Box::new(self.state.into_inner())))
+    }
+
+    /// The other way round, in the runtime of the calling thread.
+    pub fn attach(tcp: std::net::TcpStream, state: State) -> io::Result<Self> {
+        Ok(Tls { tcp: TcpStream::from_std(tcp)?, state: RefCell::new(state) })
+    }
+}
+
+impl State {
+    /// Plain bytes that are there; 0 for the end of the stream, with or without a farewell.
+    fn take(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.connection.reader().read(buf) {
+            Ok(read) => Ok(Some(read)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Encrypted bytes from the socket; `None` if there are none now.
+    fn receive(&mut self, from: &mut dyn Read) -> io::Result<Option<usize>> {
+        match self.connection.read_tls(from) {
+            Ok(read) => Ok(Some(read)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Decrypts what has come, and answers what the protocol itself wants answered.
+    fn process(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        let done = self.connection.process_new_packets();
+        // An alert, if something was wrong.
+        let flushed = self.flush(tcp);
+        done.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        flushed.map(drop)
+    }
+
+    /// True once the socket has taken all that is encrypted.
+    fn flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
+        while self.connection.wants_write() {
+            match self.connection.write_tls(&mut Outgoing(tcp)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads what the socket has, and has the task woken when it has more.
+struct Incoming<'a, 'b> {
+    tcp: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+impl Read for Incoming<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut buf = ReadBuf::new(buf);
+        match Pin::new(&mut *self.tcp).poll_read(self.cx, &mut buf) {
+            Poll::Ready(done) => done.map(|()| buf.filled().len()),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// Reads what the socket has, whether or not there was a sign of it.
+struct Unannounced<'a>(&'a TcpStream);
+
+impl Read for Unannounced<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match rustix::net::recv(self.0, buf, RecvFlags::DONTWAIT) {
+            Ok((_, read)) => Ok(read),
+            Err(Errno::AGAIN | Errno::INTR) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+struct Outgoing<'a>(&'a TcpStream);
+
+impl Write for Outgoing<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
