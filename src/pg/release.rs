@@ -20,7 +20,7 @@ use crate::pool::Put;
 use crate::sql::Access;
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, head};
-use crate::wire::pg::message::Parse;
+use crate::wire::pg::message::{Bind, Parse};
 use crate::wire::pg::sqlstate::write_error;
 
 /// Longest time to tell a client why it is closed.
@@ -119,18 +119,32 @@ impl Session {
         }
     }
 
-    /// The statement that a replica refused is a write from now on.
-    fn remember_write(&self, request: &[u8]) {
-        let text = match head(request) {
-            Head::Frame { kind: b'Q', len } => request.get(..len).and_then(super::request::text_of),
-            Head::Frame { kind: b'P', len } => {
-                request.get(5..len).and_then(|body| Parse::read(body).ok()).map(|parse| parse.text)
+    /// The statements of the request that a replica refused are writes from now on: also those that were prepared before.
+    fn remember_write(&mut self, mut request: &[u8]) {
+        while let Head::Frame { kind, len } = head(request) {
+            let Some((frame, rest)) = request.split_at_checked(len) else { return };
+            request = rest;
+            let body = frame.get(5..).unwrap_or_default();
+            match kind {
+                b'Q' => self.core.remember_write(super::request::text_of(frame).unwrap_or_default()),
+                b'P' => self.core.remember_write(Parse::read(body).map_or(&[][..], |parse| parse.text)),
+                b'B' => self.remember_bound_write(Bind::read(body).map_or(&[][..], |bind| bind.statement)),
+                _ => {}
             }
-            _ => None,
-        };
-        if let Some(text) = text {
-            self.core.remember_write(text);
         }
+    }
+
+    fn remember_bound_write(&mut self, name: &[u8]) {
+        let Some(mut names) = self.names.take() else { return };
+        if let Some(statement) = names.find(name).cloned() {
+            self.core.remember_write(statement.text());
+            let verdict = self.examine(statement.text());
+            names.insert(name, self.core.shared.statements.judged(&statement, verdict));
+        } else if name.is_empty() && names.unnamed_verdict.is_some() {
+            self.core.remember_write(names.unnamed_text());
+            names.unnamed_verdict = Some(self.examine(names.unnamed_text()));
+        }
+        self.names = Some(names);
     }
 
     /// The replica's refusal has been read to its end: the request runs on the primary.
