@@ -27,6 +27,7 @@ pub(super) async fn ask<T>(
         port: node.port,
         user: &cluster.monitor_user,
         password: &cluster.monitor_password,
+        previous_password: &cluster.monitor_previous_password,
         database: &cluster.monitor_database,
         tls: &cluster.tls,
     };

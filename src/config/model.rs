@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::pg::auth::Credential;
+
 /// The whole configuration of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -112,6 +114,8 @@ pub struct Postgres {
     pub tls_ca: Option<PathBuf>,
     /// Oldest version of TLS that is accepted.
     pub tls_min_version: TlsVersion,
+    /// Whether clients must bind their SCRAM logins to the encrypted connection.
+    pub tls_channel_binding: ChannelBinding,
     /// `[postgres.pool]`
     pub pool: PoolSettings,
     /// `[postgres.routing]`
@@ -153,6 +157,15 @@ impl TlsMode {
     pub fn is_verified(self) -> bool {
         matches!(self, Self::VerifyCa | Self::VerifyFull)
     }
+}
+
+/// `tls.channel_binding`, in the words of libpq's `channel_binding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// If both sides can.
+    Prefer,
+    /// A login that is not bound fails.
+    Require,
 }
 
 /// `tls.min_version`
@@ -386,6 +399,8 @@ pub struct Cluster {
     pub monitor_user: String,
     /// See `monitor_user`; empty where the servers ask for none.
     pub monitor_password: Secret,
+    /// Tried where the nodes do not take the other one.
+    pub monitor_previous_password: Secret,
     /// Database that the probes connect to.
     pub monitor_database: String,
     /// Whether connections to the nodes use TLS.
@@ -396,6 +411,8 @@ pub struct Cluster {
     pub tls_cert: Option<PathBuf>,
     /// Private key of `tls_cert`, PEM.
     pub tls_key: Option<PathBuf>,
+    /// Whether logins at the nodes must be bound to the encrypted connection.
+    pub tls_channel_binding: ChannelBinding,
     /// The same, made ready.
     pub tls: ServerTls,
 }
@@ -405,6 +422,7 @@ pub struct Cluster {
 pub struct ServerTls {
     config: Option<Arc<rustls::ClientConfig>>,
     is_required: bool,
+    must_bind: bool,
     digest: u64,
 }
 
@@ -415,9 +433,15 @@ impl PartialEq for ServerTls {
 }
 
 impl ServerTls {
-    /// With what rustls makes of the files; `digest` is of all that they say.
-    pub fn new(config: Arc<rustls::ClientConfig>, is_required: bool, digest: u64) -> Self {
-        Self { config: Some(config), is_required, digest }
+    /// For `cluster`, with what rustls makes of its files; `digest` is of all that they say.
+    pub fn new(cluster: &Cluster, config: Arc<rustls::ClientConfig>, digest: u64) -> Self {
+        let must_bind = cluster.tls_channel_binding == ChannelBinding::Require;
+        Self { config: Some(config), is_required: cluster.tls_mode.is_required(), must_bind, digest }
+    }
+
+    /// A login that is not bound to the connection (SCRAM-SHA-256-PLUS) is given up.
+    pub fn must_bind(&self) -> bool {
+        self.must_bind
     }
 
     /// What to speak; `None` for clear text.
@@ -486,10 +510,20 @@ pub struct User {
     pub name: String,
     /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"`.
     pub password: Option<Secret>,
+    /// Right as well, while a password is being replaced.
+    pub previous_password: Option<Secret>,
     /// Pool keys written in this entry.
     pub pool: PoolOverrides,
     /// Routing keys written in this entry.
     pub routing: RoutingOverrides,
+}
+
+impl User {
+    /// What the login can be proved by, the one in force in front.
+    pub fn credentials(&self) -> Vec<Credential> {
+        let passwords = self.password.iter().chain(&self.previous_password);
+        passwords.filter_map(|password| Credential::parse(&password.0).ok()).collect()
+    }
 }
 
 /// Pool keys that one entry sets. The outer `Option` is "written here".

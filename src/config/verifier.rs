@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::wire::pg::scram::Verifier;
+
 /// What kind of text a password is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -32,6 +34,17 @@ pub(super) fn kind(password: &str) -> Result<Kind, &'static str> {
         };
     }
     Ok(Kind::Clear)
+}
+
+/// Whether a client can prove either password in one exchange: that is by one method, and tells it one salt and one
+/// number of iterations.
+pub(super) fn can_both_be_asked_for(one: &str, other: &str) -> bool {
+    match (Verifier::parse(one), Verifier::parse(other)) {
+        (Some(one), Some(other)) => one.is_derived_as(&other),
+        (Some(_), None) => kind(other) != Ok(Kind::Md5),
+        (None, Some(_)) => kind(one) != Ok(Kind::Md5),
+        (None, None) => true,
+    }
 }
 
 /// `ITERATIONS:SALT$STOREDKEY:SERVERKEY`, the last three in base64.

@@ -16,7 +16,8 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::config::model::{Cluster, Postgres, ServerTls, TlsMode, TlsVersion};
+use super::tls::Acceptor;
+use crate::config::model::{ChannelBinding, Cluster, Postgres, ServerTls, TlsMode, TlsVersion};
 
 /// What PostgreSQL's clients name as the protocol inside of TLS (`libpq`, since version 17).
 pub const ALPN: &[u8] = b"postgresql";
@@ -25,7 +26,7 @@ pub const ALPN: &[u8] = b"postgresql";
 ///
 /// # Errors
 /// In words, with the file that cannot be used.
-pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<ServerConfig>>, String> {
+pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<Acceptor>>, String> {
     if postgres.tls_mode == TlsMode::Disable {
         return Ok(None);
     }
@@ -49,11 +50,17 @@ pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<ServerConf
     };
     let chain = certificates(cert)?;
     let key_file = key;
+    let shown = chain.first().cloned();
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| named(key_file, e))?;
     let mut config = builder.with_single_cert(chain, key).map_err(|e| format!("{}: {e}", cert.display()))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
-    Ok(Some(Arc::new(config)))
+    let acceptor = Acceptor::new(config, shown.as_deref().unwrap_or_default());
+    if postgres.tls_channel_binding == ChannelBinding::Require && !acceptor.can_bind() {
+        let why = "logins cannot be bound to a certificate with such a signature; use one with RSA (PKCS #1) or ECDSA";
+        return Err(named(cert, why));
+    }
+    Ok(Some(Arc::new(acceptor)))
 }
 
 static NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -98,13 +105,13 @@ fn for_cluster(cluster: &Cluster) -> Result<ServerTls, String> {
         }
         _ => builder.with_no_client_auth(),
     };
-    Ok(ServerTls::new(Arc::new(config), mode.is_required(), digest(cluster)))
+    Ok(ServerTls::new(cluster, Arc::new(config), digest(cluster)))
 }
 
 /// Of the mode and of what stands in the files: another one makes other connections.
 fn digest(cluster: &Cluster) -> u64 {
     let mut hasher = FxHasher::default();
-    (cluster.tls_mode as u8 + 1).hash(&mut hasher);
+    (cluster.tls_mode as u8 + 1, cluster.tls_channel_binding as u8).hash(&mut hasher);
     for file in [&cluster.tls_ca, &cluster.tls_cert, &cluster.tls_key] {
         file.as_ref().and_then(|file| std::fs::read(file).ok()).hash(&mut hasher);
     }

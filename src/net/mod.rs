@@ -1,11 +1,14 @@
 //! Sockets: what every connection of ours has in common, whatever protocol it speaks.
 
+pub mod aside;
 pub mod credentials;
 mod dial;
+mod end_point;
 mod listener;
 mod stream;
 pub mod tls;
 
 pub use dial::{Target, dial};
+pub use end_point::end_point;
 pub use listener::{Accepted, Listener, bind};
 pub use stream::{Detached, Endpoint, Stream};

@@ -20,6 +20,8 @@ use rustls::{
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::{aside, end_point};
+
 /// The most that one record holds, bytes (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 
@@ -34,6 +36,8 @@ pub struct Tls {
 #[derive(Debug)]
 pub struct State {
     connection: Connection,
+    /// What a login can be bound to: the hash of the server's certificate, which is ours or the other side's.
+    end_point: Option<Arc<[u8]>>,
     /// So many bytes at the start of what the caller writes next are on their way already.
     owed: usize,
 }
@@ -53,14 +57,38 @@ impl std::fmt::Display for Cipher {
     }
 }
 
+/// How clients are met: what rustls needs, and what their logins can be bound to.
+#[derive(Debug)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
+}
+
+impl Acceptor {
+    /// With the certificate that `config` shows, DER.
+    pub fn new(config: ServerConfig, certificate: &[u8]) -> Self {
+        Acceptor { config: Arc::new(config), end_point: end_point(certificate).map(Arc::from) }
+    }
+
+    /// Logins can be bound to the certificate.
+    pub fn can_bind(&self) -> bool {
+        self.end_point.is_some()
+    }
+}
+
 impl Tls {
-    /// Does the server's part of the handshake; `ahead` was read from the socket already. The caller bounds the time.
+    /// Does the server's part of the handshake, on a thread for that; `ahead` was read from the socket already. The
+    /// caller bounds the time.
     ///
     /// # Errors
     /// The socket's, or in words what was wrong with the other side's part.
-    pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>, ahead: &[u8]) -> io::Result<Self> {
-        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        Self::shake_hands(tcp, connection.into(), ahead).await
+    pub async fn accept(tcp: TcpStream, acceptor: &Acceptor, ahead: Vec<u8>) -> io::Result<Self> {
+        let (config, end_point) = (Arc::clone(&acceptor.config), acceptor.end_point.clone());
+        let begin = move || {
+            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+            Ok(State { connection: connection.into(), end_point, owed: 0 })
+        };
+        Self::shake_hands(tcp, begin, ahead).await
     }
 
     /// Does the client's part of the handshake with a server that is to have this name.
@@ -68,19 +96,40 @@ impl Tls {
     /// # Errors
     /// As [`Tls::accept`].
     pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
-        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        Self::shake_hands(tcp, connection.into(), &[]).await
+        let begin = move || {
+            let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+            Ok(State { connection: connection.into(), end_point: None, owed: 0 })
+        };
+        let mut tls = Self::shake_hands(tcp, begin, Vec::new()).await?;
+        let state = tls.state.get_mut();
+        let shown = state.connection.peer_certificates().and_then(<[_]>::first);
+        state.end_point = shown.and_then(|certificate| end_point(certificate)).map(Arc::from);
+        Ok(tls)
     }
 
-    async fn shake_hands(tcp: TcpStream, connection: Connection, mut ahead: &[u8]) -> io::Result<Self> {
-        let mut tls = Tls { tcp, state: RefCell::new(State { connection, owed: 0 }) };
+    async fn shake_hands(
+        tcp: TcpStream,
+        begin: impl FnOnce() -> io::Result<State> + Send + 'static,
+        ahead: Vec<u8>,
+    ) -> io::Result<Self> {
+        let tcp = tcp.into_std()?;
+        let (tcp, state) = aside::run(move || async move {
+            let mut tls = Tls::attach(tcp, begin()?)?;
+            tls.begin(&ahead)?;
+            poll_fn(|cx| tls.poll_handshake(cx)).await?;
+            tls.detach()
+        })
+        .await??;
+        Tls::attach(tcp, *state)
+    }
+
+    fn begin(&mut self, mut ahead: &[u8]) -> io::Result<()> {
+        let state = self.state.get_mut();
         while !ahead.is_empty() {
-            let state = tls.state.get_mut();
             state.connection.read_tls(&mut ahead)?;
-            state.process(&tls.tcp)?;
+            state.process(&self.tcp)?;
         }
-        poll_fn(|cx| tls.poll_handshake(cx)).await?;
-        Ok(tls)
+        Ok(())
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -190,6 +239,11 @@ impl Tls {
     /// What both sides have agreed to speak (ALPN), if they did.
     pub fn protocol(&self) -> Option<Vec<u8>> {
         self.state.borrow().connection.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// What a login on this connection can be bound to: see [`end_point`].
+    pub fn end_point(&self) -> Option<Arc<[u8]>> {
+        self.state.borrow().end_point.clone()
     }
 
     /// The other side's certificate, DER.

@@ -76,6 +76,7 @@ async fn follow(instance: &Instance, cluster: usize, database: &str) -> Result<(
         port: node.port,
         user: &conf.monitor_user,
         password: &conf.monitor_password,
+        previous_password: &conf.monitor_previous_password,
         database,
         tls: &conf.tls,
     };

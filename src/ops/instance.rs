@@ -182,6 +182,7 @@ impl Instance {
         let changes = config::diff(&old, &new);
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
+        self.shared.forget_keys();
         if let Err(e) = self.level.set(&new.general.log_level) {
             tracing::warn!(error = %e, "log.level was not changed");
         }

@@ -197,6 +197,7 @@ impl Attendant {
             port: primary.1,
             user: &conf.monitor_user,
             password: &conf.monitor_password,
+            previous_password: &conf.monitor_previous_password,
             database: &self.place.database,
             tls: &conf.tls,
         };

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::backend::{Backend, Line};
 use super::control;
 use super::core::Core;
-use super::pool::{PgPool, ServerFailure, ServerLogin, Welcome};
+use super::pool::{PgPool, ServerFailure, Welcome};
 use super::registry::{Server, ServerState};
 use crate::config::model::ServerTls;
 use crate::net::tls::Tls;
@@ -22,7 +22,7 @@ use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, server_head};
 use crate::wire::pg::md5;
 use crate::wire::pg::message::{self, Authentication, Fields};
-use crate::wire::pg::scram::{Keys, ScramClient};
+use crate::wire::pg::scram::{Binding, MECHANISM, MECHANISM_PLUS, NONCE, ScramClient};
 use crate::worker::clock::now_ns;
 
 /// Longest message of a login that is read.
@@ -74,7 +74,17 @@ pub async fn connect_as(
 ) -> Result<(Box<Backend>, Vec<(String, String)>), ServerFailure> {
     let limit = pool.config.borrow().connect_timeout;
     let target = core.target(pool, node).ok_or_else(|| failed("the node is not configured any more"))?;
-    match core.wheel.timeout(Some(limit), login(core, pool, node, &target, params)).await {
+    let others = pool.login.borrow().credentials.get(1..).unwrap_or_default().to_vec();
+    let first = pool.login.borrow().credentials.first().cloned();
+    let mut wait = core.wheel.timeout(Some(limit), login(core, pool, node, &target, params, first)).await;
+    // The password is being replaced, and this server has not heard of it yet, or has before us.
+    for other in others {
+        if !matches!(&wait, Ok(Err(failure)) if failure.code.as_deref() == Some("28P01")) {
+            break;
+        }
+        wait = core.wheel.timeout(Some(limit), login(core, pool, node, &target, params, Some(other))).await;
+    }
+    match wait {
         Ok(done) => done,
         Err(_) => Err(failed(&format!("no login at {}:{} within {limit:?}", target.host, target.port))),
     }
@@ -90,17 +100,18 @@ async fn login(
     node: usize,
     target: &Arc<Target>,
     params: &[(&[u8], &[u8])],
+    credential: Option<Credential>,
 ) -> Result<(Box<Backend>, Vec<(String, String)>), ServerFailure> {
     let name = format!("{}:{}", target.host, target.port);
     let tls = core.tls_of(pool);
     let stream = dial_securely(target, &tls).await.map_err(|e| failed(&format!("cannot connect to {name}: {e}")))?;
     let login = Rc::clone(&pool.login.borrow());
-    let mut talk = Talk { stream, buffer: Vec::new(), name };
+    let mut talk = Talk { stream, buffer: Vec::new(), name, must_bind: tls.must_bind() };
     let mut out = Vec::new();
     let own = [(&b"user"[..], login.user.as_bytes()), (&b"database"[..], login.database.as_bytes())];
     build::startup_message(&mut out, 0, own.into_iter().chain(params.iter().copied()));
     talk.send(&out).await?;
-    authenticate(core, &mut talk, &login).await?;
+    authenticate(core, &mut talk, &login.user, credential.as_ref()).await?;
     let mut welcome = Welcome::default();
     let mut key = (0, Vec::new());
     loop {
@@ -157,6 +168,8 @@ struct Talk {
     stream: Stream,
     buffer: Vec<u8>,
     name: String,
+    /// See [`ServerTls::must_bind`].
+    must_bind: bool,
 }
 
 impl Talk {
@@ -195,6 +208,26 @@ impl Talk {
         }
     }
 
+    /// How the exchange is bound to the connection, by the mechanisms that the server offers.
+    fn binding(&self, mechanisms: &[u8]) -> Result<Binding, ServerFailure> {
+        let offers = |name: &str| message::mechanisms(mechanisms).any(|offered| offered == name.as_bytes());
+        let end_point = match &self.stream {
+            Stream::Tls(tls) => tls.end_point(),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        };
+        match end_point {
+            Some(shown) if offers(MECHANISM_PLUS) => Ok(Binding::EndPoint(shown.to_vec())),
+            _ if !offers(MECHANISM) => Err(self.broken("the server offers no SASL mechanism that we know")),
+            Some(_) => Ok(Binding::Unused),
+            None => Ok(Binding::Impossible),
+        }
+    }
+
+    fn unbound(&self) -> ServerFailure {
+        let why = "the server asks for a login without channel binding, which tls.channel_binding requires";
+        ServerFailure { code: Some("28000".into()), is_final: true, ..self.broken(why) }
+    }
+
     fn said(&self, body: &[u8]) -> ServerFailure {
         let text = |b: Option<&[u8]>| String::from_utf8_lossy(b.unwrap_or_default()).into_owned();
         let (code, message) = match Fields::read("ErrorResponse", body) {
@@ -207,8 +240,12 @@ impl Talk {
     }
 }
 
-async fn authenticate(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> Result<(), ServerFailure> {
-    let user = &login.user;
+async fn authenticate(
+    core: &Rc<Core>,
+    talk: &mut Talk,
+    user: &str,
+    credential: Option<&Credential>,
+) -> Result<(), ServerFailure> {
     let no_password = |talk: &Talk, how: &str| ServerFailure {
         code: Some("28P01".into()),
         is_final: true,
@@ -216,6 +253,7 @@ async fn authenticate(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> 
             "the server asks for {how}, and [[postgres.user]] \"{user}\" has no password that can serve it"
         ))
     };
+    let mut is_bound = false;
     loop {
         let (kind, body) = talk.read().await?;
         if kind != b'R' {
@@ -223,27 +261,33 @@ async fn authenticate(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> 
         }
         let request = Authentication::read(&body).map_err(|bad| talk.broken(bad))?;
         let mut out = Vec::new();
+        // Nothing is shown to somebody who may stand between, and nobody is believed to be the server who did not prove it.
+        if talk.must_bind && !is_bound && !matches!(request, Authentication::Sasl(_)) {
+            return Err(talk.unbound());
+        }
         match request {
             Authentication::Ok => return Ok(()),
             Authentication::Cleartext => {
-                let Some(Credential::Clear(password)) = &login.credential else {
+                let Some(Credential::Clear(password)) = credential else {
                     return Err(no_password(talk, "a clear-text password"));
                 };
                 build::password_message(&mut out, password.as_bytes());
                 talk.send(&out).await?;
             }
             Authentication::Md5(salt) => {
-                let Some(verifier) = login.credential.as_ref().and_then(|c| c.md5_verifier(user)) else {
+                let Some(verifier) = credential.and_then(|c| c.md5_verifier(user)) else {
                     return Err(no_password(talk, "an md5 password"));
                 };
                 build::password_message(&mut out, md5::response(&verifier, salt).as_bytes());
                 talk.send(&out).await?;
             }
             Authentication::Sasl(mechanisms) => {
-                if !message::mechanisms(mechanisms).any(|m| m == b"SCRAM-SHA-256") {
-                    return Err(talk.broken("the server offers no SASL mechanism that we know"));
+                let binding = talk.binding(mechanisms)?;
+                is_bound = matches!(binding, Binding::EndPoint(_));
+                if talk.must_bind && !is_bound {
+                    return Err(talk.unbound());
                 }
-                scram(core, talk, login).await?;
+                scram(core, talk, user, credential, binding).await?;
             }
             other => {
                 return Err(talk.broken(format_args!("the server asks for a login that we do not know: {other:?}")));
@@ -252,12 +296,19 @@ async fn authenticate(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> 
     }
 }
 
-async fn scram(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> Result<(), ServerFailure> {
-    let mut nonce = [0; crate::wire::pg::scram::NONCE];
+async fn scram(
+    core: &Rc<Core>,
+    talk: &mut Talk,
+    user: &str,
+    credential: Option<&Credential>,
+    binding: Binding,
+) -> Result<(), ServerFailure> {
+    let mut nonce = [0; NONCE];
     getrandom::fill(&mut nonce).map_err(|e| talk.broken(e))?;
-    let client = ScramClient::new(nonce);
+    let mechanism = binding.mechanism();
+    let client = ScramClient::bound(nonce, binding);
     let mut out = Vec::new();
-    build::sasl_initial_response(&mut out, "SCRAM-SHA-256", client.first());
+    build::sasl_initial_response(&mut out, mechanism, client.first());
     talk.send(&out).await?;
     let data = match talk.read().await? {
         (b'R', body) => match Authentication::read(&body) {
@@ -268,16 +319,14 @@ async fn scram(core: &Rc<Core>, talk: &mut Talk, login: &ServerLogin) -> Result<
     };
     let challenge = client.challenge(&data).map_err(|e| talk.broken(e))?;
     let (salt, iterations) = (challenge.salt().to_vec(), challenge.iterations());
-    let keys: Keys =
-        core.shared.server_keys(&login.user, &login.credential, &salt, iterations).ok_or_else(|| ServerFailure {
-            code: Some("28P01".into()),
-            is_final: true,
-            ..talk.broken(format_args!(
-                "the server asks for SCRAM, and [[postgres.user]] \"{}\" has no clear-text password, and no client has \
-                 proved one to the same verifier yet",
-                login.user
-            ))
-        })?;
+    let keys = core.shared.server_keys(user, credential, &salt, iterations).await.ok_or_else(|| ServerFailure {
+        code: Some("28P01".into()),
+        is_final: true,
+        ..talk.broken(format_args!(
+            "the server asks for SCRAM, and [[postgres.user]] \"{user}\" has no clear-text password, and no client has \
+             proved one to the same verifier yet"
+        ))
+    })?;
     let proof = challenge.respond(&keys);
     out.clear();
     build::sasl_response(&mut out, proof.message());

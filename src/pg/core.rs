@@ -18,13 +18,12 @@ use super::registry::{Client, ClientState, Order, Server};
 use super::route::splits;
 use super::shared::Shared;
 use crate::config::model::ServerTls;
-use crate::config::model::{Balance, Config};
+use crate::config::model::{Balance, Config, User};
 use crate::net::{Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Catalog, Verdict, VerdictCache, classify};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
-use crate::wire::pg::auth::Credential;
 use crate::worker::Wheel;
 use crate::worker::clock::now_ns;
 
@@ -136,11 +135,11 @@ impl Core {
         let found = pg.database(&key.database)?;
         let entry = found.entry;
         let user = entry.and_then(|e| e.user.clone()).unwrap_or_else(|| key.user.to_string());
-        let credential = pg.user(&user).and_then(|u| u.password.as_ref()).and_then(|p| Credential::parse(&p.0).ok());
+        let credentials = pg.user(&user).map(User::credentials).unwrap_or_default();
         let login = ServerLogin {
             database: entry.and_then(|e| e.dbname.clone()).unwrap_or_else(|| key.database.to_string()),
             user,
-            credential,
+            credentials,
         };
         let pool = pg.pool_for(&key.database, &key.user);
         let routing = pg.routing_for(&key.database, &key.user);

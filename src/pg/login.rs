@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-
 use super::core::Core;
 use super::errors::Trouble;
 use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
-use crate::config::model::{AuthMethod, Config, ListenRoute, TlsMode};
+use crate::config::model::{AuthMethod, ChannelBinding, Config, ListenRoute, Postgres, TlsMode, User};
 use crate::net::credentials::ALPN;
-use crate::net::tls::Tls;
+use crate::net::tls::{Acceptor, Tls};
 use crate::net::{Detached, Endpoint, Stream};
-use crate::wire::pg::auth::{Credential, Method};
+use crate::wire::pg::auth::Credential;
 use crate::wire::pg::frame::{Head, head};
-use crate::wire::pg::scram::{Keys, NONCE, ScramError, ScramServer, Verifier};
+use crate::wire::pg::scram::{Binding, MECHANISM, MECHANISM_PLUS, NONCE, ScramError, ScramServer};
 use crate::wire::pg::sqlstate::{ToClient, write_error};
 use crate::wire::pg::startup::{CANCEL_CODE, Session as Startup, Startup as Packet, StartupError, parse_startup};
 use crate::wire::pg::{build, md5, message};
@@ -140,9 +138,9 @@ impl Talk {
     /// Answers a request for TLS.
     pub async fn offer_tls(mut self, shared: &Shared) -> Result<Self, LoginError> {
         match shared.tls.load_full().filter(|_| matches!(self.stream, Stream::Tcp(_))) {
-            Some(config) => {
+            Some(acceptor) => {
                 self.write(b"S").await?;
-                self.begin_tls(config).await
+                self.begin_tls(&acceptor).await
             }
             None => {
                 self.write(b"N").await?;
@@ -158,8 +156,8 @@ impl Talk {
             self.fill().await?;
         }
         let is_tls = self.buffer.first() == Some(&HANDSHAKE) && matches!(self.stream, Stream::Tcp(_));
-        let Some(config) = shared.tls.load_full().filter(|_| is_tls) else { return Ok(self) };
-        let talk = self.begin_tls(config).await?;
+        let Some(acceptor) = shared.tls.load_full().filter(|_| is_tls) else { return Ok(self) };
+        let talk = self.begin_tls(&acceptor).await?;
         match &talk.stream {
             Stream::Tls(tls) if tls.protocol().as_deref() == Some(ALPN) => Ok(talk),
             _ => {
@@ -169,14 +167,22 @@ impl Talk {
         }
     }
 
-    async fn begin_tls(mut self, config: Arc<ServerConfig>) -> Result<Self, LoginError> {
+    async fn begin_tls(mut self, acceptor: &Acceptor) -> Result<Self, LoginError> {
         let ahead = self.take_buffered();
         match self.stream {
             Stream::Tcp(tcp) => {
-                let tls = Tls::accept(tcp, config, &ahead).await.map_err(LoginError::Tls)?;
+                let tls = Tls::accept(tcp, acceptor, ahead).await.map_err(LoginError::Tls)?;
                 Ok(Talk::new(Stream::Tls(Box::new(tls))))
             }
             stream => Ok(Talk::with_buffered(stream, ahead)),
+        }
+    }
+
+    /// What a login can be bound to, if anything.
+    fn end_point(&self) -> Option<Arc<[u8]>> {
+        match &self.stream {
+            Stream::Tls(tls) => tls.end_point(),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
         }
     }
 
@@ -266,38 +272,55 @@ impl Talk {
     }
 }
 
-/// Checks the password as `postgres.auth` says.
-pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
-    talk.negotiate(startup).await?;
-    let user = startup.user.as_str();
-    let entry = config.postgres.user(user).and_then(|u| u.password.as_ref());
-    let credential = entry.and_then(|p| Credential::parse(&p.0).ok());
-    check_password(&core.shared, talk, config.postgres.auth, user, credential.as_ref()).await
+/// What is known of a login before it is proved.
+#[derive(Debug)]
+pub struct Known {
+    /// How it is to be proved.
+    pub method: AuthMethod,
+    /// Whether only an exchange that is bound to the encrypted connection counts.
+    pub binding: ChannelBinding,
+    /// Any of them will do; none: nobody has that name, and the exchange must not show it.
+    pub credentials: Vec<Credential>,
 }
 
-/// Asks for a password and checks it. `None`: nobody has that name, and the exchange must not show it.
-pub async fn check_password(
-    shared: &Shared,
-    talk: &mut Talk,
-    method: AuthMethod,
-    user: &str,
-    credential: Option<&Credential>,
-) -> Result<(), LoginError> {
-    match (method, credential) {
-        (AuthMethod::Trust, _) => Ok(()),
-        (AuthMethod::Md5, Some(credential)) if credential.serves_client(Method::Md5) => {
-            by_md5(talk, user, credential.md5_verifier(user)).await
+impl Known {
+    /// Of a login for the pools.
+    pub fn new(postgres: &Postgres, user: &str) -> Self {
+        Known {
+            method: postgres.auth,
+            binding: postgres.tls_channel_binding,
+            credentials: postgres.user(user).map(User::credentials).unwrap_or_default(),
         }
-        (AuthMethod::Md5, None) => by_md5(talk, user, None).await,
-        (_, Some(Credential::Clear(password))) => {
-            by_scram(shared, talk, user, Some(shared.verifier(user, password))).await
-        }
-        (_, Some(Credential::Scram(verifier))) => by_scram(shared, talk, user, Some(verifier.clone())).await,
-        (_, Some(Credential::Md5(_)) | None) => by_scram(shared, talk, user, None).await,
     }
 }
 
-async fn by_md5(talk: &mut Talk, user: &str, verifier: Option<String>) -> Result<(), LoginError> {
+/// Checks the password as `postgres.auth` says.
+pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
+    talk.negotiate(startup).await?;
+    let known = Known::new(&config.postgres, &startup.user);
+    check_password(&core.shared, talk, &startup.user, &known).await
+}
+
+/// Asks for a password and checks it.
+///
+/// # Errors
+/// The client was told why.
+pub async fn check_password(
+    shared: &Arc<Shared>,
+    talk: &mut Talk,
+    user: &str,
+    known: &Known,
+) -> Result<(), LoginError> {
+    let for_md5: Option<Vec<String>> = known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
+    match (known.method, for_md5) {
+        (AuthMethod::Trust, _) => Ok(()),
+        // Of no credential that is so as well: who does not exist is asked as most are.
+        (AuthMethod::Md5, Some(verifiers)) => by_md5(talk, user, &verifiers).await,
+        (AuthMethod::Md5 | AuthMethod::ScramSha256, _) => by_scram(shared, talk, user, known).await,
+    }
+}
+
+async fn by_md5(talk: &mut Talk, user: &str, verifiers: &[String]) -> Result<(), LoginError> {
     let mut salt = [0; 4];
     getrandom::fill(&mut salt).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
     let mut out = Vec::new();
@@ -305,32 +328,44 @@ async fn by_md5(talk: &mut Talk, user: &str, verifier: Option<String>) -> Result
     talk.write(&out).await?;
     let body = talk.password().await?;
     let answer = message::password(&body).unwrap_or_default();
-    match verifier {
-        Some(verifier) if md5::verify(answer, &verifier, salt) => Ok(()),
-        Some(_) => Err(talk.wrong(user, "wrong password").await),
-        None => Err(talk.wrong(user, "no such user").await),
+    match verifiers {
+        [] => Err(talk.wrong(user, "no such user").await),
+        _ if verifiers.iter().any(|verifier| md5::verify(answer, verifier, salt)) => Ok(()),
+        _ => Err(talk.wrong(user, "wrong password").await),
     }
 }
 
-async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option<Verifier>) -> Result<(), LoginError> {
+async fn by_scram(shared: &Arc<Shared>, talk: &mut Talk, user: &str, known: &Known) -> Result<(), LoginError> {
+    let verifiers = shared.verifiers(user, &known.credentials).await;
     let mut nonce = [0; NONCE];
     getrandom::fill(&mut nonce).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
+    let end_point = talk.end_point();
+    let offered: &[&str] = match end_point {
+        Some(_) if known.binding == ChannelBinding::Require => &[MECHANISM_PLUS],
+        Some(_) => &[MECHANISM_PLUS, MECHANISM],
+        None => &[MECHANISM],
+    };
     let mut out = Vec::new();
-    build::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
+    build::authentication_sasl(&mut out, offered);
     talk.write(&out).await?;
     let body = talk.password().await?;
-    let first = match message::sasl_initial_response(&body) {
-        Ok((mechanism, Some(data))) if mechanism == b"SCRAM-SHA-256" => data,
+    let chosen = message::sasl_initial_response(&body);
+    let (binding, first) = match (chosen, end_point) {
+        (Ok((mechanism, Some(data))), Some(shown)) if mechanism == MECHANISM_PLUS.as_bytes() => {
+            (Binding::EndPoint(shown.to_vec()), data)
+        }
+        (Ok((mechanism, Some(data))), Some(_)) if mechanism == MECHANISM.as_bytes() => (Binding::Unused, data),
+        (Ok((mechanism, Some(data))), None) if mechanism == MECHANISM.as_bytes() => (Binding::Impossible, data),
         _ => {
             let what = "the client chose no SASL mechanism that was offered".to_owned();
             return Err(talk.refuse(Trouble::Protocol(what)).await);
         }
     };
-    let server = match &verifier {
-        Some(verifier) => ScramServer::new(verifier, nonce),
-        None => ScramServer::mock(&shared.mock_secret, user, nonce),
+    let server = match verifiers.as_slice() {
+        [first, others @ ..] => ScramServer::new(first, nonce).or(others.first()),
+        [] => ScramServer::mock(&shared.mock_secret, user, nonce),
     };
-    let challenge = match server.first(first) {
+    let challenge = match server.bound(binding).first(first) {
         Ok(challenge) => challenge,
         Err(e) => return Err(talk.broken_scram(user, e).await),
     };
@@ -343,13 +378,10 @@ async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option
             out.clear();
             build::authentication_sasl_final(&mut out, &done.server_final);
             talk.write(&out).await?;
-            if let Some(verifier) = verifier {
-                let keys = Keys { client_key: done.client_key, server_key: verifier.server_key };
-                shared.remember_proof(user, &verifier, keys);
-            }
+            shared.remember_proof(user, &done.verifier, done.client_key);
             Ok(())
         }
-        Err(ScramError::WrongPassword) if verifier.is_none() => Err(talk.wrong(user, "no such user").await),
+        Err(ScramError::WrongPassword) if verifiers.is_empty() => Err(talk.wrong(user, "no such user").await),
         Err(ScramError::WrongPassword) => Err(talk.wrong(user, "wrong password").await),
         Err(e) => Err(talk.broken_scram(user, e).await),
     }

@@ -191,8 +191,8 @@ pub struct ServerLogin {
     pub database: String,
     /// Login on the server.
     pub user: String,
-    /// `None` if the server must trust us.
-    pub credential: Option<Credential>,
+    /// The one to try first in front; none if the server must trust us.
+    pub credentials: Vec<Credential>,
 }
 
 /// One pool on one thread.

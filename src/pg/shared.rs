@@ -13,6 +13,8 @@ use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use crate::net::aside;
+use crate::net::tls::Acceptor;
 use crate::sql::Catalog;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::CancelKey;
@@ -33,6 +35,9 @@ pub trait Control: Send + Sync {
     fn console(&self, newcomer: Newcomer);
 }
 
+/// Keys that are kept: of each password for its clients, and for each server with a salt of its own.
+const MOST_DERIVED: usize = 10_000;
+
 /// The thread of the console's clients in [`Shared::cancels`].
 pub const CONSOLE: usize = usize::MAX;
 
@@ -51,18 +56,18 @@ pub struct Shared {
     pub consoles: Consoles,
     /// Client connections, logged in or not.
     pub clients: AtomicUsize,
-    /// Catalogs by cluster and database.
     /// How clients are met that ask for TLS; nothing if they are not offered it.
-    pub tls: ArcSwapOption<rustls::ServerConfig>,
-    /// See [`Catalog`].
+    pub tls: ArcSwapOption<Acceptor>,
+    /// See [`Catalog`]; by cluster and database.
     pub catalogs: DashMap<(usize, String), Arc<Catalog>>,
     pools: Mutex<HashMap<PoolKey, Arc<PoolShared>>>,
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
     pub mock_secret: [u8; 32],
-    verifiers: DashMap<String, (String, Verifier)>,
-    derived: DashMap<(String, Vec<u8>, u32), (String, Keys)>,
-    proved: DashMap<String, (Verifier, Keys)>,
+    /// By password, salt and iterations.
+    derived: DashMap<(String, Vec<u8>, u32), Keys>,
+    /// By login.
+    proved: DashMap<String, Vec<(Verifier, Keys)>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -91,7 +96,6 @@ impl Shared {
             pools: Mutex::default(),
             ids: AtomicU64::new(1),
             mock_secret,
-            verifiers: DashMap::new(),
             derived: DashMap::new(),
             proved: DashMap::new(),
         })
@@ -160,42 +164,86 @@ impl Shared {
         pools.values().cloned().collect()
     }
 
-    /// The verifier that a client with a clear-text entry is checked against: derived once, since that costs 0.6 ms.
-    pub fn verifier(&self, user: &str, password: &str) -> Verifier {
-        if let Some(entry) = self.verifiers.get(user).filter(|e| e.0 == password) {
-            return entry.1.clone();
+    /// What a client's proof of one of these passwords is checked against: all of one salt and number of iterations.
+    /// Unknown users get the same salt each time, too.
+    pub async fn verifiers(self: &Arc<Self>, user: &str, credentials: &[Credential]) -> Vec<Verifier> {
+        let stored = credentials.iter().find_map(|credential| match credential {
+            Credential::Scram(verifier) => Some(verifier),
+            Credential::Clear(_) | Credential::Md5(_) => None,
+        });
+        let (salt, iterations) = match stored {
+            Some(verifier) => (verifier.salt.clone(), verifier.iterations),
+            None => (scram::mock_salt(&self.mock_secret, user).to_vec(), scram::ITERATIONS),
+        };
+        let mut verifiers = Vec::new();
+        for credential in credentials {
+            match credential {
+                Credential::Clear(password) => {
+                    let keys = self.keys(password, &salt, iterations).await;
+                    verifiers.push(Verifier::from_keys(&keys, &salt, iterations));
+                }
+                Credential::Scram(verifier) => verifiers.push(verifier.clone()),
+                Credential::Md5(_) => {}
+            }
         }
-        let salt = scram::mock_salt(&self.mock_secret, user);
-        let verifier = Verifier::derive(password.as_bytes(), &salt, 4096);
-        self.verifiers.insert(user.to_owned(), (password.to_owned(), verifier.clone()));
-        verifier
+        verifiers
+    }
+
+    /// What a password becomes by this salt, derived once: that costs 0.6 ms of a processor, which no other client of
+    /// this thread is to wait for.
+    async fn keys(self: &Arc<Self>, password: &str, salt: &[u8], iterations: u32) -> Keys {
+        let key = (password.to_owned(), salt.to_vec(), iterations);
+        if let Some(keys) = self.derived.get(&key) {
+            return keys.clone();
+        }
+        let (shared, wanted) = (Arc::clone(self), key.clone());
+        let derived = aside::run(move || async move {
+            // Many clients of one login may have come at once.
+            let known = shared.derived.get(&wanted).map(|keys| keys.clone());
+            known.unwrap_or_else(|| scram::derive(wanted.0.as_bytes(), &wanted.1, wanted.2))
+        });
+        let keys = match derived.await {
+            Ok(keys) => keys,
+            Err(_) => scram::derive(password.as_bytes(), salt, iterations),
+        };
+        if self.derived.len() >= MOST_DERIVED {
+            self.derived.clear();
+        }
+        self.derived.insert(key, keys.clone());
+        keys
     }
 
     /// A client has proved that it knows the password behind a verifier: servers with the same one can be logged in to.
-    pub fn remember_proof(&self, user: &str, verifier: &Verifier, keys: Keys) {
-        self.proved.insert(user.to_owned(), (verifier.clone(), keys));
+    pub fn remember_proof(&self, user: &str, verifier: &Verifier, client_key: [u8; 32]) {
+        let keys = Keys { client_key, server_key: verifier.server_key };
+        let mut proofs = self.proved.entry(user.to_owned()).or_default();
+        if !proofs.iter().any(|(known, _)| known == verifier) {
+            // The one in force, the one before, and one that is on its way out.
+            proofs.truncate(2);
+            proofs.insert(0, (verifier.clone(), keys));
+        }
     }
 
     /// The keys for a SCRAM login at a server. `None` if nothing that we know can make them.
-    pub fn server_keys(
-        &self,
+    pub async fn server_keys(
+        self: &Arc<Self>,
         user: &str,
-        credential: &Option<Credential>,
+        credential: Option<&Credential>,
         salt: &[u8],
         iterations: u32,
     ) -> Option<Keys> {
-        match credential.as_ref()? {
-            Credential::Clear(password) => {
-                let key = (user.to_owned(), salt.to_vec(), iterations);
-                if let Some(entry) = self.derived.get(&key).filter(|e| e.0 == *password) {
-                    return Some(entry.1.clone());
-                }
-                let keys = scram::derive(password.as_bytes(), salt, iterations);
-                self.derived.insert(key, (password.clone(), keys.clone()));
-                Some(keys)
+        match credential? {
+            Credential::Clear(password) => Some(self.keys(password, salt, iterations).await),
+            Credential::Scram(verifier) => {
+                let proofs = self.proved.get(user)?;
+                proofs.iter().find(|(known, _)| known == verifier).map(|(_, keys)| keys.clone())
             }
-            Credential::Scram(verifier) => self.proved.get(user).filter(|e| e.0 == *verifier).map(|e| e.1.clone()),
             Credential::Md5(_) => None,
         }
+    }
+
+    /// Forgets what was made of passwords that may not be in force any more.
+    pub fn forget_keys(&self) {
+        self.derived.clear();
     }
 }

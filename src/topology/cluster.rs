@@ -112,6 +112,7 @@ pub(super) fn target(conf: &Cluster, node: &Node, timeout: Duration) -> Target {
         port: node.port,
         user: conf.monitor_user.clone(),
         password: conf.monitor_password.clone(),
+        previous_password: conf.monitor_previous_password.clone(),
         database: conf.monitor_database.clone(),
         tls: conf.tls.clone(),
         timeout,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::row::RowIndex;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::types::PgLsn;
@@ -27,6 +28,8 @@ pub struct Login<'a> {
     pub user: &'a str,
     /// Empty for none.
     pub password: &'a Secret,
+    /// Tried if the server does not take the other one; empty for none.
+    pub previous_password: &'a Secret,
     pub database: &'a str,
     pub tls: &'a ServerTls,
 }
@@ -45,7 +48,14 @@ impl Link {
     /// # Errors
     /// See [`words`]. Cancel safe.
     pub async fn open(login: Login<'_>, timeout: Duration) -> Result<Self, tokio_postgres::Error> {
-        let config = login.config(timeout);
+        match Self::open_with(login, login.password, timeout).await {
+            Err(error) if login.has_other(&error) => Self::open_with(login, login.previous_password, timeout).await,
+            done => done,
+        }
+    }
+
+    async fn open_with(login: Login<'_>, password: &Secret, timeout: Duration) -> Result<Self, tokio_postgres::Error> {
+        let config = login.config(password, timeout);
         let (client, driver) = match login.tls.config() {
             Some(tls) => {
                 let (client, connection) = config.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
@@ -67,9 +77,23 @@ impl Link {
     pub async fn open_listening(
         login: Login<'_>,
         timeout: Duration,
+        heard: impl FnMut(Notification) + Clone + Send + 'static,
+    ) -> Result<(Self, oneshot::Receiver<()>), tokio_postgres::Error> {
+        match Self::open_listening_with(login, login.password, timeout, heard.clone()).await {
+            Err(error) if login.has_other(&error) => {
+                Self::open_listening_with(login, login.previous_password, timeout, heard).await
+            }
+            done => done,
+        }
+    }
+
+    async fn open_listening_with(
+        login: Login<'_>,
+        password: &Secret,
+        timeout: Duration,
         heard: impl FnMut(Notification) + Send + 'static,
     ) -> Result<(Self, oneshot::Receiver<()>), tokio_postgres::Error> {
-        let mut config = login.config(timeout);
+        let mut config = login.config(password, timeout);
         // Nothing else tells that the other side is gone while nobody notifies.
         config.keepalives_idle(timeout).keepalives_interval(timeout).keepalives_retries(3);
         let (ends, ended) = oneshot::channel();
@@ -113,7 +137,12 @@ async fn drive_and_hear<T>(
 }
 
 impl Login<'_> {
-    fn config(&self, timeout: Duration) -> tokio_postgres::Config {
+    /// There is another password, and this one was wrong.
+    fn has_other(&self, error: &tokio_postgres::Error) -> bool {
+        !self.previous_password.0.is_empty() && error.code() == Some(&SqlState::INVALID_PASSWORD)
+    }
+
+    fn config(&self, password: &Secret, timeout: Duration) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
             .host(self.host)
@@ -127,8 +156,11 @@ impl Login<'_> {
                 (Some(_), false) => SslMode::Prefer,
                 (Some(_), true) => SslMode::Require,
             });
-        if !self.password.0.is_empty() {
-            config.password(&self.password.0);
+        if self.tls.must_bind() {
+            config.channel_binding(ChannelBinding::Require);
+        }
+        if !password.0.is_empty() {
+            config.password(&password.0);
         }
         config
     }

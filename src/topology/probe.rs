@@ -26,6 +26,7 @@ pub(super) struct Target {
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) password: crate::config::model::Secret,
+    pub(super) previous_password: crate::config::model::Secret,
     pub(super) database: String,
     /// Of its cluster.
     pub(super) tls: ServerTls,
@@ -42,6 +43,7 @@ impl Target {
             port: self.port,
             user: &self.user,
             password: &self.password,
+            previous_password: &self.previous_password,
             database: &self.database,
             tls: &self.tls,
         }

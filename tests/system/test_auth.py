@@ -200,3 +200,59 @@ def test_a_query_instead_of_a_password_is_refused(target):
     client.read_until("R")
     client.send(wire.query("select 1"))
     assert wire.errors(client.wait_closed()) == ["08P01"]
+
+
+# === a password is replaced ===
+
+@pytest.fixture
+def rotating(new_cluster):
+    """One server with a login of its own whose password can be replaced."""
+    servers = new_cluster(replicas=0, auth="scram-sha-256")
+    servers.sql("create role shop login password 'old'")
+    return servers
+
+
+def with_users(*users):
+    return [{"name": "monitor", "password": "monitor"}, *users]
+
+
+def verifier(servers, password):
+    servers.sql(f"set password_encryption = 'scram-sha-256'; create role stored password '{password}'")
+    stored = servers.value("select rolpassword from pg_authid where rolname = 'stored'")
+    servers.sql("drop role stored")
+    return stored
+
+
+@pytest.mark.parametrize("auth", ["scram-sha-256", "md5"])
+@pytest.mark.parametrize("form", ["clear", "new stored", "old stored"])
+def test_both_passwords_work_before_and_after_the_server_has_the_new_one(rotating, start_forebay, auth, form):
+    stored = {"old": rotating.value("select rolpassword from pg_authid where rolname = 'shop'"), "new": verifier(rotating, "new")}
+    given = {name: stored[name] if form.startswith(name) else name for name in stored}
+    shop = {"name": "shop", "password": given["new"], "previous_password": given["old"]}
+    forebay = start_forebay(servers=rotating, auth=auth, wait="port", user=with_users(shop))
+    for on_server, other in (("old", "new"), ("new", "old")):
+        rotating.sql(f"alter role shop password '{stored[on_server]}'")
+        forebay.admin("RECONNECT")
+        # A verifier opens a server once a client has proved the password behind it.
+        for password in (on_server, other):
+            assert forebay.wire(user="shop", password=password).run("select current_user") == [["shop"]], (on_server, password)
+        assert refusal(forebay, user="shop", password="neither").sqlstate == "28P01"
+
+
+def test_the_monitor_goes_on_while_its_password_is_replaced(rotating, start_forebay):
+    shop = {"name": "shop", "password": "new", "previous_password": "old"}
+    rotating.sql("grant pg_monitor to shop")
+    cluster = [{"name": "main", "nodes": rotating.addresses}]
+    forebay = start_forebay(servers=rotating, user=[shop], cluster=cluster, wait="port")
+    is_up = lambda: forebay.admin("SHOW NODES")[0]["state"] == "up"
+    wait_until(is_up, 15, "the node to be seen by the old password")
+    rotating.sql("alter role shop password 'new'")
+    rotating.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'shop'")
+    assert forebay.wire(user="shop", password="new").run("select 1") == [["1"]]
+    wait_until(is_up, 15, "the node to be seen by the new password")
+
+
+def test_two_verifiers_of_different_salts_are_an_error_that_says_why(rotating, start_forebay):
+    shop = {"name": "shop", "password": verifier(rotating, "new"), "previous_password": verifier(rotating, "old")}
+    with pytest.raises(Exception, match="different kinds, salts"):
+        start_forebay(servers=rotating, user=with_users(shop), wait="port")

@@ -22,6 +22,7 @@ pub fn config(ports: &[u16], user: &str, check_interval: Duration) -> conf::Post
         tls_key: None,
         tls_ca: None,
         tls_min_version: conf::TlsVersion::Tls12,
+        tls_channel_binding: conf::ChannelBinding::Prefer,
         pool: conf::PoolSettings {
             mode: conf::PoolMode::Transaction,
             size: 1,
@@ -79,6 +80,8 @@ pub fn config(ports: &[u16], user: &str, check_interval: Duration) -> conf::Post
             tls_cert: None,
             tls_key: None,
             tls: Default::default(),
+            tls_channel_binding: conf::ChannelBinding::Prefer,
+            monitor_previous_password: conf::Secret::default(),
         }],
         databases: Vec::new(),
         users: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::admin::{Caller, Refusal, Rights, drivers};
 use crate::config::model::{AdminUser, AuthMethod};
 use crate::ops::Instance;
-use crate::pg::login::{LoginError, Talk, check_password};
+use crate::pg::login::{Known, LoginError, Talk, check_password};
 use crate::pg::report::is_local;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::startup::Session as Startup;
@@ -26,13 +26,16 @@ pub(super) async fn login(instance: &Arc<Instance>, talk: &mut Talk, startup: &S
     let admin = config.admin.users.iter().find(|u| u.name == name);
     let rights = match admin {
         Some(AdminUser { password, role, .. }) => {
-            let credential = Credential::parse(&password.0).ok();
-            // Trust is for the pools: nobody becomes an admin without a password.
-            let method = match config.postgres.auth {
-                AuthMethod::Trust => AuthMethod::ScramSha256,
-                method => method,
+            let known = Known {
+                // Nobody becomes an admin without a password, however the clients of the pools come in.
+                method: match config.postgres.auth {
+                    AuthMethod::Md5 => AuthMethod::Md5,
+                    _ => AuthMethod::ScramSha256,
+                },
+                binding: config.postgres.tls_channel_binding,
+                credentials: Credential::parse(&password.0).into_iter().collect(),
             };
-            check_password(&instance.shared, talk, method, name, credential.as_ref()).await?;
+            check_password(&instance.shared, talk, name, &known).await?;
             Rights::from(*role)
         }
         None if config.admin.users.is_empty() => {
@@ -43,9 +46,7 @@ pub(super) async fn login(instance: &Arc<Instance>, talk: &mut Talk, startup: &S
         }
         None => {
             // Who is a user of the pools is told so after having proved it; everybody else learns nothing.
-            let entry = config.postgres.user(name).and_then(|u| u.password.as_ref());
-            let credential = entry.and_then(|p| Credential::parse(&p.0).ok());
-            check_password(&instance.shared, talk, config.postgres.auth, name, credential.as_ref()).await?;
+            check_password(&instance.shared, talk, name, &Known::new(&config.postgres, name)).await?;
             return Err(Failure::Refused(Refusal::NoAdminUser(name.to_owned())));
         }
     };

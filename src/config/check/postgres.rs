@@ -22,6 +22,10 @@ pub(super) fn tls(postgres: &Postgres, reader: &mut Reader<'_>) {
     if postgres.tls_mode.is_verified() {
         needs("ca", &postgres.tls_ca);
     }
+    if postgres.tls_channel_binding == ChannelBinding::Require && !postgres.tls_mode.is_required() {
+        let key = "postgres.tls.channel_binding";
+        reader.error_in(key, format!("{key} = \"require\" needs postgres.tls.mode = \"require\" or stricter"));
+    }
 }
 
 pub(super) fn failover(failover: &Failover, reader: &mut Reader<'_>) {
@@ -44,6 +48,14 @@ pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
         if cluster.tls_mode.is_verified() && cluster.tls_ca.is_none() {
             let name = quote(&cluster.name);
             reader.error_in(&place, format!("postgres.cluster {name}: tls.mode needs tls.ca; name the file"));
+        }
+        if cluster.tls_channel_binding == ChannelBinding::Require && !cluster.tls_mode.is_required() {
+            let name = quote(&cluster.name);
+            let message = "tls.channel_binding = \"require\" needs tls.mode = \"require\" or stricter";
+            reader.error_in(
+                &format!("postgres.cluster[{i}].tls.channel_binding"),
+                format!("postgres.cluster {name}: {message}"),
+            );
         }
         if cluster.tls_cert.is_some() != cluster.tls_key.is_some() {
             let name = quote(&cluster.name);
@@ -78,7 +90,12 @@ pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
             continue;
         };
         match verifier::kind(&password.0) {
-            Ok(Kind::Clear) => cluster.monitor_password = password.clone(),
+            Ok(Kind::Clear) => {
+                cluster.monitor_password = password.clone();
+                let is_clear = |previous: &&Secret| verifier::kind(&previous.0) == Ok(Kind::Clear);
+                cluster.monitor_previous_password =
+                    user.previous_password.as_ref().filter(is_clear).cloned().unwrap_or_default();
+            }
             Ok(_) => {
                 let (cluster, user) = (quote(&cluster.name), quote(&user.name));
                 let way_out = if wrote_user { "set monitor_password" } else { "set monitor_user and monitor_password" };
@@ -173,6 +190,20 @@ pub(super) fn databases(config: &mut Config, reader: &mut Reader<'_>) {
     }
 }
 
+fn check_password(password: &Secret, auth: AuthMethod, name: &str, place: &str, reader: &mut Reader<'_>) {
+    match (verifier::kind(&password.0), auth) {
+        (Err(why), _) => reader.error_in(place, format!("the password of postgres.user {name} {why}")),
+        (Ok(Kind::Md5), AuthMethod::ScramSha256) => reader.error_in(
+            place,
+            format!(
+                "the password of postgres.user {name} is an md5 verifier, which SCRAM cannot check; \
+                 write a SCRAM-SHA-256 verifier or the clear text, or auth = \"md5\" in [postgres]"
+            ),
+        ),
+        (Ok(_), _) => {}
+    }
+}
+
 pub(super) fn users(postgres: &Postgres, reader: &mut Reader<'_>) {
     for (i, user) in postgres.users.iter().enumerate() {
         let place = format!("postgres.user[{i}]");
@@ -181,25 +212,30 @@ pub(super) fn users(postgres: &Postgres, reader: &mut Reader<'_>) {
             reader.error_in(&format!("{place}.name"), "a user cannot be named \"*\"; list each login".to_owned());
         }
         let password_place = format!("{place}.password");
+        let previous_place = format!("{place}.previous_password");
         match &user.password {
             None if postgres.auth != AuthMethod::Trust && !reader.has(&password_place) => reader.error_in(
                 &place,
                 format!("postgres.user {name} has no password; add one, or write auth = \"trust\" in [postgres]"),
             ),
             None => {}
-            Some(password) => match (verifier::kind(&password.0), postgres.auth) {
-                (Err(why), _) => {
-                    reader.error_in(&password_place, format!("the password of postgres.user {name} {why}"))
-                }
-                (Ok(Kind::Md5), AuthMethod::ScramSha256) => reader.error_in(
-                    &password_place,
-                    format!(
-                        "the password of postgres.user {name} is an md5 verifier, which SCRAM cannot check; \
-                         write a SCRAM-SHA-256 verifier or the clear text, or auth = \"md5\" in [postgres]"
-                    ),
+            Some(password) => check_password(password, postgres.auth, &name, &password_place, reader),
+        }
+        let Some(previous) = &user.previous_password else { continue };
+        check_password(previous, postgres.auth, &name, &previous_place, reader);
+        match &user.password {
+            Some(password) if !verifier::can_both_be_asked_for(&password.0, &previous.0) => reader.error_in(
+                &previous_place,
+                format!(
+                    "the two passwords of postgres.user {name} are verifiers of different kinds, salts or iterations, of \
+                     which a client can be asked for one only; write one of them in clear text"
                 ),
-                (Ok(_), _) => {}
-            },
+            ),
+            Some(_) => {}
+            None => reader.error_in(
+                &previous_place,
+                format!("postgres.user {name} has a previous_password and no password; write it as password"),
+            ),
         }
     }
     let is_open = |listen: &Listen| matches!(listen.addr, ListenAddr::Tcp(address) if !address.ip().is_loopback());

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::pool::{pool_keys, routing_keys, routing_keys_of_a_user};
 use super::section;
 use crate::config::model::{
-    AuthMethod, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen, ListenAddr, ListenRoute,
-    Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, ServerTls, TlsMode, TlsVersion, User,
+    AuthMethod, ChannelBinding, Cluster, Database, DemoteMethod, Durability, Failover, FailoverMode, Listen,
+    ListenAddr, ListenRoute, Node, NodeRole, PoolSettings, Postgres, RoutingSettings, Secret, ServerTls, TlsMode,
+    TlsVersion, User,
 };
 use crate::config::setting::words;
 
@@ -17,6 +18,7 @@ words! {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
         VerifyFull = "verify-full"
     }
+    ChannelBinding { Prefer = "prefer", Require = "require" }
     TlsVersion { Tls12 = "1.2", Tls13 = "1.3" }
     ListenRoute { Auto = "auto", Primary = "primary", Replica = "replica" }
     FailoverMode { Follow = "follow", Promote = "promote", Off = "off" }
@@ -46,6 +48,9 @@ section! {
         tls_ca as "tls.ca": Option<PathBuf> [file_only()];
         /// Oldest version of TLS that is accepted.
         tls_min_version as "tls.min_version": TlsVersion = "\"1.2\"" [file_only()];
+        /// Whether clients must bind their SCRAM logins to the encrypted connection, so that nobody can stand between
+        /// (SCRAM-SHA-256-PLUS); libpq does if the server offers it, many drivers cannot.
+        tls_channel_binding as "tls.channel_binding": ChannelBinding = "\"prefer\"" [file_only()];
     }
     also {
         pool: PoolSettings::blank(),
@@ -132,8 +137,11 @@ section! {
         tls_cert as "tls.cert": Option<PathBuf> [file_only()];
         /// Private key of `tls.cert`, PEM.
         tls_key as "tls.key": Option<PathBuf> [file_only()];
+        /// Whether logins must be bound to the encrypted connection (SCRAM-SHA-256-PLUS): with require a server that
+        /// asks for any other kind of login gets none.
+        tls_channel_binding as "tls.channel_binding": ChannelBinding = "\"prefer\"" [file_only()];
     }
-    also { tls: ServerTls::default(), }
+    also { tls: ServerTls::default(), monitor_previous_password: Secret::default(), }
 }
 
 section! {
@@ -179,6 +187,9 @@ section! {
         /// Clear text, or a SCRAM-SHA-256$... or md5... verifier as pg_authid has it. May be absent only with
         /// `auth = "trust"`.
         password: Option<Secret> [file_only()];
+        /// Taken from clients as well, and shown to servers that refuse the other one: for the time in which a password
+        /// is replaced. Of two SCRAM verifiers both must have the same salt and iterations.
+        previous_password: Option<Secret> [file_only()];
     }
     also {
         pool: Default::default(),

@@ -4,17 +4,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{
-    Attributes, Key, Keys, MAX_ITERATIONS, NONCE, ScramError, decode_key, derive, is_nonce, nonce_text, same, sign, xor,
+    Attributes, BY_END_POINT, Binding, Key, Keys, MAX_ITERATIONS, NONCE, ScramError, decode_key, derive, is_nonce,
+    nonce_text, same, sign, xor,
 };
 
-/// No channel binding, and no wish for it.
-const GS2_HEADER: &str = "n,,";
+/// What is said of channel binding, and that there is no other identity.
+fn gs2_header(binding: &Binding) -> &'static str {
+    match binding {
+        Binding::Impossible => "n,,",
+        Binding::Unused => "y,,",
+        Binding::EndPoint(_) => BY_END_POINT,
+    }
+}
 
 /// Begins an exchange.
 #[derive(Debug)]
 pub struct ScramClient {
     nonce: String,
     message: String,
+    binding: Binding,
 }
 
 /// Knows the server's salt and iterations: now the keys are needed.
@@ -25,6 +33,7 @@ pub struct ClientChallenge {
     nonce: String,
     /// The client's first message without its header, a comma, and the server's first message.
     exchange: String,
+    binding: Binding,
 }
 
 /// Has its proof, waits for the server's.
@@ -37,8 +46,13 @@ pub struct ClientProof {
 impl ScramClient {
     /// `nonce` must be random and used once.
     pub fn new(nonce: [u8; NONCE]) -> Self {
+        Self::bound(nonce, Binding::Impossible)
+    }
+
+    /// As [`ScramClient::new`], on an encrypted connection.
+    pub fn bound(nonce: [u8; NONCE], binding: Binding) -> Self {
         let nonce = nonce_text(nonce);
-        ScramClient { message: format!("{GS2_HEADER}n=,r={nonce}"), nonce }
+        ScramClient { message: format!("{}n=,r={nonce}", gs2_header(&binding)), nonce, binding }
     }
 
     /// The data of SASLInitialResponse.
@@ -69,8 +83,9 @@ impl ScramClient {
         attributes.extensions()?;
 
         let server_first = std::str::from_utf8(server_first).map_err(|_| ScramError::Malformed("UTF-8"))?;
-        let bare = self.message.strip_prefix(GS2_HEADER).unwrap_or_default();
-        Ok(ClientChallenge { salt, iterations, nonce: nonce.to_owned(), exchange: format!("{bare},{server_first}") })
+        let bare = self.message.strip_prefix(gs2_header(&self.binding)).unwrap_or_default();
+        let exchange = format!("{bare},{server_first}");
+        Ok(ClientChallenge { salt, iterations, nonce: nonce.to_owned(), exchange, binding: self.binding })
     }
 }
 
@@ -93,7 +108,7 @@ impl ClientChallenge {
 
     /// Proves the password by its keys.
     pub fn respond(self, keys: &Keys) -> ClientProof {
-        let binding = STANDARD.encode(GS2_HEADER);
+        let binding = self.binding.attribute(gs2_header(&self.binding));
         let signed = format!("c={binding},r={}", self.nonce);
         let exchange = format!("{},{signed}", self.exchange);
         let proof = xor(&keys.client_key, &sign(&keys.stored_key(), exchange.as_bytes()));
@@ -140,6 +155,6 @@ fn iterations(text: &str) -> Result<u32, ScramError> {
 impl ScramClient {
     /// An exchange with a first message of the test's choice.
     pub(super) fn with(message: &str, nonce: &str) -> Self {
-        ScramClient { message: message.to_owned(), nonce: nonce.to_owned() }
+        ScramClient { message: message.to_owned(), nonce: nonce.to_owned(), binding: Binding::Impossible }
     }
 }

@@ -1,5 +1,6 @@
-//! SCRAM-SHA-256 (RFC 5802 and 7677) as PostgreSQL speaks it: user names inside the exchange are ignored, passwords
-//! are prepared by SASLprep or taken as they are, and there is no channel binding.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802 and 7677) as PostgreSQL speaks them: user names inside the exchange
+//! are ignored, passwords are prepared by SASLprep or taken as they are, and a channel is bound by the server's
+//! certificate (`tls-server-end-point`, RFC 5929).
 //!
 //! Each side is a chain of types, one for each message awaited. [`derive()`] is the only expensive step (over half a millisecond);
 //! everything else costs a few hashes, so that callers can derive elsewhere and keep the [`Keys`].
@@ -25,6 +26,10 @@ use super::sqlstate::{self, Severity, ToClient};
 
 /// The mechanism's name.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The name of the mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The header of a client's first message that binds the channel by the server's certificate.
+const BY_END_POINT: &str = "p=tls-server-end-point,,";
 /// Iterations of verifiers made here: PostgreSQL's default.
 pub const ITERATIONS: u32 = 4096;
 /// The most iterations that a server may ask of us: 1,000,000 take about 0.15 s.
@@ -33,6 +38,38 @@ pub const MAX_ITERATIONS: u32 = 1_000_000;
 pub const NONCE: usize = 18;
 
 type Key = [u8; 32];
+
+/// Whether the exchange proves that nobody stands between the two sides of an encrypted connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Binding {
+    /// There is nothing to bind to.
+    #[default]
+    Impossible,
+    /// There is, and [`MECHANISM_PLUS`] was not chosen: by the client, or by its side because it was not offered. A
+    /// client that was made to believe that it was not is found out.
+    Unused,
+    /// [`MECHANISM_PLUS`], with the hash of the server's certificate.
+    EndPoint(Vec<u8>),
+}
+
+impl Binding {
+    /// The exchange's mechanism.
+    pub fn mechanism(&self) -> &'static str {
+        match self {
+            Binding::EndPoint(_) => MECHANISM_PLUS,
+            Binding::Impossible | Binding::Unused => MECHANISM,
+        }
+    }
+
+    /// Attribute `c` of the client's last message, behind this header.
+    fn attribute(&self, gs2_header: &str) -> String {
+        let data = match self {
+            Binding::EndPoint(data) => data.as_slice(),
+            Binding::Impossible | Binding::Unused => &[],
+        };
+        STANDARD.encode([gs2_header.as_bytes(), data].concat())
+    }
+}
 
 /// What a password becomes by [`derive()`]. Whoever has both keys can play either side.
 #[derive(Clone, PartialEq, Eq)]
@@ -128,6 +165,11 @@ impl Verifier {
         )
     }
 
+    /// Keys derived for one can be compared with the other.
+    pub fn is_derived_as(&self, other: &Verifier) -> bool {
+        self.salt == other.salt && self.iterations == other.iterations
+    }
+
     /// Whether `keys`, derived with this verifier's salt and iterations, are those of its password.
     pub fn accepts(&self, keys: &Keys) -> bool {
         same(&keys.stored_key(), &self.stored_key)
@@ -146,6 +188,12 @@ pub enum ScramError {
     /// Parts of the peer's messages contradict each other.
     #[error("invalid SCRAM response: {0}")]
     Mismatch(&'static str),
+    /// The client says that no channel binding was offered, which it was: somebody has changed the offer on its way.
+    #[error("the offer of channel binding did not reach the client: somebody stands between")]
+    Downgraded,
+    /// The client was shown another certificate than ours.
+    #[error("SCRAM channel binding check failed: the client was shown another certificate")]
+    OtherChannel,
     /// The client does not know the password, or there is no such user.
     #[error("password authentication failed")]
     WrongPassword,
@@ -168,6 +216,7 @@ impl ToClient for ScramError {
         match self {
             ScramError::Malformed(_) | ScramError::Mismatch(_) => sqlstate::PROTOCOL_VIOLATION,
             ScramError::Unsupported(_) => sqlstate::FEATURE_NOT_SUPPORTED,
+            ScramError::Downgraded | ScramError::OtherChannel => sqlstate::INVALID_AUTHORIZATION,
             ScramError::WrongPassword => sqlstate::INVALID_PASSWORD,
             ScramError::Iterations(_) | ScramError::WrongServer | ScramError::Refused(_) => {
                 sqlstate::REJECTED_ESTABLISHMENT

@@ -90,12 +90,67 @@ fn an_independent_client_logs_in() {
     }
 }
 
+fn by_end_point(data: &[u8]) -> Binding {
+    Binding::EndPoint(data.to_vec())
+}
+
+#[test]
+fn an_independent_client_binds_the_channel() {
+    let exchange = |shown: &[u8], ours: Binding| {
+        let mut client = ScramSha256::new(b"pencil", ChannelBinding::tls_server_end_point(shown.to_vec()));
+        let challenge = server().bound(ours).first(client.message())?;
+        client.update(challenge.message()).unwrap();
+        let done = challenge.last(client.message())?;
+        client.finish(&done.server_final).expect("our signature must convince it");
+        Ok(())
+    };
+    assert_eq!(exchange(b"certificate", by_end_point(b"certificate")), Ok(()));
+    assert_eq!(exchange(b"another one", by_end_point(b"certificate")), Err(ScramError::OtherChannel));
+    assert!(matches!(exchange(b"certificate", Binding::Unused), Err(ScramError::Mismatch(_))));
+    assert!(matches!(exchange(b"certificate", Binding::Impossible), Err(ScramError::Unsupported(_))));
+}
+
+#[test]
+fn both_of_our_sides_bind_the_channel_and_notice_who_stands_between() {
+    let exchange = |clients: Binding, servers: Binding| {
+        let asked = server().bound(servers).first(ScramClient::bound(CLIENT_NONCE, clients.clone()).first())?;
+        let challenge = ScramClient::bound(CLIENT_NONCE, clients).challenge(asked.message())?;
+        let keys = challenge.derive(b"pencil");
+        asked.last(challenge.respond(&keys).message()).map(drop)
+    };
+    let bound = || by_end_point(b"certificate");
+    assert_eq!(exchange(bound(), bound()), Ok(()));
+    assert_eq!(exchange(Binding::Impossible, Binding::Unused), Ok(()), "a client without binding may come");
+    assert_eq!(exchange(Binding::Unused, Binding::Impossible), Ok(()), "a server without binding is served");
+    assert_eq!(exchange(Binding::Unused, Binding::Unused), Err(ScramError::Downgraded));
+    assert_eq!(exchange(by_end_point(b"another one"), bound()), Err(ScramError::OtherChannel));
+    assert!(matches!(exchange(Binding::Impossible, bound()), Err(ScramError::Mismatch(_))));
+    let other_type = server().bound(bound()).first(b"p=tls-unique,,n=,r=a");
+    assert!(matches!(other_type, Err(ScramError::Unsupported(_))));
+}
+
 #[test]
 fn an_independent_client_with_a_wrong_password_does_not() {
     let mut client = ScramSha256::new(b"wrong", ChannelBinding::unsupported());
     let challenge = server().first(client.message()).unwrap();
     client.update(challenge.message()).unwrap();
     assert_eq!(challenge.last(client.message()), Err(ScramError::WrongPassword));
+}
+
+#[test]
+fn either_of_two_passwords_logs_in_and_its_verifier_is_known() {
+    let new = Verifier::derive(b"biro", b"0123456789abcdef", 3);
+    for (password, expected) in [(&b"pencil"[..], verifier()), (b"biro", new.clone())] {
+        let done = exchange(server().or(Some(&new)), password).unwrap();
+        assert_eq!(done.verifier, expected);
+        assert_eq!(sha256(&done.client_key), expected.stored_key);
+    }
+    assert_eq!(exchange(server().or(Some(&new)), b"chalk"), Err(ScramError::WrongPassword));
+    let unlike = Verifier::derive(b"biro", b"another salt", 3);
+    assert_eq!(exchange(server().or(Some(&unlike)), b"biro"), Err(ScramError::WrongPassword));
+    let mut mock = server().or(Some(&new));
+    mock.doom();
+    assert_eq!(exchange(mock, b"biro"), Err(ScramError::WrongPassword));
 }
 
 #[test]
@@ -135,7 +190,7 @@ fn first_messages_of_clients_are_judged() {
         ("", "malformed SCRAM message: expected a gs2 header"),
         ("n", "malformed SCRAM message: expected a gs2 header"),
         ("n,", "malformed SCRAM message: expected a gs2 header"),
-        ("x,,n=,r=a", "malformed SCRAM message: expected channel-binding flag \"n\" or \"y\""),
+        ("x,,n=,r=a", "malformed SCRAM message: expected channel-binding flag \"n\", \"y\" or \"p\""),
         ("p=tls-unique,,n=,r=a", "client demands channel binding, which is not offered"),
         ("n,a=bob,n=,r=a", "client uses authorization identity, but it is not supported"),
         ("n,b=bob,n=,r=a", "malformed SCRAM message: expected an empty authorization identity"),
