@@ -28,6 +28,7 @@ pub(super) fn complete_and_check(config: &mut Config, reader: &mut Reader<'_>) {
     postgres::clusters(&mut config.postgres, reader);
     postgres::databases(config, reader);
     postgres::users(&config.postgres, reader);
+    postgres::lookup(&config.postgres, reader);
     postgres::pools(&config.postgres, reader);
     postgres::routing(&config.postgres, reader);
     admin(&config.admin, reader);

@@ -89,21 +89,7 @@ const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placehold
 
 /// Keys without a field.
 static PLACEHOLDERS: &[&[Placeholder]] = &[
-    &[
-        text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n"),
-        text(
-            "postgres",
-            "auth_query",
-            Refuse(NO_AUTH_QUERY),
-            "A query that answers the verifier of a login that has no `[[postgres.user]]`.\n",
-        ),
-        text(
-            "postgres",
-            "auth_user",
-            Warn("has no effect without auth_query, which is not available in this version"),
-            "The login that runs `auth_query`.\n",
-        ),
-    ],
+    &[text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n")],
     &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
     &[
         mode(

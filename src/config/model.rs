@@ -114,6 +114,14 @@ pub struct Postgres {
     pub tls_ca: Option<PathBuf>,
     /// Oldest version of TLS that is accepted.
     pub tls_min_version: TlsVersion,
+    /// Answers name, password and the password's end (seconds since 1970) of a login; the default reads `pg_authid`.
+    pub auth_query: Option<String>,
+    /// Who runs it; `None`: only the logins of the configuration exist.
+    pub auth_user: Option<String>,
+    /// Where; the cluster's `monitor_database` when absent.
+    pub auth_dbname: Option<String>,
+    /// How long an answer holds.
+    pub auth_query_cache: Duration,
     /// Whether clients must bind their SCRAM logins to the encrypted connection.
     pub tls_channel_binding: ChannelBinding,
     /// `[postgres.pool]`

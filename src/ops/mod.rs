@@ -5,6 +5,7 @@ mod event_command;
 pub mod instance;
 mod listeners;
 pub mod log;
+mod logins;
 pub mod redis;
 mod serve;
 

@@ -19,6 +19,7 @@ use crate::net;
 use crate::net::credentials;
 use crate::pg::listen::{Place, Wish};
 use crate::pg::login::Newcomer;
+use crate::pg::lookup::Ask;
 use crate::pg::{Control, Core, Shared, accept};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::model::Workers;
@@ -35,6 +36,7 @@ struct Asks {
     catalogs: mpsc::UnboundedSender<(usize, String)>,
     console: mpsc::UnboundedSender<Newcomer>,
     listeners: mpsc::UnboundedSender<(usize, Place, Wish)>,
+    logins: mpsc::UnboundedSender<Ask>,
 }
 
 impl Control for Asks {
@@ -49,6 +51,9 @@ impl Control for Asks {
     }
     fn console(&self, newcomer: Newcomer) {
         let _ = self.console.send(newcomer);
+    }
+    fn look_up(&self, ask: Ask) {
+        let _ = self.logins.send(ask);
     }
     fn listen(&self, worker: usize, place: Place, wish: Wish) {
         let _ = self.listeners.send((worker, place, wish));
@@ -147,7 +152,8 @@ where
         let (catalogs, wanted) = mpsc::unbounded_channel();
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
         let (listens, wishes) = mpsc::unbounded_channel();
-        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens };
+        let (logins, unknown) = mpsc::unbounded_channel();
+        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens, logins };
         let shared = Arc::new(Shared::new(Box::new(asks)).map_err(|e| io::Error::other(e.to_string()))?);
         shared.tls.store(credentials::for_postgres_clients(&config.postgres).map_err(io::Error::other)?);
         let config = Arc::new(config);
@@ -179,6 +185,7 @@ where
         let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
         tokio::task::spawn_local(super::listeners::keep(Arc::clone(&instance), wishes));
+        tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {

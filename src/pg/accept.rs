@@ -197,6 +197,7 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
         let _ = talk.refuse(Trouble::NoDatabase(startup.database)).await;
         return None;
     };
+    core.renew_login(&pool);
     if pool.is_disabled.get() {
         leave(&core);
         pool.shared.count_client(home, false);

@@ -72,6 +72,8 @@ pub enum Trouble {
     },
     /// A CancelRequest reached a client in the queue.
     Cancelled,
+    /// Only PostgreSQL knows the login (`auth_query`), and cannot be asked; why stands in the log.
+    CannotLookUp,
     /// A server refused the login for a reason that time does not mend.
     ServerRefused {
         /// SQLSTATE
@@ -178,7 +180,7 @@ impl ToClient for Trouble {
             Trouble::QueryTimeout | Trouble::Cancelled => "57014",
             Trouble::IdleInTransaction => "25P03",
             Trouble::QueueFull { .. } => "53300",
-            Trouble::QueueTimeout { .. } | Trouble::NoPrimary { .. } => "57P03",
+            Trouble::QueueTimeout { .. } | Trouble::NoPrimary { .. } | Trouble::CannotLookUp => "57P03",
             Trouble::ServerRefused { code, .. }
             | Trouble::ServerSaid { code, .. }
             | Trouble::ServerEnded { code, .. } => known(code),
@@ -243,6 +245,7 @@ impl ToClient for Trouble {
             Trouble::TooManyPinned(max) => {
                 format!("no more clients may keep a server connection (pool.max_pinned = {max})").into()
             }
+            Trouble::CannotLookUp => "the login cannot be looked up now".into(),
             Trouble::NoDatabase(name) => format!("database \"{name}\" does not exist").into(),
             Trouble::Disabled(name) => format!("database \"{name}\" is disabled").into(),
             Trouble::WrongPassword(user) => format!("password authentication failed for user \"{user}\"").into(),
@@ -267,6 +270,7 @@ impl ToClient for Trouble {
             Trouble::OutcomeUnknown(_) => "check whether the change is there before running it again".into(),
             Trouble::ReadLost(_) => "nothing was changed; the statement can be run again".into(),
             Trouble::NeedsTls(_) => "use sslmode=require or stricter".into(),
+            Trouble::CannotLookUp => "try again; Forebay's log says why".into(),
             Trouble::TooManyClients(_) => "raise postgres.max_clients".into(),
             Trouble::TooManyPinned(_) => {
                 "see SHOW PINS in the admin console; raise pool.max_pinned and pool.size".into()

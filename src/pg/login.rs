@@ -1,9 +1,13 @@
 //! The client's side of a login: reading its packets, checking its password, taking its settings.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::core::Core;
 use super::errors::Trouble;
+use super::lookup::Ask;
 use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
@@ -297,8 +301,35 @@ impl Known {
 /// Checks the password as `postgres.auth` says.
 pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
     talk.negotiate(startup).await?;
-    let known = Known::new(&config.postgres, &startup.user);
-    check_password(&core.shared, talk, &startup.user, &known).await
+    let (postgres, user) = (&config.postgres, startup.user.as_str());
+    let mut known = Known::new(postgres, user);
+    let is_asked = postgres.auth_user.is_some() && postgres.user(user).is_none() && known.method != AuthMethod::Trust;
+    let Some(cluster) = postgres.database(&startup.database).filter(|_| is_asked) else {
+        return check_password(&core.shared, talk, user, &known).await;
+    };
+    let cluster = postgres.clusters.get(cluster.cluster).map(|cluster| cluster.name.as_str()).unwrap_or_default();
+    known.credentials = match look_up(&core.shared, postgres.auth_query_cache, cluster, user).await {
+        Ok(credential) => credential.into_iter().collect(),
+        Err(_) => return Err(talk.refuse(Trouble::CannotLookUp).await),
+    };
+    let done = check_password(&core.shared, talk, user, &known).await;
+    if matches!(done, Err(LoginError::Password { .. })) {
+        core.shared.logins.doubt(cluster, user);
+    }
+    done
+}
+
+/// What PostgreSQL says of a login; known for a while.
+async fn look_up(shared: &Shared, limit: Duration, cluster: &str, user: &str) -> Result<Option<Credential>, String> {
+    if let Some(credential) = shared.logins.known(cluster, user, limit) {
+        return Ok(credential);
+    }
+    let (answer, answered) = oneshot::channel();
+    let (cluster_name, user_name, since) = (cluster.to_owned(), user.to_owned(), Instant::now());
+    shared.control.look_up(Ask { cluster: cluster_name, user: user_name, since, answer });
+    answered.await.unwrap_or_else(|_| Err("nobody looks it up".to_owned()))?;
+    // Learned this moment, whatever the limit.
+    Ok(shared.logins.known(cluster, user, limit.max(Duration::from_secs(1))).flatten())
 }
 
 /// Asks for a password and checks it.

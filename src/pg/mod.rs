@@ -23,6 +23,7 @@ mod handover;
 pub mod listen;
 pub mod login;
 mod look;
+pub mod lookup;
 mod memory;
 pub mod orders;
 pub mod pool;

@@ -11,6 +11,7 @@ use super::consoles::Consoles;
 use super::core::Core;
 use super::listen::{Place, Wish};
 use super::login::Newcomer;
+use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
 use crate::net::aside;
@@ -31,6 +32,8 @@ pub trait Control: Send + Sync {
     fn want_catalog(&self, cluster: usize, database: &str);
     /// What a thread wants of the connection that listens in a database; the answer comes by [`Core::hear`].
     fn listen(&self, worker: usize, place: Place, wish: Wish);
+    /// A login that only PostgreSQL knows; what it says goes to [`Shared::logins`].
+    fn look_up(&self, ask: Ask);
     /// A client of the admin console, its startup packet read.
     fn console(&self, newcomer: Newcomer);
 }
@@ -60,6 +63,8 @@ pub struct Shared {
     pub tls: ArcSwapOption<Acceptor>,
     /// See [`Catalog`]; by cluster and database.
     pub catalogs: DashMap<(usize, String), Arc<Catalog>>,
+    /// Of `postgres.auth_query`.
+    pub logins: Logins,
     pools: Mutex<HashMap<PoolKey, Arc<PoolShared>>>,
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
@@ -93,6 +98,7 @@ impl Shared {
             clients: AtomicUsize::new(0),
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
+            logins: Logins::default(),
             pools: Mutex::default(),
             ids: AtomicU64::new(1),
             mock_secret,
@@ -242,8 +248,9 @@ impl Shared {
         }
     }
 
-    /// Forgets what was made of passwords that may not be in force any more.
+    /// Forgets what was made of passwords that may not be in force any more, and what was looked up.
     pub fn forget_keys(&self) {
         self.derived.clear();
+        self.logins.clear();
     }
 }

@@ -204,6 +204,35 @@ fn check_password(password: &Secret, auth: AuthMethod, name: &str, place: &str, 
     }
 }
 
+pub(super) fn lookup(postgres: &Postgres, reader: &mut Reader<'_>) {
+    let key = "postgres.auth_user";
+    match &postgres.auth_user {
+        None if postgres.auth_query.is_some() => {
+            let message = "postgres.auth_query needs auth_user, the [[postgres.user]] that runs it";
+            reader.error_in("postgres.auth_query", message.to_owned());
+        }
+        None => {}
+        Some(name) => match postgres.user(name) {
+            None => {
+                let message = format!("{key}: there is no [[postgres.user]] named {}; add it", quote(name));
+                reader.error_in(key, message);
+            }
+            Some(user) => {
+                let is_clear = |password: &Secret| verifier::kind(&password.0) == Ok(Kind::Clear);
+                if user.password.as_ref().is_some_and(|password| !is_clear(password)) {
+                    let name = quote(name);
+                    reader.error_in(
+                        key,
+                        format!(
+                            "{key}: the password of {name} is a verifier, which cannot log in to a server by itself"
+                        ),
+                    );
+                }
+            }
+        },
+    }
+}
+
 pub(super) fn users(postgres: &Postgres, reader: &mut Reader<'_>) {
     for (i, user) in postgres.users.iter().enumerate() {
         let place = format!("postgres.user[{i}]");

@@ -37,6 +37,16 @@ section! {
         /// How clients log in. md5 asks those with a SCRAM verifier for SCRAM all the same; trust asks nobody
         /// for a password.
         auth: AuthMethod = "\"scram-sha-256\"";
+        /// A query that answers for the login $1 its name, its password as pg_authid has it, and if it likes the end of
+        /// that password in seconds since 1970 (double precision); the default reads pg_authid, which only superusers
+        /// may. It runs with search_path = pg_catalog: names of others need their schema.
+        auth_query: Option<String>;
+        /// The `[[postgres.user]]` that runs auth_query; logins without a `[[postgres.user]]` exist only with it.
+        auth_user: Option<String>;
+        /// The database where it runs it; the cluster's monitor_database when absent.
+        auth_dbname: Option<String>;
+        /// How long an answer holds; after a failed login it is asked again.
+        auth_query_cache: Duration = "\"30s\"";
         /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
         /// certificate, too. Unix sockets never use it.
         tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];

@@ -1,0 +1,143 @@
+//! What PostgreSQL itself said of logins that the configuration does not name (`postgres.auth_query`), kept for a while.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+use crate::wire::pg::auth::Credential;
+
+/// Logins that are remembered, for all clusters: anybody can ask for names that do not exist.
+const MOST: usize = 10_000;
+/// A name that nobody has is asked for again after this time at the latest.
+const NOBODY: Duration = Duration::from_secs(5);
+/// After a failed login a verifier of this age is looked up again: the password may have been changed.
+const YOUNG: Duration = Duration::from_secs(1);
+
+/// A login that is to be looked up.
+#[derive(Debug)]
+pub struct Ask {
+    /// The cluster's name.
+    pub cluster: String,
+    /// As the client named it.
+    pub user: String,
+    /// An answer that was learned since then will do.
+    pub since: Instant,
+    /// Told once [`Logins`] knows; or why that cannot be.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// What was found of a login.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// `None`: nobody has that name, or cannot log in with a password.
+    credential: Option<Credential>,
+    valid_until: Option<SystemTime>,
+    at: Instant,
+}
+
+impl Found {
+    /// A login, with the end of its password if it has one.
+    pub fn new(credential: Option<Credential>, valid_until: Option<SystemTime>) -> Self {
+        Found { credential, valid_until, at: Instant::now() }
+    }
+
+    /// Nobody has that name.
+    pub fn nobody() -> Self {
+        Self::new(None, None)
+    }
+
+    fn is_fresh(&self, limit: Duration) -> bool {
+        let limit = if self.credential.is_some() { limit } else { limit.min(NOBODY) };
+        self.at.elapsed() < limit
+    }
+}
+
+/// See the module; by cluster and login.
+#[derive(Debug, Default)]
+pub struct Logins(DashMap<(String, String), Found>);
+
+impl Logins {
+    /// What a client can prove the login by, as far as that is known and not older than `limit`; nothing if the
+    /// password is past its end (`VALID UNTIL`).
+    pub fn known(&self, cluster: &str, user: &str, limit: Duration) -> Option<Option<Credential>> {
+        let found = self.0.get(&(cluster.to_owned(), user.to_owned()))?;
+        let is_over = found.valid_until.is_some_and(|until| until <= SystemTime::now());
+        found.is_fresh(limit).then(|| found.credential.clone().filter(|_| !is_over))
+    }
+
+    /// What was known last, for logins at servers: these see for themselves whether it still holds.
+    pub fn last(&self, cluster: &str, user: &str) -> Option<Credential> {
+        self.0.get(&(cluster.to_owned(), user.to_owned()))?.credential.clone()
+    }
+
+    /// True if what is known is not older than that.
+    pub fn was_looked_up_since(&self, cluster: &str, user: &str, since: Instant) -> bool {
+        self.0.get(&(cluster.to_owned(), user.to_owned())).is_some_and(|found| found.at >= since)
+    }
+
+    /// Remembers an answer.
+    pub fn learn(&self, cluster: &str, user: &str, found: Found) {
+        if self.0.len() >= MOST {
+            self.0.retain(|_, known| known.credential.is_some());
+        }
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        self.0.insert((cluster.to_owned(), user.to_owned()), found);
+    }
+
+    /// The client did not prove it: perhaps because the password is another one by now.
+    pub fn doubt(&self, cluster: &str, user: &str) {
+        self.0.remove_if(&(cluster.to_owned(), user.to_owned()), |_, found| found.at.elapsed() >= YOUNG);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn password() -> Option<Credential> {
+        Credential::parse("s3cret").ok()
+    }
+
+    #[test]
+    fn what_is_known_holds_for_a_while_and_until_the_password_ends() {
+        let logins = Logins::default();
+        assert_eq!(logins.known("main", "app", HOUR), None);
+        logins.learn("main", "app", Found::new(password(), Some(SystemTime::now() + HOUR)));
+        assert_eq!(logins.known("main", "app", HOUR), Some(password()));
+        assert_eq!(logins.known("other", "app", HOUR), None, "another cluster has other logins");
+        assert_eq!(logins.known("main", "app", Duration::ZERO), None);
+        logins.learn("main", "app", Found::new(password(), Some(SystemTime::now())));
+        assert_eq!(logins.known("main", "app", HOUR), Some(None), "past its end");
+        logins.learn("main", "app", Found::nobody());
+        assert_eq!(logins.known("main", "app", HOUR), Some(None));
+    }
+
+    #[test]
+    fn a_doubt_does_not_bring_a_question_for_each_wrong_password() {
+        let logins = Logins::default();
+        logins.learn("main", "app", Found::new(password(), None));
+        logins.doubt("main", "app");
+        assert_eq!(logins.known("main", "app", HOUR), Some(password()));
+    }
+
+    #[test]
+    fn names_that_nobody_has_do_not_fill_the_memory() {
+        let logins = Logins::default();
+        logins.learn("main", "app", Found::new(password(), None));
+        for number in 0..2 * MOST {
+            logins.learn("main", &format!("x{number}"), Found::nobody());
+        }
+        assert!(logins.0.len() <= MOST);
+        assert_eq!(logins.known("main", "app", HOUR), Some(password()));
+    }
+}
