@@ -28,7 +28,6 @@ pub(super) struct Placeholder {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
     Text,
-    Texts,
     Words(&'static [&'static str]),
 }
 
@@ -105,25 +104,6 @@ static PLACEHOLDERS: &[&[Placeholder]] = &[
         ),
     ],
     &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
-    &[
-        mode(
-            "security",
-            "proxy_protocol",
-            &["off", "on"],
-            "\"off\"",
-            "the PROXY protocol is not available in this version; remove it, and send no PROXY header to Forebay",
-            "Whether a PROXY header with the client's address is expected on every connection.\n",
-        ),
-        Placeholder {
-            section: "security",
-            key: "allow",
-            form: Form::Texts,
-            default: Some("[]"),
-            harmless: &[],
-            outcome: Refuse("allow lists are not available in this version; remove it and use a firewall"),
-            doc: "CIDR blocks that may connect; empty means all.\n",
-        },
-    ],
     &tls_files(
         "coordination",
         NO_ETCD,
@@ -140,7 +120,6 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
 
 /// Existing keys that have no effect: section, keys, what will not happen.
 static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    ("security", &["ban_after", "ban_window", "ban_time"], "failed logins are not banned in this version"),
     ("notify", &["webhook"], "webhooks are not called in this version"),
 ];
 
@@ -148,7 +127,6 @@ static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
 static TUNING: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
-    ("security", &["ban_allow"]),
     ("coordination", &["etcd", "prefix", "lease", "user", "password"]),
     ("notify", &["events"]),
 ];
@@ -217,7 +195,6 @@ impl Form {
     fn check(self, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) {
         match self {
             Form::Text => drop(String::parse(value, at, reader)),
-            Form::Texts => drop(Vec::<String>::parse(value, at, reader)),
             Form::Words(words) => {
                 let is_known = value.get_ref().as_str().is_some_and(|text| words.contains(&text));
                 if !is_known {
@@ -230,7 +207,6 @@ impl Form {
     pub(super) fn text(self) -> String {
         match self {
             Form::Text => String::form(Rules::default()),
-            Form::Texts => Vec::<String>::form(Rules::default()),
             Form::Words(words) => one_of(words),
         }
     }

@@ -8,4 +8,4 @@ pub mod tls;
 
 pub use dial::{Target, dial};
 pub use listener::{Accepted, Listener, bind};
-pub use stream::{Detached, Endpoint, Stream};
+pub use stream::{Detached, DetachedTcp, Endpoint, Stream, Tcp};

@@ -20,13 +20,15 @@ use rustls::{
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::stream::{DetachedTcp, Tcp};
+
 /// The most that one record holds, bytes (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 
 /// An encrypted connection whose handshake is over.
 #[derive(Debug)]
 pub struct Tls {
-    tcp: TcpStream,
+    tcp: Tcp,
     state: RefCell<State>,
 }
 
@@ -58,7 +60,7 @@ impl Tls {
     ///
     /// # Errors
     /// The socket's, or in words what was wrong with the other side's part.
-    pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>, ahead: &[u8]) -> io::Result<Self> {
+    pub async fn accept(tcp: Tcp, config: Arc<ServerConfig>, ahead: &[u8]) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
         Self::shake_hands(tcp, connection.into(), ahead).await
     }
@@ -67,12 +69,12 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Tls::accept`].
-    pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+    pub async fn connect(tcp: Tcp, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         Self::shake_hands(tcp, connection.into(), &[]).await
     }
 
-    async fn shake_hands(tcp: TcpStream, connection: Connection, mut ahead: &[u8]) -> io::Result<Self> {
+    async fn shake_hands(tcp: Tcp, connection: Connection, mut ahead: &[u8]) -> io::Result<Self> {
         let mut tls = Tls { tcp, state: RefCell::new(State { connection, owed: 0 }) };
         while !ahead.is_empty() {
             let state = tls.state.get_mut();
@@ -171,12 +173,12 @@ impl Tls {
     }
 
     /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &Tcp {
         &self.tcp
     }
 
     /// See [`Tls::tcp`].
-    pub fn tcp_mut(&mut self) -> &mut TcpStream {
+    pub fn tcp_mut(&mut self) -> &mut Tcp {
         &mut self.tcp
     }
 
@@ -199,13 +201,13 @@ impl Tls {
     }
 
     /// Apart from its runtime.
-    pub fn detach(self) -> io::Result<(std::net::TcpStream, Box<State>)> {
-        Ok((self.tcp.into_std()?, Box::new(self.state.into_inner())))
+    pub fn detach(self) -> io::Result<(DetachedTcp, Box<State>)> {
+        Ok((self.tcp.detach()?, Box::new(self.state.into_inner())))
     }
 
     /// The other way round, in the runtime of the calling thread.
-    pub fn attach(tcp: std::net::TcpStream, state: State) -> io::Result<Self> {
-        Ok(Tls { tcp: TcpStream::from_std(tcp)?, state: RefCell::new(state) })
+    pub fn attach(tcp: DetachedTcp, state: State) -> io::Result<Self> {
+        Ok(Tls { tcp: tcp.attach()?, state: RefCell::new(state) })
     }
 }
 

@@ -10,6 +10,7 @@ use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
 use crate::config::model::{AuthMethod, Config, ListenRoute, TlsMode};
+use crate::guard::Failure;
 use crate::net::credentials::ALPN;
 use crate::net::tls::Tls;
 use crate::net::{Detached, Endpoint, Stream};
@@ -46,6 +47,21 @@ pub enum LoginError {
 }
 
 impl LoginError {
+    /// What it counts as for the ban of its address; `None`: as no failed login. A client that leaves, or that refuses
+    /// our certificate, has not tried anything.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            LoginError::Password { .. } => Some(Failure::Password),
+            LoginError::Startup(_) | LoginError::Refused(Trouble::Protocol(_)) => Some(Failure::Junk),
+            LoginError::Tls(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                let error = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+                let is_their_no = matches!(error, Some(rustls::Error::AlertReceived(_)));
+                (!is_their_no).then_some(Failure::Tls)
+            }
+            LoginError::Socket(_) | LoginError::Tls(_) | LoginError::Refused(_) => None,
+        }
+    }
+
     /// One log line with the peer's address; a client that just left is not worth one.
     pub fn log(&self, peer: Endpoint) {
         match self {
@@ -228,12 +244,15 @@ impl Talk {
         }
     }
 
-    /// The body of the next password message.
-    async fn password(&mut self) -> Result<Vec<u8>, LoginError> {
+    /// The body of the next password message, unless its address was banned meanwhile.
+    async fn password(&mut self, shared: &Shared) -> Result<Vec<u8>, LoginError> {
         loop {
             match head(&self.buffer) {
                 Head::Frame { kind: b'p', len } if len <= LONGEST => {
                     if self.buffer.len() >= len {
+                        if let Err(refused) = shared.guard.recheck(self.peer()) {
+                            return Err(self.refuse(Trouble::Refused(refused)).await);
+                        }
                         let rest = self.buffer.split_off(len);
                         let frame = std::mem::replace(&mut self.buffer, rest);
                         return Ok(frame.get(5..).unwrap_or_default().to_vec());
@@ -286,9 +305,9 @@ pub async fn check_password(
     match (method, credential) {
         (AuthMethod::Trust, _) => Ok(()),
         (AuthMethod::Md5, Some(credential)) if credential.serves_client(Method::Md5) => {
-            by_md5(talk, user, credential.md5_verifier(user)).await
+            by_md5(shared, talk, user, credential.md5_verifier(user)).await
         }
-        (AuthMethod::Md5, None) => by_md5(talk, user, None).await,
+        (AuthMethod::Md5, None) => by_md5(shared, talk, user, None).await,
         (_, Some(Credential::Clear(password))) => {
             by_scram(shared, talk, user, Some(shared.verifier(user, password))).await
         }
@@ -297,13 +316,13 @@ pub async fn check_password(
     }
 }
 
-async fn by_md5(talk: &mut Talk, user: &str, verifier: Option<String>) -> Result<(), LoginError> {
+async fn by_md5(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option<String>) -> Result<(), LoginError> {
     let mut salt = [0; 4];
     getrandom::fill(&mut salt).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
     let mut out = Vec::new();
     build::authentication_md5(&mut out, salt);
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     let answer = message::password(&body).unwrap_or_default();
     match verifier {
         Some(verifier) if md5::verify(answer, &verifier, salt) => Ok(()),
@@ -318,7 +337,7 @@ async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option
     let mut out = Vec::new();
     build::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     let first = match message::sasl_initial_response(&body) {
         Ok((mechanism, Some(data))) if mechanism == b"SCRAM-SHA-256" => data,
         _ => {
@@ -337,7 +356,7 @@ async fn by_scram(shared: &Shared, talk: &mut Talk, user: &str, verifier: Option
     out.clear();
     build::authentication_sasl_continue(&mut out, challenge.message());
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     match challenge.last(&body) {
         Ok(done) => {
             out.clear();

@@ -13,6 +13,7 @@ use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use crate::guard::Guard;
 use crate::sql::Catalog;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::CancelKey;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub cancels: DashMap<i32, (usize, u64)>,
     /// Sessions of the admin console.
     pub consoles: Consoles,
+    /// Who may connect.
+    pub guard: Arc<Guard>,
     /// Client connections, logged in or not.
     pub clients: AtomicUsize,
     /// Catalogs by cluster and database.
@@ -76,7 +79,7 @@ impl Shared {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn new(control: Box<dyn Control>) -> Result<Self, getrandom::Error> {
+    pub fn new(control: Box<dyn Control>, guard: Arc<Guard>) -> Result<Self, getrandom::Error> {
         let mut mock_secret = [0; 32];
         getrandom::fill(&mut mock_secret)?;
         Ok(Shared {
@@ -85,6 +88,7 @@ impl Shared {
             statements: Statements::default(),
             cancels: DashMap::new(),
             consoles: Consoles::default(),
+            guard,
             clients: AtomicUsize::new(0),
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
