@@ -119,9 +119,8 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
-static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    ("notify", &["webhook"], "webhooks are not called in this version"),
-];
+static WITHOUT_EFFECT: &[(&str, &[&str], &str)] =
+    &[("notify", &["webhook"], "webhooks are not called in this version")];
 
 /// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
 /// etcd's endpoints, see [`ETCD_REFUSED`]).

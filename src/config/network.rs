@@ -105,7 +105,8 @@ mod tests {
         ] {
             assert_eq!(block(text).to_string(), written, "{text}");
         }
-        for wrong in ["", "lan", "10.0.0.0/33", "10.0.0/8", "10.0.0.1:80", "::/129", "10.0.0.0/-1", "::ffff:0.0.0.0/80"] {
+        for wrong in ["", "lan", "10.0.0.0/33", "10.0.0/8", "10.0.0.1:80", "::/129", "10.0.0.0/-1", "::ffff:0.0.0.0/80"]
+        {
             assert_eq!(Network::parse(wrong), None, "{wrong:?}");
         }
     }

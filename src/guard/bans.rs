@@ -148,12 +148,9 @@ impl Bans {
         record.failed = VecDeque::new();
         record.until = after(now, limit.time);
         match source.block() {
-            Some(block) => Noted::Banned(Ban {
-                block,
-                until: record.until,
-                reason: Reason::Failures,
-                failures: record.failures,
-            }),
+            Some(block) => {
+                Noted::Banned(Ban { block, until: record.until, reason: Reason::Failures, failures: record.failures })
+            }
             None => Noted::Already,
         }
     }
@@ -224,8 +221,11 @@ impl Bans {
         let addresses = addresses.filter_map(|(ip, (until, by))| Some((Network::around(*ip, bits(*ip))?, *until, by)));
         let blocks = by_hand.blocks.iter().map(|(block, until, by)| (*block, *until, by));
         let in_force = addresses.chain(blocks).filter(|(_, until, _)| *until > now);
-        let ban = |(block, until, by): (Network, u64, &Arc<str>)| {
-            Ban { block, until, reason: Reason::Admin(Arc::clone(by)), failures: 0 }
+        let ban = |(block, until, by): (Network, u64, &Arc<str>)| Ban {
+            block,
+            until,
+            reason: Reason::Admin(Arc::clone(by)),
+            failures: 0,
         };
         in_force.map(ban).collect()
     }
@@ -342,8 +342,10 @@ mod tests {
         bans.by_hand(block("10.0.0.0/8"), until, "ann").unwrap();
         bans.by_hand(block("192.0.2.1"), until, "ann").unwrap();
         let of = |text: &str| bans.of(ip(text), now).map(|ban| ban.block.to_string());
-        assert_eq!([of("10.9.9.9"), of("192.0.2.1"), of("192.0.2.2")], [
-            Some("10.0.0.0/8".into()), Some("192.0.2.1".into()), None]);
+        assert_eq!(
+            [of("10.9.9.9"), of("192.0.2.1"), of("192.0.2.2")],
+            [Some("10.0.0.0/8".into()), Some("192.0.2.1".into()), None]
+        );
         assert!(bans.of(ip("10.9.9.9"), until).is_none(), "it has ended");
         let refused = bans.lift(block("10.9.9.9"), now).unwrap_err();
         assert_eq!(refused.within, Some(block("10.0.0.0/8")), "a part of a block cannot be lifted");
@@ -371,7 +373,11 @@ mod tests {
     fn a_flood_of_bans_is_told_in_a_few_lines() {
         let (bans, lines) = (Bans::default(), Mutex::new(Vec::new()));
         let ban = Ban {
-            block: Network::parse("10.0.0.1").unwrap(), until: 700 * SECOND, reason: Reason::Failures, failures: 3 };
+            block: Network::parse("10.0.0.1").unwrap(),
+            until: 700 * SECOND,
+            reason: Reason::Failures,
+            failures: 3,
+        };
         for n in 0..1000 {
             let now = (100 + n / 1000) * SECOND;
             bans.tell(&ban, now, &|line| lines.lock().unwrap().push(line.to_owned()));

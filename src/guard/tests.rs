@@ -115,5 +115,8 @@ fn the_load_balancers_alone_are_asked_for_a_header() {
 fn times_are_told_in_words() {
     let words = |seconds| in_words(Duration::from_secs(seconds));
     let told = [0, 1, 90, 91, 600, 5401, 86_400, 129_601].map(words);
-    assert_eq!(told, ["1 second", "1 second", "90 seconds", "2 minutes", "10 minutes", "2 hours", "24 hours", "2 days"]);
+    assert_eq!(
+        told,
+        ["1 second", "1 second", "90 seconds", "2 minutes", "10 minutes", "2 hours", "24 hours", "2 days"]
+    );
 }

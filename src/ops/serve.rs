@@ -150,10 +150,7 @@ where
         let (listens, wishes) = mpsc::unbounded_channel();
         let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens };
         let banned = events.clone();
-        let guard = Guard::new(
-            config.security.clone(),
-            Box::new(move |what| banned.record("", 0, "banned", "", what)),
-        );
+        let guard = Guard::new(config.security.clone(), Box::new(move |what| banned.record("", 0, "banned", "", what)));
         let shared = Shared::new(Box::new(asks), Arc::clone(&guard));
         let shared = Arc::new(shared.map_err(|e| io::Error::other(e.to_string()))?);
         shared.tls.store(credentials::for_postgres_clients(&config.postgres).map_err(io::Error::other)?);
