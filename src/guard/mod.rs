@@ -329,7 +329,7 @@ impl Guard {
         let rules = self.rules.load();
         let mut all = self.bans.all(now_ns());
         all.retain(|ban| !rules.ban_allow.iter().any(|known| known.covers(&ban.block)));
-        all.sort_by(|a, b| (a.until, a.block).cmp(&(b.until, b.block)));
+        all.sort_by_key(|ban| (ban.until, ban.block));
         all
     }
 
