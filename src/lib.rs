@@ -1,7 +1,7 @@
 //! Forebay: one endpoint for PostgreSQL and Redis.
 //!
-//! The rooms, from the top: `cli`; `admin` and `ops`; `pg` and `redis`; `topology`; `worker` and `pool`; `net`; and the leaves
-//! `config`, `wire` and `sql`, which know no socket and no clock. Imports point down only.
+//! The rooms, from the top: `cli`; `admin` and `ops`; `pg` and `redis`; `topology` and `guard`; `worker` and `pool`;
+//! `net`; and the leaves `config`, `wire` and `sql`, which know no socket and no clock. Imports point down only.
 
 // The pages of this crate are read by those who change it: they may link to what is private.
 #![allow(rustdoc::private_intra_doc_links)]
@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod guard;
 pub mod net;
 pub mod ops;
 pub mod pg;

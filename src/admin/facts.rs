@@ -9,6 +9,7 @@ use bitflags::bitflags;
 use super::views::checks::{self, Check};
 use super::views::replication::{self, Stream};
 use crate::config::model::Config;
+use crate::guard::Ban;
 use crate::ops::Instance;
 use crate::ops::instance::Stop;
 use crate::pg::orders::Orders;
@@ -37,6 +38,8 @@ bitflags! {
         const MEMORY = 32;
         /// How the primaries see their replicas, of the servers themselves.
         const REPLICATION = 64;
+        /// Who is banned.
+        const BANS = 128;
     }
 }
 
@@ -66,6 +69,7 @@ pub struct Facts {
     pub(super) statements: usize,
     pub(super) history: History,
     pub(super) events: Vec<Event>,
+    pub(super) bans: Vec<Ban>,
     pub(super) checks: Vec<Check>,
     /// By cluster and node; of those alone of which it is known.
     pub(super) streams: BTreeMap<(usize, usize), Stream>,
@@ -143,6 +147,7 @@ impl Facts {
             connections: instance.shared.clients.load(std::sync::atomic::Ordering::Relaxed),
             statements: if needs.contains(Needs::MEMORY) { instance.shared.statements.sweep() } else { 0 },
             history,
+            bans: if needs.contains(Needs::BANS) { instance.shared.guard.bans() } else { Vec::new() },
             events: if needs.contains(Needs::EVENTS) { instance.events.rows() } else { Vec::new() },
             checks,
             streams,

@@ -34,6 +34,8 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("PROMOTE node [ALLOW DATA LOSS]", "the same, to this node"),
     ("PAUSE FAILOVER [service]", "go on with the present primary, whatever happens to the roles of nodes"),
     ("RESUME FAILOVER [service]", "follow changes of the primary again"),
+    ("BAN 'address' [FOR '10m']", "refuse new connections of an address or a block of them"),
+    ("UNBAN 'address'", "let an address, or all in a block, connect again"),
 ];
 
 pub(super) fn rows() -> Vec<Row> {

@@ -37,10 +37,12 @@ pub(super) fn precise(moment: SystemTime) -> String {
     format!("{}.{millis:03} UTC", plain(moment))
 }
 
-/// The wall clock at a moment of the process's clock, ns.
+/// The wall clock at a moment of the process's clock, ns, that has been or is to come.
 pub(super) fn wall(ns: u64) -> SystemTime {
-    let ago = Duration::from_nanos(now_ns().saturating_sub(ns));
-    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    let now = now_ns();
+    let (ago, ahead) = (Duration::from_nanos(now.saturating_sub(ns)), Duration::from_nanos(ns.saturating_sub(now)));
+    let wall = SystemTime::now().checked_sub(ago).and_then(|then| then.checked_add(ahead));
+    wall.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 mod postgres;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use super::address::check_endpoint;
 use super::later;
@@ -205,14 +204,18 @@ fn listeners(config: &Config, reader: &mut Reader<'_>) {
 
 /// `[security]`, `[notify]` and `[coordination]`.
 fn service(config: &Config, reader: &mut Reader<'_>) {
-    for (i, network) in config.security.ban_allow.iter().enumerate() {
-        if !is_network(network) {
-            let network = quote(network);
-            reader.error_in(
-                &format!("security.ban_allow[{i}]"),
-                format!("security.ban_allow: {network} is no address block; write \"10.0.0.0/8\" or \"10.1.2.3\""),
-            );
-        }
+    let security = &config.security;
+    if security.proxy_protocol && security.proxy_trusted.is_empty() {
+        reader.error_in(
+            "security.proxy_protocol",
+            "security.proxy_protocol is on, but nobody's header is trusted; write the load balancers' addresses into \
+             security.proxy_trusted"
+                .to_owned(),
+        );
+    }
+    if !security.proxy_protocol && !security.proxy_trusted.is_empty() {
+        let what = "security.proxy_trusted has no effect unless proxy_protocol is on".to_owned();
+        reader.warning_in("security.proxy_trusted", what);
     }
     for (i, url) in config.notify.webhook.iter().enumerate() {
         let is_url =
@@ -228,18 +231,4 @@ fn service(config: &Config, reader: &mut Reader<'_>) {
         }
         _ => {}
     }
-}
-
-/// An address, or an address and the length of its prefix.
-fn is_network(text: &str) -> bool {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length)),
-        None => (text, None),
-    };
-    let most = match address.parse() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    length.is_none_or(|length| length.parse::<u8>().is_ok_and(|length| length <= most))
 }

@@ -28,7 +28,6 @@ pub(super) struct Placeholder {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
     Text,
-    Texts,
     Words(&'static [&'static str]),
 }
 
@@ -91,25 +90,6 @@ const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placehold
 static PLACEHOLDERS: &[&[Placeholder]] = &[
     &[text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n")],
     &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
-    &[
-        mode(
-            "security",
-            "proxy_protocol",
-            &["off", "on"],
-            "\"off\"",
-            "the PROXY protocol is not available in this version; remove it, and send no PROXY header to Forebay",
-            "Whether a PROXY header with the client's address is expected on every connection.\n",
-        ),
-        Placeholder {
-            section: "security",
-            key: "allow",
-            form: Form::Texts,
-            default: Some("[]"),
-            harmless: &[],
-            outcome: Refuse("allow lists are not available in this version; remove it and use a firewall"),
-            doc: "CIDR blocks that may connect; empty means all.\n",
-        },
-    ],
     &tls_files(
         "coordination",
         NO_ETCD,
@@ -125,16 +105,13 @@ static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
-static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    ("security", &["ban_after", "ban_window", "ban_time"], "failed logins are not banned in this version"),
-    ("notify", &["webhook"], "webhooks are not called in this version"),
-];
+static WITHOUT_EFFECT: &[(&str, &[&str], &str)] =
+    &[("notify", &["webhook"], "webhooks are not called in this version")];
 
 /// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
 static TUNING: &[(&str, &[&str])] = &[
     ("admin", &["listen"]),
-    ("security", &["ban_allow"]),
     ("coordination", &["etcd", "prefix", "lease", "user", "password"]),
     ("notify", &["events"]),
 ];
@@ -203,7 +180,6 @@ impl Form {
     fn check(self, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) {
         match self {
             Form::Text => drop(String::parse(value, at, reader)),
-            Form::Texts => drop(Vec::<String>::parse(value, at, reader)),
             Form::Words(words) => {
                 let is_known = value.get_ref().as_str().is_some_and(|text| words.contains(&text));
                 if !is_known {
@@ -216,7 +192,6 @@ impl Form {
     pub(super) fn text(self) -> String {
         match self {
             Form::Text => String::form(Rules::default()),
-            Form::Texts => Vec::<String>::form(Rules::default()),
             Form::Words(words) => one_of(words),
         }
     }

@@ -10,6 +10,7 @@ mod diagnostic;
 mod keys;
 mod later;
 pub mod model;
+mod network;
 mod numbers;
 mod reader;
 mod secret;
@@ -27,6 +28,7 @@ use toml::de::DeTable;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use keys::{KeyInfo, Shape, reference};
 pub use model::*;
+pub use network::Network;
 pub use units::duration;
 pub use view::{Change, ConfigRow, diff, rows, set, show};
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::network::Network;
 use crate::wire::pg::auth::Credential;
 
 /// The whole configuration of one instance.
@@ -590,6 +591,7 @@ pub struct RedisService {
     pub max_lag: Option<Duration>,
     pub hold: Duration,
     pub queue_length: Option<usize>,
+    pub client_login_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
 }
 
@@ -610,10 +612,24 @@ pub struct Security {
     pub ban_after: u32,
     /// See `ban_after`.
     pub ban_window: Duration,
-    /// For how long.
-    pub ban_time: Duration,
-    /// CIDR blocks that are never banned.
-    pub ban_allow: Vec<String>,
+    /// For how long; `None`: nobody is banned for failed logins.
+    pub ban_time: Option<Duration>,
+    /// Blocks that are never banned.
+    pub ban_allow: Vec<Network>,
+    /// Blocks that may connect; empty means all.
+    pub allow: Vec<Network>,
+    /// Load balancers of `proxy_trusted` send a PROXY header.
+    pub proxy_protocol: bool,
+    /// See `proxy_protocol`.
+    pub proxy_trusted: Vec<Network>,
+    /// New connections of one address, a second.
+    pub connect_rate: Option<usize>,
+    /// New connections of one address at once.
+    pub connect_burst: usize,
+    /// Connections that have not logged in yet.
+    pub max_pending_logins: Option<usize>,
+    /// The same, of one address.
+    pub max_pending_logins_per_address: Option<usize>,
 }
 
 /// `[notify]`

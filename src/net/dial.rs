@@ -31,7 +31,7 @@ pub async fn dial(target: &Target) -> io::Result<Stream> {
         match TcpStream::connect(addr).await {
             Ok(stream) => {
                 set_options(&stream)?;
-                return Ok(Stream::Tcp(stream));
+                return Ok(Stream::Tcp(stream.into()));
             }
             Err(e) => last = e,
         }

@@ -113,7 +113,7 @@ impl Accepted {
             Accepted::Tcp(l) => l.poll_accept(cx).map(|done| {
                 let (stream, _) = done?;
                 set_options(&stream)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::Tcp(stream.into()))
             }),
             Accepted::Unix(l) => l.poll_accept(cx).map(|done| Ok(Stream::Unix(done?.0))),
         }

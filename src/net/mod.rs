@@ -11,4 +11,4 @@ pub mod tls;
 pub use dial::{Target, dial};
 pub use end_point::end_point;
 pub use listener::{Accepted, Listener, bind};
-pub use stream::{Detached, Endpoint, Stream};
+pub use stream::{Detached, DetachedTcp, Endpoint, Stream, Tcp};

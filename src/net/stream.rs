@@ -5,6 +5,8 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -19,32 +21,126 @@ use super::tls::{Cipher, State, Tls};
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, `TCP_NODELAY` set.
-    Tcp(TcpStream),
+    Tcp(Tcp),
     /// Unix domain.
     Unix(UnixStream),
     /// TLS over TCP.
     Tls(Box<Tls>),
 }
 
+/// A TCP connection, and the client's own address if a load balancer has told it: whoever wraps or moves the socket
+/// keeps both together.
+#[derive(Debug)]
+pub struct Tcp {
+    socket: TcpStream,
+    told: Option<Box<Told>>,
+}
+
+/// A [`Tcp`] that belongs to no runtime.
+#[derive(Debug)]
+pub struct DetachedTcp {
+    socket: std::net::TcpStream,
+    told: Option<Box<Told>>,
+}
+
+/// Whose connection it is, as its load balancer says.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// This client's.
+    Client(SocketAddr),
+    /// That of somebody whose address it does not know.
+    Somebody,
+}
+
+impl From<TcpStream> for Tcp {
+    fn from(socket: TcpStream) -> Self {
+        Tcp { socket, told: None }
+    }
+}
+
+impl Deref for Tcp {
+    type Target = TcpStream;
+    fn deref(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl DerefMut for Tcp {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+}
+
+impl Tcp {
+    /// Apart from its runtime.
+    pub fn detach(self) -> io::Result<DetachedTcp> {
+        Ok(DetachedTcp { socket: self.socket.into_std()?, told: self.told })
+    }
+
+    /// From now on the connection counts as that of `client`, of which a load balancer has told; `None`: as that of
+    /// somebody whose address it does not know.
+    pub fn set_client(&mut self, client: Option<SocketAddr>) {
+        self.told = Some(Box::new(client.map_or(Told::Somebody, Told::Client)));
+    }
+
+    /// The other side; the client itself where a load balancer has told of it.
+    pub fn peer(&self) -> Endpoint {
+        let told = match self.told.as_deref() {
+            Some(Told::Client(client)) => return Endpoint { address: Some(*client), is_relayed: true },
+            Some(Told::Somebody) => true,
+            None => false,
+        };
+        let address = self.socket.peer_addr().ok();
+        // Who has left already is taken for nobody of ours.
+        Endpoint { address, is_relayed: told || address.is_none() }
+    }
+
+    /// Our side.
+    pub fn local(&self) -> Endpoint {
+        Endpoint { address: self.socket.local_addr().ok(), is_relayed: false }
+    }
+}
+
+impl DetachedTcp {
+    /// In the runtime of the calling thread.
+    pub fn attach(self) -> io::Result<Tcp> {
+        Ok(Tcp { socket: TcpStream::from_std(self.socket)?, told: self.told })
+    }
+}
+
 /// One end of a connection; a Unix socket's has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Endpoint(Option<std::net::SocketAddr>);
+pub struct Endpoint {
+    address: Option<SocketAddr>,
+    is_relayed: bool,
+}
 
 impl Endpoint {
     /// Address and port as the console shows them; a Unix socket is `unix` and 0.
     pub fn named(self) -> (String, u16) {
-        self.0.map_or_else(|| ("unix".to_owned(), 0), |a| (a.ip().to_canonical().to_string(), a.port()))
+        self.address.map_or_else(|| ("unix".to_owned(), 0), |a| (a.ip().to_canonical().to_string(), a.port()))
     }
 
     /// The address without the port.
     pub fn ip(self) -> Option<std::net::IpAddr> {
-        self.0.map(|a| a.ip().to_canonical())
+        self.address.map(|a| a.ip().to_canonical())
+    }
+
+    /// True for who is on this machine: a loopback address of another one, which a load balancer tells, is none of ours.
+    pub fn is_local(self) -> bool {
+        !self.is_relayed && self.ip().is_none_or(|ip| ip.is_loopback())
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Endpoint { address: Some(address), is_relayed: false }
     }
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
+        match self.address {
             Some(addr) => write!(f, "{}:{}", addr.ip().to_canonical(), addr.port()),
             None => f.write_str("unix"),
         }
@@ -55,11 +151,11 @@ impl std::fmt::Display for Endpoint {
 #[derive(Debug)]
 pub enum Detached {
     /// TCP
-    Tcp(std::net::TcpStream),
+    Tcp(DetachedTcp),
     /// Unix domain
     Unix(std::os::unix::net::UnixStream),
     /// TLS
-    Tls(std::net::TcpStream, Box<State>),
+    Tls(DetachedTcp, Box<State>),
 }
 
 impl Stream {
@@ -67,7 +163,7 @@ impl Stream {
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Tcp(s) => poll_read(s, cx, buf),
+            Stream::Tcp(s) => poll_read(&mut s.socket, cx, buf),
             other => other.poll_read_other(cx, buf),
         }
     }
@@ -76,7 +172,7 @@ impl Stream {
     #[inline(never)]
     fn poll_read_other(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Tcp(s) => poll_read(s, cx, buf),
+            Stream::Tcp(s) => poll_read(&mut s.socket, cx, buf),
             Stream::Unix(s) => poll_read(s, cx, buf),
             Stream::Tls(s) => s.poll_read(cx, buf),
         }
@@ -145,7 +241,7 @@ impl Stream {
     /// stream.
     pub fn read_unannounced(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let read = match self {
-            Stream::Tcp(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
+            Stream::Tcp(s) => rustix::net::recv(&s.socket, buf, RecvFlags::DONTWAIT),
             Stream::Unix(s) => rustix::net::recv(s, buf, RecvFlags::DONTWAIT),
             Stream::Tls(s) => return s.read_unannounced(buf),
         };
@@ -176,7 +272,7 @@ impl Stream {
     /// Says no more, and waits until the other side has nothing more to say either.
     pub async fn close(&mut self) -> io::Result<()> {
         match self {
-            Stream::Tcp(s) => s.shutdown().await?,
+            Stream::Tcp(s) => s.socket.shutdown().await?,
             Stream::Unix(s) => s.shutdown().await?,
             Stream::Tls(s) => {
                 s.say_goodbye();
@@ -191,7 +287,7 @@ impl Stream {
     /// Takes the socket off this runtime.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(match self {
-            Stream::Tcp(s) => Detached::Tcp(s.into_std()?),
+            Stream::Tcp(s) => Detached::Tcp(s.detach()?),
             Stream::Unix(s) => Detached::Unix(s.into_std()?),
             Stream::Tls(s) => {
                 let (tcp, state) = s.detach()?;
@@ -211,18 +307,18 @@ impl Stream {
     /// The other side.
     pub fn peer(&self) -> Endpoint {
         match self {
-            Stream::Tcp(s) => Endpoint(s.peer_addr().ok()),
-            Stream::Tls(s) => Endpoint(s.tcp().peer_addr().ok()),
-            Stream::Unix(_) => Endpoint(None),
+            Stream::Tcp(s) => s.peer(),
+            Stream::Tls(s) => s.tcp().peer(),
+            Stream::Unix(_) => Endpoint::default(),
         }
     }
 
     /// Our side.
     pub fn local(&self) -> Endpoint {
         match self {
-            Stream::Tcp(s) => Endpoint(s.local_addr().ok()),
-            Stream::Tls(s) => Endpoint(s.tcp().local_addr().ok()),
-            Stream::Unix(_) => Endpoint(None),
+            Stream::Tcp(s) => s.local(),
+            Stream::Tls(s) => s.tcp().local(),
+            Stream::Unix(_) => Endpoint::default(),
         }
     }
 }
@@ -231,7 +327,7 @@ impl Detached {
     /// Registers the socket with the runtime of the calling thread.
     pub fn attach(self) -> io::Result<Stream> {
         Ok(match self {
-            Detached::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
+            Detached::Tcp(s) => Stream::Tcp(s.attach()?),
             Detached::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
             Detached::Tls(tcp, state) => Stream::Tls(Box::new(Tls::attach(tcp, *state)?)),
         })
@@ -248,5 +344,24 @@ fn blocked_is_zero(done: io::Result<usize>) -> io::Result<usize> {
     match done {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_every_form_of_its_address() {
+        let end = |address: &str, is_relayed| Endpoint { address: address.parse().ok(), is_relayed };
+        for local in ["127.0.0.1:1", "127.3.4.5:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(end(local, false).is_local(), "{local} is this machine");
+            assert!(!end(local, true).is_local(), "{local} is the load balancer's machine");
+        }
+        for far in ["10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+            assert!(!end(far, false).is_local(), "{far} is not this machine");
+        }
+        assert!(Endpoint::default().is_local(), "a Unix socket");
+        assert!(!end("", true).is_local(), "somebody who has left");
     }
 }

@@ -20,6 +20,7 @@ use rustls::{
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::stream::{DetachedTcp, Tcp};
 use super::{aside, end_point};
 
 /// The most that one record holds, bytes (RFC 8446, section 5.1).
@@ -28,7 +29,7 @@ const RECORD: usize = 16 * 1024;
 /// An encrypted connection whose handshake is over.
 #[derive(Debug)]
 pub struct Tls {
-    tcp: TcpStream,
+    tcp: Tcp,
     state: RefCell<State>,
 }
 
@@ -82,7 +83,7 @@ impl Tls {
     ///
     /// # Errors
     /// The socket's, or in words what was wrong with the other side's part.
-    pub async fn accept(tcp: TcpStream, acceptor: &Acceptor, ahead: Vec<u8>) -> io::Result<Self> {
+    pub async fn accept(tcp: Tcp, acceptor: &Acceptor, ahead: Vec<u8>) -> io::Result<Self> {
         let (config, end_point) = (Arc::clone(&acceptor.config), acceptor.end_point.clone());
         let begin = move || {
             let connection = ServerConnection::new(config).map_err(io::Error::other)?;
@@ -95,7 +96,7 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Tls::accept`].
-    pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+    pub async fn connect(tcp: Tcp, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
         let begin = move || {
             let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
             Ok(State { connection: connection.into(), end_point: None, owed: 0 })
@@ -108,11 +109,11 @@ impl Tls {
     }
 
     async fn shake_hands(
-        tcp: TcpStream,
+        tcp: Tcp,
         begin: impl FnOnce() -> io::Result<State> + Send + 'static,
         ahead: Vec<u8>,
     ) -> io::Result<Self> {
-        let tcp = tcp.into_std()?;
+        let tcp = tcp.detach()?;
         let (tcp, state) = aside::run(move || async move {
             let mut tls = Tls::attach(tcp, begin()?)?;
             tls.begin(&ahead)?;
@@ -220,12 +221,12 @@ impl Tls {
     }
 
     /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &Tcp {
         &self.tcp
     }
 
     /// See [`Tls::tcp`].
-    pub fn tcp_mut(&mut self) -> &mut TcpStream {
+    pub fn tcp_mut(&mut self) -> &mut Tcp {
         &mut self.tcp
     }
 
@@ -253,13 +254,13 @@ impl Tls {
     }
 
     /// Apart from its runtime.
-    pub fn detach(self) -> io::Result<(std::net::TcpStream, Box<State>)> {
-        Ok((self.tcp.into_std()?, Box::new(self.state.into_inner())))
+    pub fn detach(self) -> io::Result<(DetachedTcp, Box<State>)> {
+        Ok((self.tcp.detach()?, Box::new(self.state.into_inner())))
     }
 
     /// The other way round, in the runtime of the calling thread.
-    pub fn attach(tcp: std::net::TcpStream, state: State) -> io::Result<Self> {
-        Ok(Tls { tcp: TcpStream::from_std(tcp)?, state: RefCell::new(state) })
+    pub fn attach(tcp: DetachedTcp, state: State) -> io::Result<Self> {
+        Ok(Tls { tcp: tcp.attach()?, state: RefCell::new(state) })
     }
 }
 

@@ -181,6 +181,7 @@ impl Instance {
         let old = self.config.load_full();
         let changes = config::diff(&old, &new);
         let new = Arc::new(new);
+        self.shared.guard.set_rules(new.security.clone());
         self.config.store(Arc::clone(&new));
         self.shared.forget_keys();
         if let Err(e) = self.level.set(&new.general.log_level) {

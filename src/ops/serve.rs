@@ -15,6 +15,7 @@ use super::instance::{Instance, Parts, Stop};
 use super::log::LogLevel;
 use super::redis;
 use crate::config::model::Config;
+use crate::guard::Guard;
 use crate::net;
 use crate::net::credentials;
 use crate::pg::listen::{Place, Wish};
@@ -154,7 +155,10 @@ where
         let (listens, wishes) = mpsc::unbounded_channel();
         let (logins, unknown) = mpsc::unbounded_channel();
         let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens, logins };
-        let shared = Arc::new(Shared::new(Box::new(asks)).map_err(|e| io::Error::other(e.to_string()))?);
+        let banned = events.clone();
+        let guard = Guard::new(config.security.clone(), Box::new(move |what| banned.record("", 0, "banned", "", what)));
+        let shared = Shared::new(Box::new(asks), Arc::clone(&guard));
+        let shared = Arc::new(shared.map_err(|e| io::Error::other(e.to_string()))?);
         shared.tls.store(credentials::for_postgres_clients(&config.postgres).map_err(io::Error::other)?);
         let config = Arc::new(config);
         start_workers(&config, &shared, &monitor)?;
@@ -168,7 +172,7 @@ where
         }
         let redis_monitor = start_redis_monitor(&config, &redis_shared_cell, &events);
         let redis_asks = redis::Asks { monitor: redis_monitor.clone() };
-        let redis_shared = Arc::new(crate::redis::Shared::new(Box::new(redis_asks)));
+        let redis_shared = Arc::new(crate::redis::Shared::new(Box::new(redis_asks), guard));
         redis::start(shared.workers(), &redis_shared, &config);
         let _ = redis_shared_cell.set(Arc::clone(&redis_shared));
         for worker in redis_shared.workers() {

@@ -19,6 +19,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::welcome;
 use crate::config::model::{ListenRoute, PoolMode};
+use crate::guard::{Farewell, Introduced, Pass, Refused};
 use crate::net::{Accepted, Detached, Listener, Stream};
 use crate::topology::acknowledged::Volume;
 use crate::wire::pg::build;
@@ -38,10 +39,7 @@ pub fn listen(core: &Rc<Core>, listener: Listener, route: ListenRoute) -> std::i
 async fn accept_all(core: &Rc<Core>, listener: &Accepted, route: ListenRoute) {
     loop {
         match listener.accept().await {
-            Ok(stream) => {
-                let core = Rc::clone(core);
-                tokio::task::spawn_local(async move { greet(core, stream, route).await });
-            }
+            Ok(stream) => receive(core, stream, route),
             Err(e) => {
                 // Out of file descriptors, usually: the connections that wait in the backlog are not lost.
                 tracing::warn!(error = %e, "cannot accept a connection");
@@ -54,15 +52,77 @@ async fn accept_all(core: &Rc<Core>, listener: &Accepted, route: ListenRoute) {
     }
 }
 
+/// A new connection, of which nothing has been read: who is refused costs no more than this.
+fn receive(core: &Rc<Core>, stream: Stream, route: ListenRoute) {
+    let (guard, peer) = (&core.shared.guard, stream.peer());
+    if guard.expects_header(peer) {
+        let (core, guard) = (Rc::clone(core), Arc::clone(guard));
+        tokio::task::spawn_local(async move {
+            match Box::pin(guard.introduce(stream, &core.wheel)).await {
+                Introduced::In(stream, pass) => greet(core, stream, route, pass).await,
+                Introduced::Out(stream, refused) => turn_away(&core, stream, refused),
+                Introduced::Gone => {}
+            }
+        });
+        return;
+    }
+    match guard.admit(peer) {
+        Ok(pass) => {
+            let core = Rc::clone(core);
+            tokio::task::spawn_local(async move { greet(core, stream, route, pass).await });
+        }
+        Err(refused) => turn_away(core, stream, refused),
+    }
+}
+
+/// Tells somebody who is refused why.
+fn turn_away(core: &Rc<Core>, stream: Stream, refused: Refused) {
+    let trouble = Trouble::Refused(refused);
+    let Some(farewell) = core.shared.guard.farewell() else {
+        let mut out = Vec::new();
+        write_error(&mut out, &trouble);
+        let _ = stream.try_write(&out);
+        return;
+    };
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let told = Box::pin(tell_and_close(&core, Talk::new(stream), trouble));
+        let _ = core.wheel.timeout(Some(Farewell::PATIENCE), told).await;
+        drop(farewell);
+    });
+}
+
+/// libpq shows nobody what a server says instead of an answer to its request for TLS: where that is not offered it is
+/// answered first.
+async fn tell_and_close(core: &Core, mut talk: Talk, trouble: Trouble) {
+    while let Ok(Startup::Ssl | Startup::GssEnc) = talk.startup().await {
+        if core.shared.tls.load().is_some() {
+            break;
+        }
+        if talk.write(b"N").await.is_err() {
+            return;
+        }
+    }
+    let _ = talk.refuse(trouble).await;
+    let _ = talk.into_stream().close().await;
+}
+
 /// One new connection, up to the moment when its session runs.
-async fn greet(core: Rc<Core>, stream: Stream, route: ListenRoute) {
+async fn greet(core: Rc<Core>, stream: Stream, route: ListenRoute, pass: Pass) {
     core.shared.clients.fetch_add(1, Ordering::Relaxed);
     let peer = stream.peer();
-    match Box::pin(meet(&core, stream, route)).await {
+    let met = Box::pin(meet(&core, stream, route)).await;
+    drop(pass);
+    match met {
         // Counted until the session's end from here on.
         Ok(Ok(Met::AtHome)) => return,
         Ok(Ok(Met::Done)) => {}
-        Ok(Err(error)) => error.log(peer),
+        Ok(Err(error)) => {
+            error.log(peer);
+            if let Some(failure) = error.failure() {
+                core.shared.guard.note_failure(peer, failure);
+            }
+        }
         Err(Elapsed) => tracing::info!(%peer, "a client did not log in within client_login_timeout"),
     }
     core.shared.clients.fetch_sub(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use std::io;
 
 use super::backend::Line;
 use super::doubt::InDoubt;
+use crate::guard::Refused;
 use crate::wire::pg::sqlstate::{self, Severity, ToClient};
 
 /// Why a session ends.
@@ -115,6 +116,8 @@ pub enum Trouble {
     NoBlocks,
     /// `tls.mode = "require"` and stricter: the user came in clear text.
     NeedsTls(String),
+    /// At the door: `[security]`.
+    Refused(Refused),
     /// `max_clients`
     TooManyClients(usize),
     /// `max_pinned`
@@ -190,6 +193,8 @@ impl ToClient for Trouble {
             Trouble::OutcomeUnknown(_) | Trouble::NotReplicated => "08007",
             Trouble::NoBlocks => "0A000",
             Trouble::NeedsTls(_) => "28000",
+            Trouble::Refused(why) if why.is_about_the_address() => "28000",
+            Trouble::Refused(_) => "53300",
             Trouble::TooManyClients(_) => "53300",
             Trouble::TooManyPinned(_) => "53400",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
@@ -241,6 +246,7 @@ impl ToClient for Trouble {
             Trouble::ReadLost(why) => format!("the connection to the server was lost: {why}").into(),
             Trouble::NoBlocks => "transaction blocks are not allowed in statement pooling mode".into(),
             Trouble::NeedsTls(user) => format!("user \"{user}\" may not log in without TLS").into(),
+            Trouble::Refused(why) => why.to_string().into(),
             Trouble::TooManyClients(max) => format!("no more connections allowed (max_clients = {max})").into(),
             Trouble::TooManyPinned(max) => {
                 format!("no more clients may keep a server connection (pool.max_pinned = {max})").into()

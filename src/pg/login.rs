@@ -12,6 +12,7 @@ use super::route::{ROUTE, named};
 use super::settings::Settings;
 use super::shared::Shared;
 use crate::config::model::{AuthMethod, ChannelBinding, Config, ListenRoute, Postgres, TlsMode, User};
+use crate::guard::Failure;
 use crate::net::credentials::ALPN;
 use crate::net::tls::{Acceptor, Tls};
 use crate::net::{Detached, Endpoint, Stream};
@@ -48,6 +49,21 @@ pub enum LoginError {
 }
 
 impl LoginError {
+    /// What it counts as for the ban of its address; `None`: as no failed login. A client that leaves, or that refuses
+    /// our certificate, has not tried anything.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            LoginError::Password { .. } => Some(Failure::Password),
+            LoginError::Startup(_) | LoginError::Refused(Trouble::Protocol(_)) => Some(Failure::Junk),
+            LoginError::Tls(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                let error = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+                let is_their_no = matches!(error, Some(rustls::Error::AlertReceived(_)));
+                (!is_their_no).then_some(Failure::Tls)
+            }
+            LoginError::Socket(_) | LoginError::Tls(_) | LoginError::Refused(_) => None,
+        }
+    }
+
     /// One log line with the peer's address; a client that just left is not worth one.
     pub fn log(&self, peer: Endpoint) {
         match self {
@@ -238,12 +254,15 @@ impl Talk {
         }
     }
 
-    /// The body of the next password message.
-    async fn password(&mut self) -> Result<Vec<u8>, LoginError> {
+    /// The body of the next password message, unless its address was banned meanwhile.
+    async fn password(&mut self, shared: &Shared) -> Result<Vec<u8>, LoginError> {
         loop {
             match head(&self.buffer) {
                 Head::Frame { kind: b'p', len } if len <= LONGEST => {
                     if self.buffer.len() >= len {
+                        if let Err(refused) = shared.guard.recheck(self.peer()) {
+                            return Err(self.refuse(Trouble::Refused(refused)).await);
+                        }
                         let rest = self.buffer.split_off(len);
                         let frame = std::mem::replace(&mut self.buffer, rest);
                         return Ok(frame.get(5..).unwrap_or_default().to_vec());
@@ -346,18 +365,18 @@ pub async fn check_password(
     match (known.method, for_md5) {
         (AuthMethod::Trust, _) => Ok(()),
         // Of no credential that is so as well: who does not exist is asked as most are.
-        (AuthMethod::Md5, Some(verifiers)) => by_md5(talk, user, &verifiers).await,
+        (AuthMethod::Md5, Some(verifiers)) => by_md5(shared, talk, user, &verifiers).await,
         (AuthMethod::Md5 | AuthMethod::ScramSha256, _) => by_scram(shared, talk, user, known).await,
     }
 }
 
-async fn by_md5(talk: &mut Talk, user: &str, verifiers: &[String]) -> Result<(), LoginError> {
+async fn by_md5(shared: &Shared, talk: &mut Talk, user: &str, verifiers: &[String]) -> Result<(), LoginError> {
     let mut salt = [0; 4];
     getrandom::fill(&mut salt).map_err(|_| LoginError::Socket(std::io::ErrorKind::Other.into()))?;
     let mut out = Vec::new();
     build::authentication_md5(&mut out, salt);
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     let answer = message::password(&body).unwrap_or_default();
     match verifiers {
         [] => Err(talk.wrong(user, "no such user").await),
@@ -379,7 +398,7 @@ async fn by_scram(shared: &Arc<Shared>, talk: &mut Talk, user: &str, known: &Kno
     let mut out = Vec::new();
     build::authentication_sasl(&mut out, offered);
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     let chosen = message::sasl_initial_response(&body);
     let (binding, first) = match (chosen, end_point) {
         (Ok((mechanism, Some(data))), Some(shown)) if mechanism == MECHANISM_PLUS.as_bytes() => {
@@ -403,7 +422,7 @@ async fn by_scram(shared: &Arc<Shared>, talk: &mut Talk, user: &str, known: &Kno
     out.clear();
     build::authentication_sasl_continue(&mut out, challenge.message());
     talk.write(&out).await?;
-    let body = talk.password().await?;
+    let body = talk.password(shared).await?;
     match challenge.last(&body) {
         Ok(done) => {
             out.clear();

@@ -4,7 +4,6 @@
 //! is one row to everybody outside.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -174,11 +173,6 @@ pub fn merged(threads: Vec<Vec<PoolReport>>) -> Vec<PoolReport> {
     all.into_values().collect()
 }
 
-/// True for a client of this machine: loopback addresses and Unix sockets, as [`crate::net::Stream::peer`] names them.
-pub fn is_local(address: &str) -> bool {
-    address == "unix" || address.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
 #[derive(Default)]
 struct Tally {
     clients: ClientCounts,
@@ -299,20 +293,5 @@ impl Core {
             }
         };
         self.servers.borrow().values().map(report).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_is_known_by_every_form_of_its_address() {
-        for local in ["unix", "127.0.0.1", "127.3.4.5", "::1", "::ffff:127.0.0.1"] {
-            assert!(is_local(local), "{local} is this machine");
-        }
-        for far in ["", "10.0.0.1", "::ffff:10.0.0.1", "localhost"] {
-            assert!(!is_local(far), "{far:?} is not proven to be this machine");
-        }
     }
 }

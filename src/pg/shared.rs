@@ -14,6 +14,7 @@ use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use crate::guard::Guard;
 use crate::net::aside;
 use crate::net::tls::Acceptor;
 use crate::sql::Catalog;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub cancels: DashMap<i32, (usize, u64)>,
     /// Sessions of the admin console.
     pub consoles: Consoles,
+    /// Who may connect.
+    pub guard: Arc<Guard>,
     /// Client connections, logged in or not.
     pub clients: AtomicUsize,
     /// How clients are met that ask for TLS; nothing if they are not offered it.
@@ -86,7 +89,7 @@ impl Shared {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn new(control: Box<dyn Control>) -> Result<Self, getrandom::Error> {
+    pub fn new(control: Box<dyn Control>, guard: Arc<Guard>) -> Result<Self, getrandom::Error> {
         let mut mock_secret = [0; 32];
         getrandom::fill(&mut mock_secret)?;
         Ok(Shared {
@@ -95,6 +98,7 @@ impl Shared {
             statements: Statements::default(),
             cancels: DashMap::new(),
             consoles: Consoles::default(),
+            guard,
             clients: AtomicUsize::new(0),
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),

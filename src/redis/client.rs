@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use super::errors::Trouble;
 use super::login::Login;
 use super::service::Service;
+use crate::guard::Pass;
 use crate::net::{Endpoint, Stream};
 use crate::wire::resp::Version;
 
@@ -57,6 +58,12 @@ pub struct Client {
     /// What a server has said to what it was asked about the client, such as whether its AUTH succeeds: yes or no; `None`
     /// while that is not known.
     pub login_result: Cell<Option<bool>>,
+    /// Its login has failed, by the server's word, since that was looked at.
+    pub(super) has_failed_login: Cell<bool>,
+    /// Since when it may say nothing but a login, ns; of who has none.
+    pub(super) stranger_since: Cell<u64>,
+    /// Counts it among those who have not logged in.
+    pub(super) pass: Cell<Option<Pass>>,
     /// The server's number of the connection on which its command blocks, or will when it has arrived.
     pub blocked_on: Cell<Option<u64>>,
     /// The server's node and its number of the connection on which the client waits for something to happen.
@@ -169,6 +176,9 @@ impl Client {
             active: Cell::new(now),
             backlog: RefCell::default(),
             login_result: Cell::new(None),
+            has_failed_login: Cell::new(false),
+            stranger_since: Cell::new(now),
+            pass: Cell::new(None),
             blocked_on: Cell::new(None),
             waits_on: Cell::new(None),
             unblocking: Cell::new(0),

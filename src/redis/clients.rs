@@ -15,6 +15,7 @@ use super::replicas::Counted;
 use super::request::Taken;
 use super::session::{ReplyMode, Session, Wait};
 use super::verbs::is_switched_on;
+use crate::guard;
 use crate::wire::resp::command::{Command, Path, Verb};
 use crate::wire::resp::{build, words};
 use crate::worker::clock::now_ns;
@@ -109,6 +110,11 @@ impl Session {
             Asked::Login(..) | Asked::Hello(_) => {
                 if result == Some(false) {
                     self.service.stats.bad_logins.set(self.service.stats.bad_logins.get() + 1);
+                }
+                let has_failed = self.client.has_failed_login.take();
+                if has_failed && self.core.shared.guard.note_failure(self.client.peer, guard::Failure::Password) {
+                    // Whoever is banned must not go on trying where he is.
+                    self.client.is_ending.set(true);
                 }
                 self.client.login_result.set(None);
                 self.lane = None;

@@ -1,6 +1,7 @@
 //! One data thread's Redis half: its services and clients.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::config::model::Config;
 use crate::topology::redis::RedisSnapshot;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::encode;
-use crate::worker::Wheel;
-use crate::worker::clock::now_ns;
+use crate::worker::clock::{after, now_ns};
+use crate::worker::{TICK, Wheel};
 
 /// Size of the buffer that everything is read into.
 const SCRATCH: usize = 64 * 1024;
@@ -40,6 +41,8 @@ pub struct Core {
     services: RefCell<Vec<Rc<Service>>>,
     /// When the thread's time was looked at last, and its time then, ns.
     pub(super) weighed: Cell<(u64, u64)>,
+    /// When to look whether a client has logged in, ns, and its number.
+    strangers: RefCell<BTreeSet<(u64, u64)>>,
     /// For how many ticks it has had no time left.
     pub(super) busy_ticks: Cell<u32>,
 }
@@ -62,6 +65,7 @@ impl Core {
             is_closing: Cell::new(false),
             services: RefCell::default(),
             weighed: Cell::default(),
+            strangers: RefCell::default(),
             busy_ticks: Cell::new(0),
         });
         core.set_config(config);
@@ -166,6 +170,7 @@ impl Core {
     /// Every 100 ms.
     pub fn tick(&self, now: u64) {
         self.weigh(now);
+        self.end_strangers(now);
         for service in self.services.borrow().iter() {
             service.tick(now);
             let idle_timeout = service.config.borrow().idle_timeout;
@@ -178,6 +183,41 @@ impl Core {
                     }
                 }
             }
+        }
+    }
+
+    /// Somebody has to log in, in time.
+    pub(super) fn expect_login(&self, client: &Client) {
+        let limit = client.service.config.borrow().client_login_timeout;
+        if let Some(limit) = limit.filter(|_| client.login.borrow().is_none()) {
+            self.strangers.borrow_mut().insert((after(client.stranger_since.get(), limit), client.id));
+        }
+    }
+
+    /// Closes whoever has not logged in in time, whatever it has sent meanwhile.
+    fn end_strangers(&self, now: u64) {
+        let due = {
+            let mut all = self.strangers.borrow_mut();
+            if all.first().is_none_or(|(when, _)| *when > now) {
+                return;
+            }
+            let later = all.split_off(&(now + 1, 0));
+            std::mem::replace(&mut *all, later)
+        };
+        for (_, id) in due {
+            let client = self.clients.borrow().get(&id).cloned();
+            let Some(client) = client.filter(|client| client.login.borrow().is_none()) else { continue };
+            let limit = client.service.config.borrow().client_login_timeout;
+            let Some(limit) = limit else { continue };
+            // It has done its part, and waits for a server to say whether the password is right.
+            let waits = client.is_waiting.get() && client.waiting_output() == 0 && !client.is_ending.get();
+            let again = after(client.stranger_since.get(), limit);
+            if again > now || waits {
+                self.strangers.borrow_mut().insert((again.max(after(now, TICK)), id));
+                continue;
+            }
+            tracing::info!(client_id = client.id, peer = %client.peer, "closed: client_login_timeout");
+            client.cut();
         }
     }
 

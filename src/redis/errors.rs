@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::guard::Refused;
 use crate::wire::resp::build;
 
 /// Why a request is refused or a connection is closed.
@@ -10,6 +11,8 @@ use crate::wire::resp::build;
 pub enum Trouble {
     /// `max_clients`.
     TooManyClients,
+    /// At the door: `[security]`.
+    Refused(Refused),
     /// Nothing may be said before AUTH.
     NoAuth,
     /// `HELLO` without AUTH.
@@ -50,6 +53,8 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::TooManyClients => f.write_str("ERR max number of clients reached"),
+            Trouble::Refused(why) if why.is_about_the_address() => write!(f, "NOPERM {why}"),
+            Trouble::Refused(why) => write!(f, "ERR {why}"),
             Trouble::NoAuth => f.write_str("NOAUTH Authentication required."),
             Trouble::HelloNoAuth => f.write_str(
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::core::Core;
 use super::session::Session;
 use super::shared::Totals;
+use crate::guard::Pass;
 use crate::net::{Detached, Stream};
 use crate::wire::resp::Version;
 use crate::worker::clock::now_ns;
@@ -45,6 +46,7 @@ struct Guest {
     said: (String, u64),
     bytes: (u64, u64),
     seen: u64,
+    pass: Option<Pass>,
 }
 
 impl Core {
@@ -152,6 +154,7 @@ fn pack(client: Rc<Client>, seen: u64) -> Option<Guest> {
         said: client.said.take(),
         bytes: client.bytes.get(),
         seen,
+        pass: client.pass.take(),
     })
 }
 
@@ -173,6 +176,7 @@ fn arrive(core: &Rc<Core>, guest: Guest) {
     *client.library.borrow_mut() = guest.library;
     *client.said.borrow_mut() = guest.said;
     client.bytes.set(guest.bytes);
+    client.pass.set(guest.pass);
     let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
     session.seen = guest.seen;
     core.take_in(client, session);
@@ -182,6 +186,7 @@ impl Core {
     /// A client begins to be served here.
     pub(super) fn take_in(self: &Rc<Self>, client: Rc<Client>, session: Session) {
         self.shared.load(self.id).count(&client.service.name, true);
+        self.expect_login(&client);
         self.clients.borrow_mut().insert(client.id, client);
         tokio::task::spawn_local(Box::new(session).run());
     }
@@ -193,7 +198,7 @@ pub(super) fn send_home(
     stream: Stream,
     service: String,
     home: usize,
-    greet: fn(&Rc<Core>, Stream, &str),
+    greet: impl FnOnce(&Rc<Core>, Stream, &str) + Send + 'static,
 ) {
     let (Ok(stream), Some(worker)) = (stream.detach(), core.shared.workers().get(home)) else { return };
     worker.post(move |core| match stream.attach() {

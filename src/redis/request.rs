@@ -15,6 +15,9 @@ use crate::worker::clock::now_ns;
 /// GET without a key.
 const REFUSED_AT_ONCE: &[u8] = b"*1\r\n$3\r\nGET\r\n";
 
+/// Replies that wait for a client that has not logged in before its next request has to, bytes; Redis closes it then.
+const STRANGERS_OUTPUT: usize = 1024;
+
 /// What became of a request.
 #[derive(Debug)]
 pub(super) enum Taken {
@@ -67,7 +70,11 @@ impl Session {
         let commands = self.service.commands();
         let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
         let command = commands.judge(name, request.word(1).and_then(|word| word.of(frame)));
-        if self.client.login.borrow().is_none() && !command.is_some_and(is_for_strangers) {
+        let is_stranger = self.client.login.borrow().is_none();
+        if is_stranger && self.client.waiting_output() > STRANGERS_OUTPUT {
+            return Taken::Wait(Wait::Output);
+        }
+        if is_stranger && !command.is_some_and(is_for_strangers) {
             let trouble = match command {
                 None => self.unknown(frame),
                 Some(command) if command.path == Path::Session(Verb::Exec) => Trouble::ExecNoAuth,

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 
 use super::core::Core;
+use crate::guard::Guard;
 use crate::worker::Remote;
 
 /// What the data threads ask of the control thread. Implementations must not block.
@@ -20,6 +21,8 @@ pub struct Shared {
     pub workers: OnceLock<Vec<Remote<Core>>>,
     /// The control thread.
     pub control: Box<dyn Control>,
+    /// Who may connect.
+    pub guard: Arc<Guard>,
     /// What all threads count together, by the name of the service.
     services: DashMap<String, Arc<Totals>>,
     /// How busy each thread is.
@@ -67,10 +70,11 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     /// For a process whose control thread is `control`.
-    pub fn new(control: Box<dyn Control>) -> Self {
+    pub fn new(control: Box<dyn Control>, guard: Arc<Guard>) -> Self {
         Shared {
             workers: OnceLock::new(),
             control,
+            guard,
             services: DashMap::new(),
             loads: DashMap::new(),
             ids: AtomicU64::new(1),

@@ -8,6 +8,7 @@ use super::request::Taken;
 use super::session::{ReplyMode, Session, Wait};
 use crate::wire::resp::command::{Access, Command, Path, Verb};
 use crate::wire::resp::{Request, Version, build, encode, words};
+use crate::worker::clock::now_ns;
 
 /// Commands that change what the client is subscribed to.
 const SUBSCRIBING: &[Verb] =
@@ -202,6 +203,8 @@ impl Session {
         self.client.version.set(Version::Resp2);
         self.client.name.borrow_mut().clear();
         *self.client.login.borrow_mut() = self.service.anonymous();
+        self.client.stranger_since.set(now_ns());
+        self.core.expect_login(&self.client);
         self.answer_with(b"+RESET\r\n")
     }
 
@@ -274,6 +277,11 @@ impl Session {
                 return Proof::Yes;
             }
             _ => {}
+        }
+        if let Err(refused) = self.core.shared.guard.recheck(self.client.peer) {
+            let taken = self.answer(&Trouble::Refused(refused));
+            self.client.is_ending.set(matches!(taken, Taken::Done));
+            return Proof::Wait(taken);
         }
         let lane = match self.choose(Access::Pinned, Kind::Login) {
             Ok(lane) => lane,

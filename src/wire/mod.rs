@@ -1,4 +1,5 @@
 //! The protocols as bytes: pure parsing and writing, without sockets, clocks or allocation on the hot path.
 
 pub mod pg;
+pub mod proxy;
 pub mod resp;

@@ -13,6 +13,7 @@ use crate::pg::registry::Order;
 use crate::topology::State;
 use crate::wire::pg::sqlstate;
 
+mod bans;
 mod hold;
 mod nodes;
 mod shutdown;
@@ -45,6 +46,8 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         Command::Switchover { service, to, mode, drain, dry_run } => {
             by.switchover(service, to.as_deref(), *mode, *drain, *dry_run).await
         }
+        Command::Ban { block, time } => by.ban(*block, *time),
+        Command::Unban(block) => by.unban(*block),
         Command::PauseFailover(service) => by.set_failover_paused(service.as_deref(), true).await,
         Command::ResumeFailover(service) => by.set_failover_paused(service.as_deref(), false).await,
     }

@@ -6,7 +6,6 @@ use crate::admin::{Caller, Refusal, Rights, drivers};
 use crate::config::model::{AdminUser, AuthMethod};
 use crate::ops::Instance;
 use crate::pg::login::{Known, LoginError, Talk, check_password};
-use crate::pg::report::is_local;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::startup::Session as Startup;
 
@@ -39,7 +38,7 @@ pub(super) async fn login(instance: &Arc<Instance>, talk: &mut Talk, startup: &S
             Rights::from(*role)
         }
         None if config.admin.users.is_empty() => {
-            if !is_local(&talk.peer().named().0) {
+            if !talk.peer().is_local() {
                 return Err(Failure::Refused(Refusal::NotFromHere));
             }
             Rights::NobodyIsAdmin

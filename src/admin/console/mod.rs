@@ -57,7 +57,12 @@ pub fn serve(instance: Arc<Instance>, newcomer: Newcomer) {
         consoles.arrived();
         match caller {
             Ok(Ok(caller)) => begin(&instance, talk, caller, startup.spoken_minor()).await,
-            Ok(Err(login::Failure::Password(error))) => error.log(peer),
+            Ok(Err(login::Failure::Password(error))) => {
+                error.log(peer);
+                if let Some(failure) = error.failure() {
+                    instance.shared.guard.note_failure(peer, failure);
+                }
+            }
             Ok(Err(login::Failure::Refused(refusal))) => turn_away(&mut talk, &refusal, peer).await,
             Err(_) => {
                 tracing::info!(%peer, "a client of the console did not log in within client_login_timeout");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Parser;
 use crate::admin::errors::Refusal;
+use crate::config::{self, Network};
 use crate::sql::lex::Token;
 
 /// What changes something. Databases are called as clients call them.
@@ -50,6 +51,11 @@ pub enum Command {
     },
     PauseFailover(Option<String>),
     ResumeFailover(Option<String>),
+    Ban {
+        block: Network,
+        time: Option<Duration>,
+    },
+    Unban(Network),
 }
 
 /// What `SWITCHOVER` does with transactions that have begun.
@@ -97,6 +103,8 @@ impl Command {
             Command::Failover { .. } => "FAILOVER",
             Command::PauseFailover(_) => "PAUSE FAILOVER",
             Command::ResumeFailover(_) => "RESUME FAILOVER",
+            Command::Ban { .. } => "BAN",
+            Command::Unban(_) => "UNBAN",
         }
     }
 }
@@ -109,7 +117,6 @@ const NODE: &str = "the name of a node, such as pg1, main.pg1 or redis1";
 impl Parser<'_> {
     /// The command that begins with `word`; `None` if none does.
     pub(super) fn command(&mut self, word: &str) -> Result<Option<Command>, Refusal> {
-        let later = |what| Err(Refusal::NotAvailable { what, why: "is not available in this version" });
         Ok(Some(match word {
             "reload" => Command::Reload,
             "pause" if self.take("failover") => Command::PauseFailover(self.optional_name(SERVICE)?),
@@ -133,8 +140,15 @@ impl Parser<'_> {
                 let to = Some(self.dotted(NODE)?);
                 Command::Failover { service: String::new(), to, allow_loss: self.allow_loss()? }
             }
-            "ban" => return later("BAN"),
-            "unban" => return later("UNBAN"),
+            "ban" => {
+                let block = self.block()?;
+                let time = if self.take("for") { Some(self.time()?) } else { None };
+                if !self.is_over() {
+                    return Err(self.mistake("FOR and a time in quotes, such as FOR '10m'"));
+                }
+                Command::Ban { block, time }
+            }
+            "unban" => Command::Unban(self.block()?),
             _ => return Ok(None),
         }))
     }
@@ -159,11 +173,7 @@ impl Parser<'_> {
             if to.is_none() && self.take("to") {
                 to = Some(self.dotted(NODE)?);
             } else if drain.is_none() && self.take("drain") {
-                let text = self.peek();
-                let limit = std::str::from_utf8(text.unquoted()).ok().filter(|_| text.token == Token::String);
-                let limit = limit.and_then(crate::config::duration);
-                drain = Some(limit.ok_or_else(|| self.mistake("a time in quotes, such as '5s'"))?);
-                self.next();
+                drain = Some(self.time()?);
             } else if !dry_run && self.take("dry") {
                 if !self.take("run") {
                     return Err(self.mistake("RUN"));
@@ -181,6 +191,23 @@ impl Parser<'_> {
         }
         let mode = mode.unwrap_or(Mode::Fast);
         Ok(Command::Switchover { service, to, mode, drain, dry_run })
+    }
+
+    fn time(&mut self) -> Result<Duration, Refusal> {
+        let text = self.peek();
+        let time = std::str::from_utf8(text.unquoted()).ok().filter(|_| text.token == Token::String);
+        let time = time.and_then(config::duration).ok_or_else(|| self.mistake("a time in quotes, such as '5s'"))?;
+        self.next();
+        Ok(time)
+    }
+
+    fn block(&mut self) -> Result<Network, Refusal> {
+        let text = self.peek();
+        let block = std::str::from_utf8(text.unquoted()).ok().filter(|_| text.token == Token::String);
+        let block = block.and_then(Network::parse);
+        let block = block.ok_or_else(|| self.mistake("an address or a block in quotes, such as '10.0.0.0/8'"))?;
+        self.next();
+        Ok(block)
     }
 
     /// `FAILOVER service [TO node] [ALLOW DATA LOSS]`, from after FAILOVER.

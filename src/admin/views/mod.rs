@@ -308,7 +308,13 @@ pub static VIEWS: &[View] = &[
         needs: Needs::CLIENTS,
         rows: sockets::pins,
     },
-    without_rows("BANS", columns![Text "address" "until" "reason"; Int4 "failures"], "addresses that may not log in"),
+    View {
+        name: "BANS",
+        columns: columns![Text "address" "until" "reason"; Int4 "failures"],
+        about: "addresses that may not connect",
+        needs: Needs::BANS,
+        rows: process::bans,
+    },
     View {
         name: "HA",
         columns: columns![

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use crate::admin::drivers;
 use crate::admin::facts::Facts;
 use crate::admin::table::{Row, row};
+use crate::admin::time;
 use crate::config;
+use crate::guard::Ban;
 
 pub(super) fn version(_: &Facts) -> Vec<Row> {
     vec![row![drivers::version()]]
@@ -57,6 +59,13 @@ pub(super) fn state(facts: &Facts) -> Vec<Row> {
     let word = |is: bool| if is { "yes" } else { "no" };
     let (paused, suspended) = (facts.orders.all_paused, facts.orders.suspended);
     vec![row!["active", word(!paused && !suspended)], row!["paused", word(paused)], row!["suspended", word(suspended)]]
+}
+
+pub(super) fn bans(facts: &Facts) -> Vec<Row> {
+    let row = |ban: &Ban| {
+        row![ban.block.to_string(), time::with_zone(time::wall(ban.until)), ban.reason.to_string(), ban.failures]
+    };
+    facts.bans.iter().map(row).collect()
 }
 
 /// Only what is known exactly: pages of the process, the buffers of the data threads, and texts of statements.

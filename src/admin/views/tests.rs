@@ -303,6 +303,7 @@ fn facts() -> Facts {
         connections: 3,
         statements: 8,
         history: History::new(0),
+        bans: Vec::new(),
         events: vec![event],
         checks: Vec::new(),
         streams: [((0, 1), Stream { state: "streaming".into(), sync_state: "async".into() })].into(),

@@ -44,6 +44,8 @@ section! {
         hold: Duration = "\"4s\"";
         /// Commands that may wait while there is no primary.
         queue_length: Option<usize> = "\"unlimited\"";
+        /// A client that has to log in and has not within this time is closed, whatever it sends.
+        client_login_timeout: Option<Duration> = "\"15s\"";
         /// A client that sends nothing for this long is closed.
         idle_timeout: Option<Duration> = "\"off\"";
     }

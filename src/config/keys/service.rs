@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section;
+use crate::config::Network;
 use crate::config::model::{Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security};
 use crate::config::setting::words;
 
@@ -59,10 +60,26 @@ section! {
         ban_after: u32 = "8" [at_least(1)];
         /// The time in which failed logins are counted together.
         ban_window: Duration = "\"30s\"" [at_least(1)];
-        /// How long an address stays refused.
-        ban_time: Duration = "\"10m\"" [at_least(1)];
+        /// How long an address stays refused; "off" bans nobody for failed logins.
+        ban_time: Option<Duration> = "\"10m\"";
         /// CIDR blocks (or single addresses) that are never banned: load balancers, application servers.
-        ban_allow: Vec<String> = "[]";
+        /// What is written replaces the default, which is this machine.
+        ban_allow: Vec<Network> = "[\"127.0.0.0/8\", \"::1\"]";
+        /// CIDR blocks that may connect; empty means all. Unix sockets always may.
+        allow: Vec<Network> = "[]";
+        /// Whether the load balancers of `proxy_trusted` begin every connection with a PROXY header, version 1 or 2,
+        /// whose address then counts as the client's.
+        proxy_protocol: bool = "\"off\"" [words("off", "on")];
+        /// CIDR blocks whose PROXY header is required and believed. Others must send none, and count as themselves.
+        proxy_trusted: Vec<Network> = "[]";
+        /// New connections a second that one address may make, on average; more are refused.
+        connect_rate: Option<usize> = "\"unlimited\"" [at_least(1)];
+        /// New connections that one address may make at once before `connect_rate` holds.
+        connect_burst: usize = "100" [at_least(1)];
+        /// Connections that have not logged in yet, over all addresses; one more is refused.
+        max_pending_logins: Option<usize> = "\"unlimited\"" [at_least(1)];
+        /// The same, of one address.
+        max_pending_logins_per_address: Option<usize> = "\"unlimited\"" [at_least(1)];
     }
 }
 

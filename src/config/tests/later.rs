@@ -14,8 +14,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     unavailable("[postgres]\nauth = \"cert\"\n", "8:8", "postgres.auth = \"cert\"");
     unavailable("[postgres]\nauth = \"hba\"\n", "8:8", "postgres.auth = \"hba\"");
     unavailable("[postgres]\nhba_file = \"/etc/hba\"\n", "8:12", "postgres.hba_file");
-    unavailable("[security]\nproxy_protocol = \"on\"\n", "8:18", "security.proxy_protocol");
-    unavailable("[security]\nallow = [\"10.0.0.0/8\"]\n", "8:9", "security.allow");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
     unavailable(
         "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\ntls = { mode = \"require\" }\n",
@@ -57,12 +55,9 @@ fn what_will_not_happen_is_warned_of() {
     assert_eq!(
         warnings(
             "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n\
-             [security]\nban_after = 3\n"
+"
         ),
-        [
-            "6:11: notify.webhook: webhooks are not called in this version",
-            "8:13: security.ban_after: failed logins are not banned in this version",
-        ]
+        ["6:11: notify.webhook: webhooks are not called in this version",]
     );
 }
 

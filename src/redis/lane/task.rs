@@ -440,6 +440,10 @@ impl Lane {
                 }
                 if scanned.is_done && !is_error {
                     *client.login.borrow_mut() = Some(Rc::clone(login));
+                    client.pass.take();
+                }
+                if is_error && is_wrong_password(bytes) {
+                    client.has_failed_login.set(true);
                 }
                 *tell || is_error
             }
@@ -559,6 +563,12 @@ impl Lane {
 pub fn runs_script(request: &[u8]) -> bool {
     let name = words(request).next().map(<[u8]>::to_ascii_uppercase).unwrap_or_default();
     name.starts_with(b"EVAL") || name.starts_with(b"FCALL")
+}
+
+/// A server's answer to AUTH or HELLO: neither the user nor the password is known, or they do not belong together.
+fn is_wrong_password(error: &[u8]) -> bool {
+    // Redis 5 and older have no code for it.
+    error.starts_with(b"-WRONGPASS ") || error.starts_with(b"-ERR invalid password")
 }
 
 /// The node did not even begin with the request, because it is not what it was taken for.

@@ -145,12 +145,14 @@ def close_all():
 
 
 class RedisWire:
-    """One connection to 127.0.0.1:`port`."""
+    """One connection to 127.0.0.1:`port`, from the address `source`."""
 
-    def __init__(self, port, timeout=20, receive_buffer=None):
+    def __init__(self, port, timeout=20, receive_buffer=None, source=None):
         self.socket = socket.socket()
         if receive_buffer:  # before connecting, so that the window never opens further
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.settimeout(timeout)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -187,9 +187,10 @@ def close_all():
 
 
 class Wire:
-    """One connection to 127.0.0.1:`port`. `login()` does start-up and authentication."""
+    """One connection to 127.0.0.1:`port`, from the address `source`. `login()` does start-up and authentication."""
 
-    def __init__(self, port, user="app", dbname="bench", password=None, protocol=PROTOCOL_3_0, params=None, timeout=20):
+    def __init__(self, port, user="app", dbname="bench", password=None, protocol=PROTOCOL_3_0, params=None, timeout=20,
+                 source=None):
         self.user, self.dbname, self.password = user, dbname, user if password is None else password
         self.protocol, self.params = protocol, params or {}
         self.parameters = {}  # ParameterStatus
@@ -197,7 +198,7 @@ class Wire:
         self.negotiated = None  # body of NegotiateProtocolVersion
         self.auth_codes = []  # authentication requests in the order they came
         self.peer = ("127.0.0.1", port)
-        self.socket = socket.create_connection(self.peer, timeout)
+        self.socket = socket.create_connection(self.peer, timeout, source and (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         _open.append(self)
