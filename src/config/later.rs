@@ -40,15 +40,12 @@ enum Outcome {
 }
 use Outcome::{Refuse, Warn};
 
-const NO_SERVER_TLS: &str = "TLS to servers is not available in this version; remove it, and reach the servers over \
-     a network that you trust or a tunnel";
 const NO_HBA: &str =
     "host-based rules are not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_AUTH_QUERY: &str =
     "auth_query is not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_ETCD: &str =
     "coordination through etcd is not available in this version; remove [coordination] and run one instance";
-const TLS_MODES: &[&str] = &["disable", "off", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
 /// A mode whose first word, the default, asks for nothing.
 const fn mode(
@@ -76,17 +73,6 @@ const fn tls_files(section: &'static str, why: &'static str, ca: &'static str, c
     ]
 }
 
-/// TLS to the servers of a section.
-const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placeholder; 4] {
-    let [ca, cert, key] = tls_files(
-        section,
-        NO_SERVER_TLS,
-        "Authorities that the servers' certificates are checked against, PEM.\n",
-        "Certificate shown to the servers, PEM.\n",
-    );
-    [mode(section, "tls.mode", TLS_MODES, "\"disable\"", NO_SERVER_TLS, mode_doc), ca, cert, key]
-}
-
 /// Keys without a field.
 static PLACEHOLDERS: &[&[Placeholder]] = &[
     &[
@@ -104,7 +90,6 @@ static PLACEHOLDERS: &[&[Placeholder]] = &[
             "The login that runs `auth_query`.\n",
         ),
     ],
-    &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
     &[
         mode(
             "security",

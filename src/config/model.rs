@@ -431,6 +431,37 @@ impl ServerTls {
     }
 }
 
+/// How the clients of a Redis service are met. Equal if mode and files are.
+#[derive(Debug, Clone, Default)]
+pub struct ClientTls {
+    config: Option<Arc<rustls::ServerConfig>>,
+    is_required: bool,
+    digest: u64,
+}
+
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl ClientTls {
+    /// With what rustls makes of the files; `digest` is of all that they say.
+    pub fn new(config: Arc<rustls::ServerConfig>, is_required: bool, digest: u64) -> Self {
+        Self { config: Some(config), is_required, digest }
+    }
+
+    /// What to speak with who begins a handshake; `None` for nobody.
+    pub fn config(&self) -> Option<&Arc<rustls::ServerConfig>> {
+        self.config.as_ref()
+    }
+
+    /// Who does not begin one is not let in.
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
+}
+
 /// One node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -549,6 +580,24 @@ pub struct RedisService {
     pub hold: Duration,
     pub queue_length: Option<usize>,
     pub idle_timeout: Option<Duration>,
+    pub tls_mode: TlsMode,
+    pub tls_ca: Option<PathBuf>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// `None`: as `tls_mode`.
+    pub sentinel_tls: Option<TlsMode>,
+    pub client_tls_mode: TlsMode,
+    pub client_tls_cert: Option<PathBuf>,
+    pub client_tls_key: Option<PathBuf>,
+    pub client_tls_ca: Option<PathBuf>,
+    pub client_tls_min_version: TlsVersion,
+    pub client_tls_timeout: Duration,
+    /// `tls`, made ready.
+    pub to_nodes: ServerTls,
+    /// The same for Sentinels.
+    pub to_sentinels: ServerTls,
+    /// `client_tls`, made ready.
+    pub to_clients: ClientTls,
 }
 
 /// `redis.service.reads`

@@ -6,6 +6,6 @@ mod listener;
 mod stream;
 pub mod tls;
 
-pub use dial::{Target, dial};
+pub use dial::{Target, dial, dial_encrypted, name_of};
 pub use listener::{Accepted, Listener, bind};
 pub use stream::{Detached, Endpoint, Stream};

@@ -154,6 +154,7 @@ impl Instance {
         // A certificate that cannot be used changes nothing, as any other error in the configuration.
         let result = result.and_then(|mut loaded| {
             credentials::for_servers(&mut loaded.config.postgres)?;
+            credentials::for_redis(&mut loaded.config.redis)?;
             let tls = credentials::for_postgres_clients(&loaded.config.postgres)?;
             Ok((loaded, tls))
         });

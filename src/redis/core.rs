@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use super::client::Client;
 use super::connect::{connect, read_replies};
@@ -37,6 +38,8 @@ pub struct Core {
     pub clients: RefCell<FxHashMap<u64, Rc<Client>>>,
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
+    /// Tells connections that are not sessions yet to look whether they still may become some.
+    pub(super) doors: Notify,
     services: RefCell<Vec<Rc<Service>>>,
     /// When the thread's time was looked at last, and its time then, ns.
     pub(super) weighed: Cell<(u64, u64)>,
@@ -60,6 +63,7 @@ impl Core {
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             clients: RefCell::default(),
             is_closing: Cell::new(false),
+            doors: Notify::new(),
             services: RefCell::default(),
             weighed: Cell::default(),
             busy_ticks: Cell::new(0),
@@ -101,6 +105,7 @@ impl Core {
             // Nobody looks after its connections from now on.
             service.close();
         }
+        self.doors.notify_waiters();
     }
 
     /// New nodes or roles.
@@ -196,6 +201,7 @@ impl Core {
 
     /// Every client is closed: at once, or when nothing is on its way for it.
     pub fn end_clients(&self, at_once: bool) {
+        self.doors.notify_waiters();
         for client in self.clients.borrow().values() {
             if at_once {
                 client.cut();

@@ -10,6 +10,8 @@ use crate::wire::resp::build;
 pub enum Trouble {
     /// `max_clients`.
     TooManyClients,
+    /// `client_tls.mode` asks for TLS, and the client speaks clear text.
+    NeedsTls,
     /// Nothing may be said before AUTH.
     NoAuth,
     /// `HELLO` without AUTH.
@@ -50,6 +52,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::TooManyClients => f.write_str("ERR max number of clients reached"),
+            Trouble::NeedsTls => f.write_str("NOAUTH this service takes TLS connections only"),
             Trouble::NoAuth => f.write_str("NOAUTH Authentication required."),
             Trouble::HelloNoAuth => f.write_str(
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \

@@ -18,11 +18,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     unavailable("[security]\nproxy_protocol = \"on\"\n", "8:18", "security.proxy_protocol");
     unavailable("[security]\nallow = [\"10.0.0.0/8\"]\n", "8:9", "security.allow");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
-    unavailable(
-        "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\ntls = { mode = \"require\" }\n",
-        "11:16",
-        "redis.service.tls.mode",
-    );
 }
 
 #[test]

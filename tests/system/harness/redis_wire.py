@@ -145,15 +145,21 @@ def close_all():
 
 
 class RedisWire:
-    """One connection to 127.0.0.1:`port`."""
+    """One connection to 127.0.0.1:`port`; with a context of `ssl` as `tls` it is encrypted."""
 
-    def __init__(self, port, timeout=20, receive_buffer=None):
+    def __init__(self, port, timeout=20, receive_buffer=None, tls=None):
         self.socket = socket.socket()
         if receive_buffer:  # before connecting, so that the window never opens further
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            try:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            except BaseException:
+                self.socket.close()
+                raise
         self._buffer, self._at = bytearray(), 0
         _open.add(self)
 
