@@ -259,7 +259,7 @@ impl Instance {
     /// From here on nobody new is let in, on any thread.
     pub async fn close_doors(&self) {
         self.ask_all(|core| core.is_closing.set(true)).await;
-        self.ask_redis(|core| core.is_closing.set(true)).await;
+        self.ask_redis(|core| core.close_doors()).await;
     }
 
     /// Waits for the wish to end.

@@ -199,9 +199,14 @@ impl Core {
         client.service.totals.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// From here on nobody new is let in, nor who has not got beyond the door.
+    pub fn close_doors(&self) {
+        self.is_closing.set(true);
+        self.doors.notify_waiters();
+    }
+
     /// Every client is closed: at once, or when nothing is on its way for it.
     pub fn end_clients(&self, at_once: bool) {
-        self.doors.notify_waiters();
         for client in self.clients.borrow().values() {
             if at_once {
                 client.cut();

@@ -5,6 +5,7 @@
 //! answer did not come in time is out of step and has to be dropped.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,7 @@ pub(super) struct Link {
     stream: Box<dyn Duplex>,
     /// How the server was met.
     tls: ServerTls,
+    has_answered: bool,
     received: BytesMut,
     /// Bytes at the front of `received` that the scan has passed.
     scanned: usize,
@@ -154,7 +156,14 @@ impl Link {
             Err(_) if is_dialled => return Err(Trouble::NoHandshake(limit)),
             Err(_) => return Err(Trouble::Silent(limit)),
         };
-        let mut link = Self { stream, tls, received: BytesMut::new(), scanned: 0, scan: ReplyScan::default() };
+        let mut link = Self {
+            stream,
+            tls,
+            has_answered: false,
+            received: BytesMut::new(),
+            scanned: 0,
+            scan: ReplyScan::default(),
+        };
         if let Some(password) = password {
             link.ask(&["AUTH", &password.0], limit).await?;
         }
@@ -214,10 +223,22 @@ impl Link {
             if self.received.len() > LARGEST_REPLY {
                 return Err(Trouble::Broken(format!("an answer is longer than {LARGEST_REPLY} bytes")));
             }
-            if self.stream.read_buf(&mut self.received).await.map_err(broken)? == 0 {
+            if self.stream.read_buf(&mut self.received).await.map_err(|error| self.lost(&error))? == 0 {
                 return Err(Trouble::Broken("the connection was closed by the server".to_owned()));
             }
         }
+    }
+
+    fn lost(&self, error: &std::io::Error) -> Trouble {
+        let is_first = !self.has_answered && self.received.is_empty();
+        // So ends a request in clear text to a server that takes it for a handshake.
+        let hint = match error.kind() {
+            ErrorKind::ConnectionReset if is_first && self.tls.config().is_none() => {
+                " before any answer: if it speaks TLS, set redis.service.tls.mode"
+            }
+            _ => "",
+        };
+        Trouble::Broken(format!("{error}{hint}"))
     }
 
     fn take_reply(&mut self) -> Result<Option<Reply>, Trouble> {
@@ -233,6 +254,7 @@ impl Link {
         if !scanned.is_done {
             return Ok(None);
         }
+        self.has_answered = true;
         let raw = self.received.split_to(std::mem::take(&mut self.scanned));
         let arrays = raw.as_ref().split(|&byte| byte == b'\n').filter(|line| line.first() == Some(&b'*')).count();
         if arrays > MOST_ARRAYS {
@@ -255,7 +277,7 @@ fn unencrypted(error: std::io::Error) -> Trouble {
     let reason = error.get_ref().and_then(|reason| reason.downcast_ref::<rustls::Error>());
     Trouble::Broken(match reason {
         Some(rustls::Error::InvalidMessage(_)) => "it speaks no TLS (redis.service.tls.mode, sentinel_tls)".to_owned(),
-        _ => format!("no TLS with it: {error}"),
+        _ => format!("its TLS handshake failed: {error}"),
     })
 }
 

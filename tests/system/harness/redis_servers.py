@@ -70,35 +70,20 @@ class RedisTls:
     `asks` is Redis' `tls-auth-clients`: `no`, `optional` or `yes`, in which case clients of the harness have one.
     """
 
-    def __init__(self, authority, addresses="DNS:localhost,IP:127.0.0.1", asks="no"):
-        self.authority, self.addresses, self.asks = authority, addresses, asks
-        self.files = authority.sign("redis", addresses)
-        self.context = ssl.create_default_context(cafile=str(authority.file))
-        self.context.check_hostname = False
+    def __init__(self, authority, addresses="DNS:localhost,IP:127.0.0.1", asks="no", days=2):
+        self.authority, self.asks = authority, asks
+        self.files = authority.sign("redis", addresses, days)
+        # Which certificates are believed is Forebay's to say; the harness talks with all of them.
+        self.context = ssl.create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
         self.context.load_cert_chain(*self.files)
 
-    def lines(self, _name, port):
+    def lines(self, port, clear_port=0):
         """Of a server's configuration."""
-        return ["port 0", f"tls-port {port}", *self._common()]
-
-    def _common(self):
         certificate, key = self.files
-        return ["tls-replication yes", f"tls-cert-file {certificate}", f"tls-key-file {key}",
-                f"tls-ca-cert-file {self.authority.file}", f"tls-auth-clients {self.asks}"]
-
-    def clear(self):
-        """The same for who is spoken to in clear text, and uses TLS with others."""
-        return _ClearTls(self)
-
-
-class _ClearTls:
-    context = None
-
-    def __init__(self, tls):
-        self._tls = tls
-
-    def lines(self, _name, port):
-        return [f"port {port}", *self._tls._common()]
+        return [
+            f"port {clear_port}", f"tls-port {port}", "tls-replication yes", f"tls-cert-file {certificate}",
+            f"tls-key-file {key}", f"tls-ca-cert-file {self.authority.file}", f"tls-auth-clients {self.asks}"]
 
 
 class _Server(RedisEndpoint):
@@ -115,10 +100,12 @@ class _Server(RedisEndpoint):
         self.folder.mkdir()
         self._process = None
 
+    def _where(self):
+        return self._tls.lines(self.port) if self._tls else [f"port {self.port}"]
+
     def configure(self, lines):
         """Writes the configuration file. The server rewrites it later by itself."""
-        where = self._tls.lines(self.name, self.port) if self._tls else [f"port {self.port}"]
-        lines = [*where, f"dir {self.folder}", "daemonize no", f"logfile {self.log_file}", *lines]
+        lines = [*self._where(), f"dir {self.folder}", "daemonize no", f"logfile {self.log_file}", *lines]
         self.config_file.write_text("\n".join(lines) + "\n", "utf-8")
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -245,10 +232,22 @@ class Sentinel(_Server):
 
     program = "redis-sentinel"
 
-    def __init__(self, name, folder, master_name, tls=None):
+    def __init__(self, name, folder, master_name, tls=None, in_clear=False):
         super().__init__(name, folder, tls)
         self.master_name = master_name
+        # With TLS, Sentinels use it among themselves, whatever others may speak to them.
+        self.peer_port = ports.free_port() if in_clear else self.port
+        self.tls = None if in_clear else self.tls
         self.id = secrets.token_hex(20)
+
+    def _where(self):
+        is_clear = self.peer_port != self.port
+        return self._tls.lines(self.peer_port, self.port) if is_clear else super()._where()
+
+    def destroy(self):
+        super().destroy()
+        if self.peer_port != self.port:
+            ports.release(self.peer_port)
 
     def primary_port(self):
         """The port of the primary that this Sentinel names."""
@@ -276,8 +275,7 @@ class RedisGroup:
 
     `down_after` and `failover_timeout` are seconds. `settings` go into every node's configuration. `password` is asked
     of every client of a node, `users` are lines of Redis' ACL syntax such as `alice on >secret ~* +@all`. With `tls`, a
-    `RedisTls`, all of them speak TLS only; without `sentinel_tls` the Sentinels are asked in clear text, and use TLS
-    themselves with the nodes.
+    `RedisTls`, all of them speak TLS only; without `sentinel_tls` the Sentinels are asked in clear text.
     """
 
     def __init__(
@@ -291,9 +289,9 @@ class RedisGroup:
         # Forebay names what Sentinels tell of: the primary first, then by address.
         for node, port in zip(self.nodes[1:], sorted(node.port for node in self.nodes[1:]), strict=True):
             node.port = port
-        served = tls if sentinel_tls or not tls else tls.clear()
         self.sentinels = [
-            Sentinel(f"sentinel{number + 1}", self.folder, master_name, served) for number in range(sentinels)]
+            Sentinel(f"sentinel{number + 1}", self.folder, master_name, tls, not sentinel_tls)
+            for number in range(sentinels)]
         try:
             self._configure_nodes({**SETTINGS, **(settings or {})}, users)
             self._configure_sentinels(quorum, down_after, failover_timeout)
@@ -322,7 +320,7 @@ class RedisGroup:
             lines += [f"sentinel auth-pass {name} {self.password}"] if self.password else []
             lines += [f"sentinel known-replica {name} 127.0.0.1 {node.port}" for node in self.nodes[1:]]
             lines += [
-                f"sentinel known-sentinel {name} 127.0.0.1 {other.port} {other.id}"
+                f"sentinel known-sentinel {name} 127.0.0.1 {other.peer_port} {other.id}"
                 for other in self.sentinels if other is not sentinel
             ]
             sentinel.configure(lines)
