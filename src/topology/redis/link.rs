@@ -324,6 +324,12 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_answers_with_an_alert_is_one_with_tls() {
+        let refused = heard(b"\x15\x03\x01\x00\x02\x02\x46").await.next().await;
+        assert!(matches!(&refused, Err(Trouble::Broken(why)) if why.contains("speaks TLS only")), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn a_hostile_answer_is_refused_before_it_is_decoded() {
         let nested: &'static [u8] = Box::leak([b"*1\r\n".repeat(100_000).as_slice(), b":1\r\n"].concat().into());
         let refused = heard(nested).await.next().await;

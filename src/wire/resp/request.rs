@@ -333,6 +333,12 @@ mod tests {
     }
 
     #[test]
+    fn a_tls_handshake_is_no_command() {
+        assert_eq!(cut(b"\x16\x03\x01\x02\x00\x01\n", 1, Bounds::USUAL), Err(ProtocolError::Tls));
+        assert_eq!(cut(b"\x16\x04\n", 1, Bounds::USUAL), Ok(vec![vec![b"\x16\x04".to_vec()]]));
+    }
+
+    #[test]
     fn errors_are_redis_own() {
         for (bytes, bounds, text) in [
             (b"*a\r\n".as_slice(), Bounds::USUAL, "Protocol error: invalid multibulk length"),
