@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import redis
 
-from harness import redis_talk, wait_until
+from harness import redis_talk, rundir, wait_until
 from harness.certificates import Authority
 from harness.redis_servers import RedisTls
 from harness.redis_talk import by
@@ -107,18 +107,21 @@ def test_redis_cli_and_redis_py_check_the_certificate(with_tls, authority, stran
             capture_output=True, text=True, timeout=30, check=False)
     assert cli(authority.file).stdout == "PONG\n"
     assert "certificate verify failed" in cli(stranger.file).stderr
+    def client_of(ca, **options):
+        once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        return redis.Redis("localhost", forebay.redis_port(), ssl=True, ssl_ca_certs=str(ca), retry=once, **options)
     for protocol in (2, 3):
-        client = redis.Redis("localhost", forebay.redis_port(), ssl=True, ssl_ca_certs=str(authority.file), protocol=protocol)
+        client = client_of(authority.file, protocol=protocol)
         assert client.ping() and int(client.client_info()["resp"]) == protocol
     with pytest.raises(redis.ConnectionError, match="verify failed"):
-        redis.Redis("localhost", forebay.redis_port(), ssl=True, ssl_ca_certs=str(stranger.file)).ping()
+        client_of(stranger.file).ping()
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-def test_a_client_has_to_show_a_certificate_of_the_authority(with_tls, authority, stranger, tmp_path, mode):
+def test_a_client_has_to_show_a_certificate_of_the_authority(with_tls, authority, stranger, mode):
     forebay = with_tls(mode, ca=str(authority.file))
     assert refusal(forebay, context(authority, authority.sign("app"))) == b"PONG"
-    expired = Authority.sign(authority, "late", days=-1)
+    expired = authority.sign("late", days=-1)
     for shown in (None, stranger.sign("app"), expired):
         assert isinstance(refusal(forebay, context(authority, shown)), (Closed, OSError))
     assert refusal(forebay).code == "NOAUTH"
@@ -146,8 +149,8 @@ def test_a_session_is_taken_up_again(with_tls, tmp_path):
     assert "Reused, TLSv1.2" in s_client(forebay, "-tls1_2", "-sess_in", kept)
 
 
-def test_a_unix_socket_needs_none(start_forebay, shared_redis, files, tmp_path):
-    path = f"/tmp/forebay-tls-{os.getpid()}.sock"
+def test_a_unix_socket_needs_none(start_forebay, shared_redis, files):
+    path = str(rundir.folder("socket") / "redis")
     tls = {"mode": "require", "cert": str(files[0]), "key": str(files[1])}
     service = shared_redis.service(client_tls=tls)
     service["listen"] = [path]
@@ -410,7 +413,7 @@ def test_a_reload_changes_the_mode_for_new_clients(start_forebay, shared_redis, 
         assert old.ask("PING") == b"PONG"
 
 
-def test_a_file_that_cannot_be_used_is_named_at_the_start(with_tls, authority, stranger, files, tmp_path):
+def test_a_file_that_cannot_be_used_is_named_at_the_start(with_tls, stranger, files, tmp_path):
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     other = stranger.sign("other")
