@@ -120,7 +120,9 @@ async fn ask_for_tls(core: &Rc<Core>, mut stream: Stream) {
 enum Unmet {
     /// It left, or its socket failed, before it said anything.
     Left,
-    /// It took too long.
+    /// It said nothing for `idle_timeout`.
+    Idle,
+    /// Its handshake took too long.
     Late,
     /// It speaks clear text, and has to speak TLS.
     Clear(TcpStream),
@@ -143,9 +145,12 @@ async fn meet(core: &Rc<Core>, service: Rc<Service>, tcp: TcpStream, tls: Client
     let met = {
         let mut met = pin!(hear(core, &service, tcp, &tls));
         loop {
+            if !is_wanted() {
+                break None;
+            }
             tokio::select! {
                 met = &mut met => break Some(met),
-                () = core.doors.notified() => if !is_wanted() { break None },
+                () = core.doors.notified() => {}
             }
         }
     };
@@ -156,6 +161,7 @@ async fn meet(core: &Rc<Core>, service: Rc<Service>, tcp: TcpStream, tls: Client
     };
     match unmet {
         Unmet::Left => tracing::debug!(%peer, service = %name, "a connection ended before its first request"),
+        Unmet::Idle => tracing::info!(%peer, service = %name, "closed: idle_timeout"),
         Unmet::Late => {
             tracing::info!(%peer, service = %name, "a client did not finish its TLS handshake within client_tls.timeout");
         }
@@ -178,7 +184,7 @@ async fn hear(core: &Rc<Core>, service: &Service, tcp: TcpStream, tls: &ClientTl
         return core.wheel.timeout(Some(limit), shake_hands(tcp, tls)).await?;
     }
     // Until it says something, it may as well be a client in clear text, which may stay silent.
-    match core.wheel.timeout(idle, first_byte(&tcp)).await?? {
+    match core.wheel.timeout(idle, first_byte(&tcp)).await.map_err(|_| Unmet::Idle)?? {
         HANDSHAKE => core.wheel.timeout(Some(limit), shake_hands(tcp, tls)).await?,
         _ => Ok(Stream::Tcp(tcp)),
     }
