@@ -113,6 +113,7 @@ fn the_reference_file_is_right_when_everything_is_uncommented() {
         // The example leaves out either of the two.
         "there is already",
         "redis.service \"cache\" has a master_name, but no sentinels",
+        "redis.service \"cache\" has a sentinel_tls, but no sentinels",
         "redis.service \"cache\" must have",
     ];
     for error in &errors {

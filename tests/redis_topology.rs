@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay::config::model::{RedisReads, RedisService};
+use forebay::config::model::{RedisReads, RedisService, TlsMode, TlsVersion};
 use forebay::topology::clock::now_ns;
 use forebay::topology::redis::{
     HoldWrites, Planned, RedisMonitor, RedisMonitorHandle, RedisNode, RedisSnapshot, ServiceView,
@@ -45,6 +45,20 @@ fn service(sentinels: &[Server], nodes: &[Server]) -> RedisService {
         hold: Duration::from_secs(4),
         queue_length: None,
         idle_timeout: None,
+        tls_mode: TlsMode::Disable,
+        tls_ca: None,
+        tls_cert: None,
+        tls_key: None,
+        sentinel_tls: None,
+        client_tls_mode: TlsMode::Disable,
+        client_tls_cert: None,
+        client_tls_key: None,
+        client_tls_ca: None,
+        client_tls_min_version: TlsVersion::Tls12,
+        client_tls_timeout: Duration::from_secs(15),
+        to_nodes: Default::default(),
+        to_sentinels: Default::default(),
+        to_clients: Default::default(),
     }
 }
 

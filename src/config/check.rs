@@ -3,6 +3,7 @@
 //! A check speaks of a place (`postgres.database[2].cluster`); the reader knows where in the file that is.
 
 mod postgres;
+mod redis;
 
 use std::collections::HashMap;
 
@@ -32,6 +33,7 @@ pub(super) fn complete_and_check(config: &mut Config, reader: &mut Reader<'_>) {
     postgres::routing(&config.postgres, reader);
     admin(&config.admin, reader);
     redis(&config.redis, reader);
+    redis::tls(&config.redis, reader);
     listeners(config, reader);
     service(config, reader);
     if is_readable && config.postgres.clusters.is_empty() && config.redis.is_empty() {

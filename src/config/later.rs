@@ -39,15 +39,12 @@ enum Outcome {
 }
 use Outcome::{Refuse, Warn};
 
-const NO_SERVER_TLS: &str = "TLS to servers is not available in this version; remove it, and reach the servers over \
-     a network that you trust or a tunnel";
 const NO_HBA: &str =
     "host-based rules are not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_AUTH_QUERY: &str =
     "auth_query is not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_ETCD: &str =
     "coordination through etcd is not available in this version; remove [coordination] and run one instance";
-const TLS_MODES: &[&str] = &["disable", "off", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
 /// A mode whose first word, the default, asks for nothing.
 const fn mode(
@@ -75,21 +72,9 @@ const fn tls_files(section: &'static str, why: &'static str, ca: &'static str, c
     ]
 }
 
-/// TLS to the servers of a section.
-const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placeholder; 4] {
-    let [ca, cert, key] = tls_files(
-        section,
-        NO_SERVER_TLS,
-        "Authorities that the servers' certificates are checked against, PEM.\n",
-        "Certificate shown to the servers, PEM.\n",
-    );
-    [mode(section, "tls.mode", TLS_MODES, "\"disable\"", NO_SERVER_TLS, mode_doc), ca, cert, key]
-}
-
 /// Keys without a field.
 static PLACEHOLDERS: &[&[Placeholder]] = &[
     &[text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n")],
-    &server_tls("redis.service", "Whether connections to Redis and Sentinel use TLS.\n"),
     &tls_files(
         "coordination",
         NO_ETCD,

@@ -437,15 +437,19 @@ pub struct ServerTls {
 
 impl PartialEq for ServerTls {
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        (self.digest, self.must_bind) == (other.digest, other.must_bind)
     }
 }
 
 impl ServerTls {
-    /// For `cluster`, with what rustls makes of its files; `digest` is of all that they say.
-    pub fn new(cluster: &Cluster, config: Arc<rustls::ClientConfig>, digest: u64) -> Self {
-        let must_bind = cluster.tls_channel_binding == ChannelBinding::Require;
-        Self { config: Some(config), is_required: cluster.tls_mode.is_required(), must_bind, digest }
+    /// With what rustls makes of the files; `digest` is of all that they say.
+    pub fn new(config: Arc<rustls::ClientConfig>, is_required: bool, digest: u64) -> Self {
+        Self { config: Some(config), is_required, must_bind: false, digest }
+    }
+
+    /// The same, with logins bound to the connection or not.
+    pub fn bound(self, binding: ChannelBinding) -> Self {
+        Self { must_bind: binding == ChannelBinding::Require, ..self }
     }
 
     /// A login that is not bound to the connection (SCRAM-SHA-256-PLUS) is given up.
@@ -459,6 +463,37 @@ impl ServerTls {
     }
 
     /// A server that cannot is not spoken to.
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
+}
+
+/// How the clients of a Redis service are met. Equal if mode and files are.
+#[derive(Debug, Clone, Default)]
+pub struct ClientTls {
+    config: Option<Arc<rustls::ServerConfig>>,
+    is_required: bool,
+    digest: u64,
+}
+
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl ClientTls {
+    /// With what rustls makes of the files; `digest` is of all that they say.
+    pub fn new(config: Arc<rustls::ServerConfig>, is_required: bool, digest: u64) -> Self {
+        Self { config: Some(config), is_required, digest }
+    }
+
+    /// What to speak with who begins a handshake; `None` for nobody.
+    pub fn config(&self) -> Option<&Arc<rustls::ServerConfig>> {
+        self.config.as_ref()
+    }
+
+    /// Who does not begin one is not let in.
     pub fn is_required(&self) -> bool {
         self.is_required
     }
@@ -593,6 +628,24 @@ pub struct RedisService {
     pub queue_length: Option<usize>,
     pub client_login_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    pub tls_mode: TlsMode,
+    pub tls_ca: Option<PathBuf>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// `None`: as `tls_mode`.
+    pub sentinel_tls: Option<TlsMode>,
+    pub client_tls_mode: TlsMode,
+    pub client_tls_cert: Option<PathBuf>,
+    pub client_tls_key: Option<PathBuf>,
+    pub client_tls_ca: Option<PathBuf>,
+    pub client_tls_min_version: TlsVersion,
+    pub client_tls_timeout: Duration,
+    /// `tls`, made ready.
+    pub to_nodes: ServerTls,
+    /// The same for Sentinels.
+    pub to_sentinels: ServerTls,
+    /// `client_tls`, made ready.
+    pub to_clients: ClientTls,
 }
 
 /// `redis.service.reads`

@@ -69,5 +69,6 @@ mod files;
 mod later;
 mod names;
 mod places;
+mod redis;
 mod values;
 mod views;

@@ -135,6 +135,13 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
                     let old = config.postgres.clusters.iter().find(|old| old.name == cluster.name);
                     cluster.tls = old.map(|old| old.tls.clone()).unwrap_or_default();
                 }
+                for service in &mut loaded.config.redis {
+                    if let Some(old) = config.redis.iter().find(|old| old.name == service.name) {
+                        service.to_nodes = old.to_nodes.clone();
+                        service.to_sentinels = old.to_sentinels.clone();
+                        service.to_clients = old.to_clients.clone();
+                    }
+                }
                 return Ok(loaded.config);
             }
             Err(found) => {

@@ -17,7 +17,7 @@ use rustls::{
 };
 
 use super::tls::Acceptor;
-use crate::config::model::{ChannelBinding, Cluster, Postgres, ServerTls, TlsMode, TlsVersion};
+use crate::config::model::{ChannelBinding, ClientTls, Postgres, RedisService, ServerTls, TlsMode, TlsVersion};
 
 /// What PostgreSQL's clients name as the protocol inside of TLS (`libpq`, since version 17).
 pub const ALPN: &[u8] = b"postgresql";
@@ -27,40 +27,101 @@ pub const ALPN: &[u8] = b"postgresql";
 /// # Errors
 /// In words, with the file that cannot be used.
 pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<Acceptor>>, String> {
-    if postgres.tls_mode == TlsMode::Disable {
+    let shown = Shown {
+        mode: postgres.tls_mode,
+        cert: postgres.tls_cert.as_deref(),
+        key: postgres.tls_key.as_deref(),
+        ca: postgres.tls_ca.as_deref(),
+        min_version: postgres.tls_min_version,
+    };
+    if shown.mode == TlsMode::Disable {
         return Ok(None);
     }
-    let (Some(cert), Some(key)) = (&postgres.tls_cert, &postgres.tls_key) else {
-        return Err("postgres.tls.mode needs tls.cert and tls.key".to_owned());
-    };
-    let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions(postgres.tls_min_version))
-        .map_err(|e| e.to_string())?;
-    let builder = match &postgres.tls_ca {
-        Some(ca) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(ca)?), provider);
-            let verifier = match postgres.tls_mode.is_verified() {
-                true => verifier,
-                false => verifier.allow_unauthenticated(),
-            };
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| named(ca, e))?)
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let chain = certificates(cert)?;
-    let key_file = key;
-    let shown = chain.first().cloned();
-    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| named(key_file, e))?;
-    let mut config = builder.with_single_cert(chain, key).map_err(|e| format!("{}: {e}", cert.display()))?;
+    let missing = || "postgres.tls.mode needs tls.cert and tls.key".to_owned();
+    let cert = shown.cert.ok_or_else(missing)?;
+    let mut config = shown.config().map_err(|why| why.unwrap_or_else(missing))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
-    let acceptor = Acceptor::new(config, shown.as_deref().unwrap_or_default());
-    if postgres.tls_channel_binding == ChannelBinding::Require && !acceptor.can_bind() {
+    let own = certificates(cert)?;
+    let acceptor = Acceptor::new(config, own.first().map(AsRef::as_ref).unwrap_or_default());
+    if postgres.tls_channel_binding == ChannelBinding::Require && acceptor.end_point().is_none() {
         let why = "logins cannot be bound to a certificate with such a signature; use one with RSA (PKCS #1) or ECDSA";
         return Err(named(cert, why));
     }
     Ok(Some(Arc::new(acceptor)))
+}
+
+/// Reads the files of every Redis service.
+///
+/// # Errors
+/// In words, with the file that cannot be used.
+pub fn for_redis(services: &mut [RedisService]) -> Result<(), String> {
+    for service in services {
+        let met = |mode| Met {
+            mode,
+            ca: service.tls_ca.as_deref(),
+            cert: service.tls_cert.as_deref(),
+            key: service.tls_key.as_deref(),
+        };
+        let to_nodes = met(service.tls_mode).config()?;
+        let to_sentinels = met(service.sentinel_tls.unwrap_or(service.tls_mode)).config()?;
+        let shown = Shown {
+            mode: service.client_tls_mode,
+            cert: service.client_tls_cert.as_deref(),
+            key: service.client_tls_key.as_deref(),
+            ca: service.client_tls_ca.as_deref(),
+            min_version: service.client_tls_min_version,
+        };
+        service.to_clients = match shown.mode {
+            TlsMode::Disable => ClientTls::default(),
+            mode => {
+                let needs = || format!("redis.service {}: client_tls.mode needs client_tls.cert and key", service.name);
+                let config = shown.config().map_err(|why| why.unwrap_or_else(needs))?;
+                ClientTls::new(Arc::new(config), mode.is_required(), shown.digest())
+            }
+        };
+        (service.to_nodes, service.to_sentinels) = (to_nodes, to_sentinels);
+    }
+    Ok(())
+}
+
+/// What clients are shown, and asked for.
+struct Shown<'a> {
+    mode: TlsMode,
+    cert: Option<&'a Path>,
+    key: Option<&'a Path>,
+    ca: Option<&'a Path>,
+    min_version: TlsVersion,
+}
+
+impl Shown<'_> {
+    /// Without a protocol's name. The error is `None` if no certificate is named.
+    fn config(&self) -> Result<ServerConfig, Option<String>> {
+        let (Some(cert), Some(key_file)) = (self.cert, self.key) else { return Err(None) };
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions(self.min_version))
+            .map_err(|e| e.to_string())?;
+        let builder = match self.ca {
+            Some(ca) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(ca)?), provider);
+                let verifier = match self.mode.is_verified() {
+                    true => verifier,
+                    false => verifier.allow_unauthenticated(),
+                };
+                builder.with_client_cert_verifier(verifier.build().map_err(|e| named(ca, e))?)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let chain = certificates(cert)?;
+        let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| named(key_file, e))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|e| format!("{}: {e}", cert.display()))?;
+        config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
+        Ok(config)
+    }
+
+    fn digest(&self) -> u64 {
+        digest((self.mode, Some(self.min_version)), [self.ca, self.cert, self.key])
+    }
 }
 
 static NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -71,51 +132,69 @@ static NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 /// In words, with the file that cannot be used.
 pub fn for_servers(postgres: &mut Postgres) -> Result<(), String> {
     for cluster in &mut postgres.clusters {
-        cluster.tls = for_cluster(cluster)?;
+        let met = Met {
+            mode: cluster.tls_mode,
+            ca: cluster.tls_ca.as_deref(),
+            cert: cluster.tls_cert.as_deref(),
+            key: cluster.tls_key.as_deref(),
+        };
+        cluster.tls = met.config()?.bound(cluster.tls_channel_binding);
     }
     Ok(())
 }
 
-fn for_cluster(cluster: &Cluster) -> Result<ServerTls, String> {
-    let mode = cluster.tls_mode;
-    if mode == TlsMode::Disable {
-        return Ok(ServerTls::default());
-    }
-    let provider = Arc::new(ring::default_provider());
-    let known = match &cluster.tls_ca {
-        Some(ca) => {
-            let store = Arc::new(authorities(ca)?);
-            let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
-            Some(verifier.map_err(|e| named(ca, e))?)
-        }
-        None => None,
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(rustls::ALL_VERSIONS)
-        .map_err(|e| e.to_string())?;
-    let verifier: Arc<dyn ServerCertVerifier> = match known {
-        Some(known) if mode == TlsMode::VerifyFull => known,
-        known => Arc::new(AnyName { known, provider }),
-    };
-    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let config = match (&cluster.tls_cert, &cluster.tls_key) {
-        (Some(cert), Some(key)) => {
-            let own = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, e))?;
-            builder.with_client_auth_cert(certificates(cert)?, own).map_err(|e| named(cert, e))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(ServerTls::new(cluster, Arc::new(config), digest(cluster)))
+/// What is asked of servers, and shown to them.
+struct Met<'a> {
+    mode: TlsMode,
+    ca: Option<&'a Path>,
+    cert: Option<&'a Path>,
+    key: Option<&'a Path>,
 }
 
-/// Of the mode and of what stands in the files: another one makes other connections.
-fn digest(cluster: &Cluster) -> u64 {
-    let mut hasher = FxHasher::default();
-    (cluster.tls_mode as u8 + 1, cluster.tls_channel_binding as u8).hash(&mut hasher);
-    for file in [&cluster.tls_ca, &cluster.tls_cert, &cluster.tls_key] {
-        file.as_ref().and_then(|file| std::fs::read(file).ok()).hash(&mut hasher);
+impl Met<'_> {
+    fn config(&self) -> Result<ServerTls, String> {
+        let mode = self.mode;
+        if mode == TlsMode::Disable {
+            return Ok(ServerTls::default());
+        }
+        let provider = Arc::new(ring::default_provider());
+        let known = match self.ca {
+            Some(ca) => {
+                let store = Arc::new(authorities(ca)?);
+                let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
+                Some(verifier.map_err(|e| named(ca, e))?)
+            }
+            None => None,
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .map_err(|e| e.to_string())?;
+        let verifier: Arc<dyn ServerCertVerifier> = match known {
+            Some(known) if mode == TlsMode::VerifyFull => known,
+            known => Arc::new(AnyName { known, provider }),
+        };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let config = match (self.cert, self.key) {
+            (Some(cert), Some(key)) => {
+                let own = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, e))?;
+                builder.with_client_auth_cert(certificates(cert)?, own).map_err(|e| named(cert, e))?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let digest = digest((mode, None), [self.ca, self.cert, self.key]);
+        Ok(ServerTls::new(Arc::new(config), mode.is_required(), digest))
     }
-    hasher.finish()
+}
+
+/// Of how and of what stands in the files: another one makes other connections. Never 0, which stands for clear text.
+fn digest((mode, least): (TlsMode, Option<TlsVersion>), files: [Option<&Path>; 3]) -> u64 {
+    let mut hasher = FxHasher::default();
+    (mode as u8 + 1).hash(&mut hasher);
+    least.map(|least| least as u8).hash(&mut hasher);
+    for file in files {
+        file.and_then(|file| std::fs::read(file).ok()).hash(&mut hasher);
+    }
+    hasher.finish().max(1)
 }
 
 /// Takes a certificate whatever name it is made out to; with authorities one of theirs, else anybody's: libpq's

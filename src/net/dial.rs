@@ -1,12 +1,16 @@
 //! Opening a connection to a server.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
+use super::tls::Tls;
+use crate::config::model::ServerTls;
 
 /// Where a PostgreSQL server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,6 +41,31 @@ pub async fn dial(target: &Target) -> io::Result<Stream> {
         }
     }
     Err(last)
+}
+
+/// Connects to a server that speaks TLS from the first byte on, if its connections are to use that. The caller bounds the
+/// time; dropping the future gives up.
+///
+/// # Errors
+/// As [`dial`]; what was wrong with the handshake, in words.
+pub async fn dial_encrypted(target: &Target, tls: &ServerTls) -> io::Result<Stream> {
+    match (dial(target).await?, tls.config()) {
+        (Stream::Tcp(tcp), Some(config)) => {
+            let name = name_of(&target.host)?;
+            Ok(Stream::Tls(Box::new(Tls::connect(tcp, Arc::clone(config), name).await?)))
+        }
+        (stream, _) => Ok(stream),
+    }
+}
+
+/// What the certificate of a server has to be made out to, where that is looked at.
+///
+/// # Errors
+/// No certificate could be.
+pub fn name_of(host: &str) -> io::Result<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).map_err(|e| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("\"{host}\" is no name for a certificate: {e}"))
+    })
 }
 
 /// Options of every TCP connection of ours: no Nagle delay, and a dead peer is noticed within about a minute.

@@ -8,7 +8,7 @@ mod listener;
 mod stream;
 pub mod tls;
 
-pub use dial::{Target, dial};
+pub use dial::{Target, dial, dial_encrypted, name_of};
 pub use end_point::end_point;
 pub use listener::{Accepted, Listener, bind};
 pub use stream::{Detached, DetachedTcp, Endpoint, Stream, Tcp};

@@ -71,20 +71,29 @@ impl Acceptor {
         Acceptor { config: Arc::new(config), end_point: end_point(certificate).map(Arc::from) }
     }
 
-    /// Logins can be bound to the certificate.
-    pub fn can_bind(&self) -> bool {
-        self.end_point.is_some()
+    /// What rustls needs.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// What logins can be bound to; `None` if they cannot be.
+    pub fn end_point(&self) -> Option<Arc<[u8]>> {
+        self.end_point.clone()
     }
 }
 
 impl Tls {
-    /// Does the server's part of the handshake, on a thread for that; `ahead` was read from the socket already. The
-    /// caller bounds the time.
+    /// Does the server's part of the handshake, on a thread for that; `ahead` was read from the socket already,
+    /// `end_point` is of the certificate that `config` shows. The caller bounds the time.
     ///
     /// # Errors
     /// The socket's, or in words what was wrong with the other side's part.
-    pub async fn accept(tcp: Tcp, acceptor: &Acceptor, ahead: Vec<u8>) -> io::Result<Self> {
-        let (config, end_point) = (Arc::clone(&acceptor.config), acceptor.end_point.clone());
+    pub async fn accept(
+        tcp: Tcp,
+        config: Arc<ServerConfig>,
+        end_point: Option<Arc<[u8]>>,
+        ahead: Vec<u8>,
+    ) -> io::Result<Self> {
         let begin = move || {
             let connection = ServerConnection::new(config).map_err(io::Error::other)?;
             Ok(State { connection: connection.into(), end_point, owed: 0 })
@@ -198,18 +207,24 @@ impl Tls {
         Ok(taken)
     }
 
-    /// As [`Stream::read_unannounced`](super::Stream::read_unannounced).
+    /// As [`Stream::read_unannounced`](super::Stream::read_unannounced): `buf` is full, or the socket has no more, so
+    /// that the next bytes give a sign again.
     pub fn read_unannounced(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let mut state = self.state.borrow_mut();
-        loop {
-            if let Some(read) = state.take(buf)? {
-                return Ok(Some(read));
-            }
-            match state.receive(&mut Unannounced(&self.tcp))? {
-                Some(_) => state.process(&self.tcp)?,
-                None => return Ok(None),
+        let mut filled = 0;
+        while filled < buf.len() {
+            match state.take(buf.get_mut(filled..).unwrap_or_default())? {
+                Some(0) if filled == 0 => return Ok(Some(0)),
+                // The end comes again.
+                Some(0) => break,
+                Some(read) => filled += read,
+                None => match state.receive(&mut Unannounced(&self.tcp))? {
+                    Some(_) => state.process(&self.tcp)?,
+                    None => break,
+                },
             }
         }
+        Ok((filled > 0).then_some(filled))
     }
 
     /// Tells the other side that no more will come.
@@ -287,8 +302,9 @@ impl State {
     /// Decrypts what has come, and answers what the protocol itself wants answered.
     fn process(&mut self, tcp: &TcpStream) -> io::Result<()> {
         let done = self.connection.process_new_packets();
-        // An alert, if something was wrong.
-        let flushed = self.flush(tcp);
+        // An alert, if something was wrong. But what the caller believes not to be sent yet leaves only with its next
+        // write: if the connection is lost before that, it may send the same elsewhere.
+        let flushed = if self.owed == 0 { self.flush(tcp) } else { Ok(false) };
         done.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         flushed.map(drop)
     }

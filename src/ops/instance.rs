@@ -154,6 +154,7 @@ impl Instance {
         // A certificate that cannot be used changes nothing, as any other error in the configuration.
         let result = result.and_then(|mut loaded| {
             credentials::for_servers(&mut loaded.config.postgres)?;
+            credentials::for_redis(&mut loaded.config.redis)?;
             let tls = credentials::for_postgres_clients(&loaded.config.postgres)?;
             Ok((loaded, tls))
         });
@@ -260,7 +261,7 @@ impl Instance {
     /// From here on nobody new is let in, on any thread.
     pub async fn close_doors(&self) {
         self.ask_all(|core| core.is_closing.set(true)).await;
-        self.ask_redis(|core| core.is_closing.set(true)).await;
+        self.ask_redis(|core| core.close_doors()).await;
     }
 
     /// Waits for the wish to end.

@@ -124,6 +124,7 @@ where
     H: FnOnce(Arc<Instance>) -> io::Result<()>,
 {
     credentials::for_servers(&mut config.postgres).map_err(io::Error::other)?;
+    credentials::for_redis(&mut config.redis).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;

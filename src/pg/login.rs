@@ -191,7 +191,7 @@ impl Talk {
         let ahead = self.take_buffered();
         match self.stream {
             Stream::Tcp(tcp) => {
-                let tls = Tls::accept(tcp, acceptor, ahead).await.map_err(LoginError::Tls)?;
+                let tls = Tls::accept(tcp, acceptor.config(), acceptor.end_point(), ahead).await.map_err(LoginError::Tls)?;
                 Ok(Talk::new(Stream::Tls(Box::new(tls))))
             }
             stream => Ok(Talk::with_buffered(stream, ahead)),

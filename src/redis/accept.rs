@@ -1,5 +1,7 @@
-//! New connections.
+//! New connections, with TLS or without, until a session begins.
 
+use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,13 +11,19 @@ use super::client::Client;
 use super::core::Core;
 use super::errors::Trouble;
 use super::place::send_home;
+use super::service::Service;
 use super::session::Session;
-use crate::guard::{Farewell, Introduced, Pass, Refused};
-use crate::net::{Accepted, Listener, Stream};
+use crate::config::model::ClientTls;
+use crate::guard::{Failure, Farewell, Introduced, Pass, Refused};
+use crate::net::tls::Tls;
+use crate::net::{Accepted, Listener, Stream, Tcp};
+use crate::worker::Elapsed;
 use crate::worker::clock::now_ns;
 
 /// How long a client that is not let in may take to hear why.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// First byte of a TLS handshake (RFC 8446, section 5.1), with which no request begins.
+const HANDSHAKE: u8 = 0x16;
 
 /// Accepts from one listener of a service until the process ends.
 ///
@@ -91,25 +99,151 @@ fn greet(core: &Rc<Core>, stream: Stream, service: &str, pass: Pass) {
 fn admit(core: &Rc<Core>, stream: Stream, service: &str, pass: Pass) {
     // A reload may have taken it away; the listener goes with a restart.
     let Some(service) = core.service(service).filter(|_| !core.is_closing.get()) else { return };
+    let tls = service.config.borrow().to_clients.clone();
     let clients = service.totals.clients.fetch_add(1, Ordering::Relaxed);
     if clients >= service.config.borrow().max_clients {
         service.totals.clients.fetch_sub(1, Ordering::Relaxed);
-        let mut reply = Vec::new();
-        Trouble::TooManyClients.write(&mut reply);
-        let core = Rc::clone(core);
-        tokio::task::spawn_local(async move {
-            let told = std::pin::pin!(stream.write_all(&reply));
-            let _ = core.wheel.timeout(Some(FAREWELL), told).await;
-        });
+        // As with Redis itself, a handshake only to be sent away is not worth its price.
+        if !tls.is_required() {
+            let core = Rc::clone(core);
+            tokio::task::spawn_local(async move {
+                let mut reply = Vec::new();
+                Trouble::TooManyClients.write(&mut reply);
+                let told = std::pin::pin!(stream.write_all(&reply));
+                let _ = core.wheel.timeout(Some(FAREWELL), told).await;
+            });
+        }
         return;
     }
-    let now = now_ns();
+    match (stream, tls.config().is_some()) {
+        (Stream::Tcp(tcp), true) => {
+            let core = Rc::clone(core);
+            tokio::task::spawn_local(async move { meet(&core, service, tcp, tls, pass).await });
+        }
+        (stream, _) => settle(core, service, stream, pass),
+    }
+}
+
+/// The session begins.
+fn settle(core: &Rc<Core>, service: Rc<Service>, stream: Stream, pass: Pass) {
+    let cipher = stream.cipher().map(tracing::field::display);
     let login = service.anonymous();
-    let client = Client::new(core.shared.next_id(), service, stream, login, SystemTime::now(), now);
-    tracing::debug!(client_id = client.id, peer = %client.peer, service = %client.service.name, "client connected");
+    let client = Client::new(core.shared.next_id(), service, stream, login, SystemTime::now(), now_ns());
+    tracing::debug!(client_id = client.id, peer = %client.peer, service = %client.service.name, tls = cipher,
+        "client connected");
     if client.login.borrow().is_none() {
         client.pass.set(Some(pass));
     }
     let session = Session::new(Rc::clone(core), Rc::clone(&client));
     core.take_in(client, session);
+}
+
+/// Tells a client in clear text that it has to speak TLS.
+async fn ask_for_tls(core: &Rc<Core>, mut stream: Stream) {
+    let mut reply = Vec::new();
+    Trouble::NeedsTls.write(&mut reply);
+    let told = async {
+        stream.write_all(&reply).await?;
+        // What it has sent already would take the reply with it, were the connection closed over it.
+        stream.close().await
+    };
+    let _ = core.wheel.timeout(Some(FAREWELL), Box::pin(told)).await;
+}
+
+// === TLS ===
+
+/// Why a client got no session.
+enum Unmet {
+    /// It left, or its socket failed, before it said anything.
+    Left,
+    /// It said nothing for `idle_timeout`.
+    Idle,
+    /// Its handshake took too long.
+    Late,
+    /// It speaks clear text, and has to speak TLS.
+    Clear(Tcp),
+    /// What was wrong with its handshake.
+    Handshake(io::Error),
+}
+
+impl From<Elapsed> for Unmet {
+    fn from(_: Elapsed) -> Self {
+        Unmet::Late
+    }
+}
+
+/// A client that may or must begin with TLS, until it is known what it does. It is counted already.
+async fn meet(core: &Rc<Core>, service: Rc<Service>, tcp: Tcp, tls: ClientTls, pass: Pass) {
+    let (peer, name) = (tcp.peer(), service.name.clone());
+    let is_wanted = || !core.is_closing.get() && core.service(&name).is_some_and(|known| Rc::ptr_eq(&known, &service));
+    let met = {
+        let mut met = pin!(hear(core, &service, tcp, &tls));
+        loop {
+            if !is_wanted() {
+                break None;
+            }
+            tokio::select! {
+                met = &mut met => break Some(met),
+                () = core.doors.notified() => {}
+            }
+        }
+    };
+    let unmet = match met {
+        Some(Ok(stream)) if is_wanted() => return settle(core, service, stream, pass),
+        Some(Err(unmet)) => unmet,
+        Some(Ok(_)) | None => Unmet::Left,
+    };
+    match unmet {
+        Unmet::Left => tracing::debug!(%peer, service = %name, "a connection ended before its first request"),
+        Unmet::Idle => tracing::info!(%peer, service = %name, "closed: idle_timeout"),
+        Unmet::Late => {
+            tracing::info!(%peer, service = %name, "a client did not finish its TLS handshake within client_tls.timeout");
+        }
+        Unmet::Handshake(e) => {
+            tracing::warn!(%peer, service = %name, error = %e, "a TLS handshake failed");
+            if let Some(failure) = Failure::of_handshake(&e) {
+                core.shared.guard.note_failure(peer, failure);
+            }
+        }
+        Unmet::Clear(tcp) => {
+            tracing::warn!(%peer, service = %name, "a client was refused: it speaks clear text, client_tls.mode asks for TLS");
+            ask_for_tls(core, Stream::Tcp(tcp)).await;
+        }
+    }
+    service.totals.clients.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// The client's connection, as its first byte wants it.
+async fn hear(core: &Rc<Core>, service: &Service, tcp: Tcp, tls: &ClientTls) -> Result<Stream, Unmet> {
+    let (limit, idle) = {
+        let config = service.config.borrow();
+        (config.client_tls_timeout, config.idle_timeout)
+    };
+    if tls.is_required() {
+        return core.wheel.timeout(Some(limit), shake_hands(tcp, tls)).await?;
+    }
+    // Until it says something, it may as well be a client in clear text, which may stay silent.
+    match core.wheel.timeout(idle, first_byte(&tcp)).await.map_err(|_| Unmet::Idle)?? {
+        HANDSHAKE => core.wheel.timeout(Some(limit), shake_hands(tcp, tls)).await?,
+        _ => Ok(Stream::Tcp(tcp)),
+    }
+}
+
+/// Looks at what comes first, and leaves it there.
+async fn first_byte(tcp: &Tcp) -> Result<u8, Unmet> {
+    let mut first = [0; 1];
+    match tcp.peek(&mut first).await {
+        Ok(1..) => Ok(first[0]),
+        Ok(0) | Err(_) => Err(Unmet::Left),
+    }
+}
+
+async fn shake_hands(tcp: Tcp, tls: &ClientTls) -> Result<Stream, Unmet> {
+    match (first_byte(&tcp).await?, tls.config()) {
+        (HANDSHAKE, Some(config)) => {
+            let done = Tls::accept(tcp, Arc::clone(config), None, Vec::new()).await;
+            done.map(|tls| Stream::Tls(Box::new(tls))).map_err(Unmet::Handshake)
+        }
+        _ => Err(Unmet::Clear(tcp)),
+    }
 }

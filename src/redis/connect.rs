@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::login::{DEFAULT_USER, Login};
-use crate::net::{Stream, Target, dial};
+use crate::config::model::ServerTls;
+use crate::net::{Stream, Target, dial_encrypted};
 use crate::wire::resp::{ReplyScan, Version, encode};
 
 /// What servers see in CLIENT LIST.
@@ -19,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Wanted {
     /// Where.
     pub target: Target,
+    /// With what around it.
+    pub tls: ServerTls,
     /// Whether the server must say that it is the primary, or that it is a replica.
     pub is_primary: bool,
     /// As whom.
@@ -75,7 +78,7 @@ pub async fn connect(core: &Core, wanted: &Wanted) -> Result<Opened, Failure> {
 }
 
 async fn open(wanted: &Wanted) -> Result<Opened, Failure> {
-    let mut stream = dial(&wanted.target).await.map_err(Failure::Socket)?;
+    let mut stream = dial_encrypted(&wanted.target, &wanted.tls).await.map_err(Failure::Socket)?;
     let steps = steps(wanted);
     let mut out = Vec::new();
     for (_, words) in &steps {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use super::client::Client;
 use super::connect::{connect, read_replies};
@@ -38,6 +39,8 @@ pub struct Core {
     pub clients: RefCell<FxHashMap<u64, Rc<Client>>>,
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
+    /// Tells connections that are not sessions yet to look whether they still may become some.
+    pub(super) doors: Notify,
     services: RefCell<Vec<Rc<Service>>>,
     /// When the thread's time was looked at last, and its time then, ns.
     pub(super) weighed: Cell<(u64, u64)>,
@@ -63,6 +66,7 @@ impl Core {
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             clients: RefCell::default(),
             is_closing: Cell::new(false),
+            doors: Notify::new(),
             services: RefCell::default(),
             weighed: Cell::default(),
             strangers: RefCell::default(),
@@ -105,6 +109,7 @@ impl Core {
             // Nobody looks after its connections from now on.
             service.close();
         }
+        self.doors.notify_waiters();
     }
 
     /// New nodes or roles.
@@ -232,6 +237,12 @@ impl Core {
         self.clients.borrow_mut().remove(&client.id);
         self.shared.load(self.id).count(&client.service.name, false);
         client.service.totals.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// From here on nobody new is let in, nor who has not got beyond the door.
+    pub fn close_doors(&self) {
+        self.is_closing.set(true);
+        self.doors.notify_waiters();
     }
 
     /// Every client is closed: at once, or when nothing is on its way for it.

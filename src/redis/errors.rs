@@ -13,6 +13,8 @@ pub enum Trouble {
     TooManyClients,
     /// At the door: `[security]`.
     Refused(Refused),
+    /// `client_tls.mode` asks for TLS, and the client speaks clear text.
+    NeedsTls,
     /// Nothing may be said before AUTH.
     NoAuth,
     /// `HELLO` without AUTH.
@@ -55,6 +57,7 @@ impl fmt::Display for Trouble {
             Trouble::TooManyClients => f.write_str("ERR max number of clients reached"),
             Trouble::Refused(why) if why.is_about_the_address() => write!(f, "NOPERM {why}"),
             Trouble::Refused(why) => write!(f, "ERR {why}"),
+            Trouble::NeedsTls => f.write_str("NOAUTH this service takes TLS connections only"),
             Trouble::NoAuth => f.write_str("NOAUTH Authentication required."),
             Trouble::HelloNoAuth => f.write_str(
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \

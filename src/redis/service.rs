@@ -17,7 +17,7 @@ use super::lane::{self, Kind, Lane, LaneKey};
 use super::login::{DEFAULT_USER, Login, Logins};
 use super::own::Own;
 use super::shared::Totals;
-use crate::config::model::{RedisReads, RedisService};
+use crate::config::model::{RedisReads, RedisService, ServerTls};
 use crate::net::Target;
 use crate::topology::redis::{RedisNode, ServiceView};
 use crate::topology::{Role, State};
@@ -264,6 +264,11 @@ impl Service {
                 self.logins.renew(user, old.0.as_bytes(), new.0.as_bytes());
             }
         }
+        if config.to_nodes != before.to_nodes {
+            // What is on its way ends as it began; everything else goes by the new files.
+            self.all_lanes().iter().for_each(|lane| lane.retire());
+            self.spare.borrow_mut().clear();
+        }
         *self.config.borrow_mut() = Rc::new(config);
         self.note_change();
     }
@@ -349,6 +354,11 @@ impl Service {
         Ok(Target { host: node.host.clone(), port: node.port })
     }
 
+    /// How every node is met.
+    fn tls(&self) -> ServerTls {
+        self.config.borrow().to_nodes.clone()
+    }
+
     /// The node for a request, by its id, and whether it is the primary: a replica where that is wished and allowed. `seen` is the time, ns, of the client's
     /// last write, which a replica must have; 0 if it has written nothing.
     fn node_for(&self, access: Access, seen: u64) -> Result<(u64, bool), String> {
@@ -426,7 +436,8 @@ impl Service {
         }
         let target = self.target(node)?;
         self.retire_idle();
-        let wanted = Wanted { target, is_primary, login, version, db, is_for_logins: kind == Kind::Login };
+        let wanted =
+            Wanted { target, tls: self.tls(), is_primary, login, version, db, is_for_logins: kind == Kind::Login };
         let lane = Lane::new(key.clone(), is_primary);
         self.lanes.borrow_mut().entry(key).or_default().push((Rc::clone(&lane), Cell::new(now_ns())));
         lane::open(core, self, &lane, wanted);
@@ -481,7 +492,7 @@ impl Service {
         let target = self.target(node)?;
         let login = client.login.borrow().clone().unwrap_or_else(|| self.logins.of(DEFAULT_USER, None));
         let (version, db) = (client.version.get(), client.db.get());
-        Ok((node, Wanted { target, is_primary: true, login, version, db, is_for_logins: false }))
+        Ok((node, Wanted { target, tls: self.tls(), is_primary: true, login, version, db, is_for_logins: false }))
     }
 
     /// What `connect` needs for a connection of a client's user to the primary, even one that is in doubt; its database is
@@ -494,7 +505,15 @@ impl Service {
         let node = view.primary.and_then(|place| view.nodes.get(place)).ok_or_else(|| view.reason.clone())?;
         let target = Target { host: node.host.clone(), port: node.port };
         let login = client.login.borrow().clone().unwrap_or_else(|| self.logins.of(DEFAULT_USER, None));
-        Ok(Wanted { target, is_primary: true, login, version: Version::Resp2, db: 0, is_for_logins: false })
+        Ok(Wanted {
+            target,
+            tls: self.tls(),
+            is_primary: true,
+            login,
+            version: Version::Resp2,
+            db: 0,
+            is_for_logins: false,
+        })
     }
 
     /// What `connect` needs for a question of Forebay's own to the primary.
@@ -507,7 +526,7 @@ impl Service {
         let password = self.config.borrow().auth.as_ref().map(|auth| auth.0.clone());
         let login = self.logins.of(DEFAULT_USER, password.as_deref().map(str::as_bytes));
         let version = Version::Resp2;
-        Ok((node, Wanted { target, is_primary: true, login, version, db: 0, is_for_logins: false }))
+        Ok((node, Wanted { target, tls: self.tls(), is_primary: true, login, version, db: 0, is_for_logins: false }))
     }
 
     /// A connection that somebody has given back clean.

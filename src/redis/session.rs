@@ -583,6 +583,10 @@ impl Session {
 
     /// The client cannot be understood any further.
     fn end_badly(&mut self, used: usize, error: &ProtocolError) -> (usize, Option<Wait>) {
+        if *error == ProtocolError::Tls {
+            tracing::warn!(peer = %self.client.peer, service = %self.service.name,
+                "a client was closed: it began a TLS handshake where clear text is spoken (client_tls.mode)");
+        }
         self.client.tell(|out| crate::wire::resp::build::error(out, format!("ERR {error}").as_bytes()));
         self.client.is_ending.set(true);
         (used, None)

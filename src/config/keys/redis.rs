@@ -1,15 +1,19 @@
 //! `[[redis.service]]`
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section;
-use crate::config::model::{ListenAddr, RedisReads, RedisService, Secret};
-use crate::config::setting::words;
+use crate::config::model::{ClientTls, ListenAddr, RedisReads, RedisService, Secret, ServerTls, TlsMode, TlsVersion};
+use crate::config::setting::{MayBeAbsent, words};
 
 words! {
     RedisReads { Primary = "primary", Replica = "replica", PreferReplica = "prefer_replica", Nearest = "nearest" }
 }
+
+// Absent: as another key says.
+impl MayBeAbsent for TlsMode {}
 
 section! {
     Many RedisService = "redis.service" {
@@ -48,5 +52,36 @@ section! {
         client_login_timeout: Option<Duration> = "\"15s\"";
         /// A client that sends nothing for this long is closed.
         idle_timeout: Option<Duration> = "\"off\"";
+        /// Whether connections to the servers use TLS: require always, verify-ca with a certificate of `tls.ca`,
+        /// verify-full with one that is made out to the node's host, too. Without `tls.ca` require takes any
+        /// certificate. Redis cannot be asked whether it speaks TLS, so there is no allow and no prefer.
+        tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
+        /// Authorities that the certificates of servers and Sentinels are checked against, PEM. Read again at each
+        /// reload, as are all files of TLS.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
+        /// Certificate shown to servers and Sentinels, PEM.
+        tls_cert as "tls.cert": Option<PathBuf> [file_only()];
+        /// Private key of `tls.cert`, PEM.
+        tls_key as "tls.key": Option<PathBuf> [file_only()];
+        /// `tls.mode` of the connections to Sentinels, where it is another one: disable if they speak clear text.
+        sentinel_tls: Option<TlsMode> [file_only()];
+        /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
+        /// certificate, too. Unix sockets never use it.
+        client_tls_mode as "client_tls.mode": TlsMode = "\"disable\"" [file_only()];
+        /// Certificate chain shown to clients, PEM.
+        client_tls_cert as "client_tls.cert": Option<PathBuf> [file_only()];
+        /// Private key of `client_tls.cert`, PEM.
+        client_tls_key as "client_tls.key": Option<PathBuf> [file_only()];
+        /// Authorities that clients' certificates are checked against, PEM.
+        client_tls_ca as "client_tls.ca": Option<PathBuf> [file_only()];
+        /// Oldest version of TLS that is accepted from clients.
+        client_tls_min_version as "client_tls.min_version": TlsVersion = "\"1.2\"" [file_only()];
+        /// How long a client's handshake may take.
+        client_tls_timeout as "client_tls.timeout": Duration = "\"15s\"" [at_least(100)];
+    }
+    also {
+        to_nodes: ServerTls::default(),
+        to_sentinels: ServerTls::default(),
+        to_clients: ClientTls::default(),
     }
 }

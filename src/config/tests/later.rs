@@ -15,11 +15,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     unavailable("[postgres]\nauth = \"hba\"\n", "8:8", "postgres.auth = \"hba\"");
     unavailable("[postgres]\nhba_file = \"/etc/hba\"\n", "8:12", "postgres.hba_file");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
-    unavailable(
-        "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\ntls = { mode = \"require\" }\n",
-        "11:16",
-        "redis.service.tls.mode",
-    );
 }
 
 #[test]

@@ -175,10 +175,9 @@ impl Returned {
 
     /// The connection is lost.
     pub(super) fn give_back(self, why: &str) {
-        let has_begun = self.has_begun || !self.reply.is_empty();
         for (n, item) in self.items.into_iter().enumerate() {
-            if n == 0 && has_begun {
-                // Half an answer is with the client: no other can follow it.
+            if n == 0 && self.has_begun {
+                // Half an answer is with the client: no other can follow it. Of what was sorted, none is.
                 item.client.cut();
                 item.client.settle(1);
             } else if item.is_asked_again() {
@@ -251,6 +250,25 @@ mod tests {
     use crate::redis::lane::{Kind, Lane, LaneKey};
     use crate::redis::testing::{client, request};
     use crate::wire::resp::Version;
+
+    #[tokio::test]
+    async fn half_a_reply_that_was_kept_closes_nobody() {
+        let (client, _far) = client().await;
+        let key = LaneKey { node: 0, version: Version::Resp2, db: 0, login: 0, kind: Kind::Quick };
+        let lane = Lane::new(key, true);
+        for line in ["GET a", "INCR b"] {
+            lane.push(&client, &request(line), 1);
+        }
+        let mut sending = lane.sending.take();
+        sending.written = sending.bytes.len();
+        let mut returned = Returned::new(sending, lane.fifo.take(), &Commands::builtin());
+        returned.sort(&mut ReplyScan::default(), b"$1000\r\nhalf").expect("a reply");
+        returned.give_back("it was replaced");
+        assert!(!client.is_cut.get());
+        let backlog: Vec<Todo> = client.backlog.borrow_mut().drain(..).collect();
+        let [Todo::Run(again), Todo::Say(unknown)] = backlog.as_slice() else { panic!("{backlog:?}") };
+        assert!(again == &request("GET a") && unknown.starts_with(b"-UNKNOWN "));
+    }
 
     #[tokio::test]
     async fn of_a_node_that_was_replaced_only_refusals_count_however_they_come() {

@@ -5,18 +5,23 @@
 //! answer did not come in time is out of step and has to be dropped.
 
 use std::fmt;
+use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::encode::extend_encode_borrowed;
 use redis_protocol::resp2::types::{BorrowedFrame, OwnedFrame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::address::Address;
-use crate::config::model::Secret;
+use crate::config::model::{Secret, ServerTls};
+use crate::net::name_of;
 use crate::wire::resp::ReplyScan;
 
 /// One answer of a server.
@@ -27,6 +32,12 @@ const LARGEST_REPLY: usize = 4 << 20;
 /// Arrays in one answer. The decoder descends once for each nested one, and its stack is not endless.
 const MOST_ARRAYS: usize = 1024;
 
+/// How the servers of a service are met: one cell for all who connect to them, which a reload changes.
+pub(super) type Meeting = Arc<ArcSwap<ServerTls>>;
+
+/// First byte of an alert of TLS (RFC 8446, section 5.1), which no answer of Redis begins with.
+const ALERT: u8 = 0x15;
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -34,6 +45,8 @@ pub(super) enum Trouble {
     Broken(String),
     /// Nothing within this time.
     Silent(Duration),
+    /// The same, of the handshake of TLS.
+    NoHandshake(Duration),
     /// An error instead of an answer.
     Objected(Objection),
 }
@@ -43,6 +56,7 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Broken(why) => f.write_str(why),
             Trouble::Silent(limit) => write!(f, "no answer within {limit:?}"),
+            Trouble::NoHandshake(limit) => write!(f, "no TLS handshake within {limit:?}"),
             Trouble::Objected(objection) => f.write_str(&objection.text),
         }
     }
@@ -90,27 +104,75 @@ impl Objection {
 }
 
 /// An open connection, logged in.
-#[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
+    /// How the server was met.
+    tls: ServerTls,
+    has_answered: bool,
     received: BytesMut,
     /// Bytes at the front of `received` that the scan has passed.
     scanned: usize,
     scan: ReplyScan,
 }
 
+/// With TLS or without.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link")
+    }
+}
+
 impl Link {
-    /// Connects and logs in, within `limit` each.
-    pub(super) async fn open(to: &Address, password: Option<&Secret>, limit: Duration) -> Result<Self, Trouble> {
-        let dialled = timeout(limit, TcpStream::connect((to.host.as_str(), to.port))).await;
-        let stream = dialled.map_err(|_| Trouble::Silent(limit))?.map_err(broken)?;
-        // Without it the answer to a small request may wait for the peer's delayed acknowledgement.
-        let _ = stream.set_nodelay(true);
-        let mut link = Self { stream, received: BytesMut::new(), scanned: 0, scan: ReplyScan::default() };
+    /// Connects with the handshake of TLS, and logs in, within `limit` each.
+    pub(super) async fn open(
+        to: &Address,
+        tls: &Meeting,
+        password: Option<&Secret>,
+        limit: Duration,
+    ) -> Result<Self, Trouble> {
+        let tls = ServerTls::clone(&tls.load());
+        let mut is_dialled = false;
+        let opening = async {
+            let stream = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(broken)?;
+            is_dialled = true;
+            // Without it the answer to a small request may wait for the peer's delayed acknowledgement.
+            let _ = stream.set_nodelay(true);
+            let stream: Box<dyn Duplex> = match tls.config() {
+                Some(config) => {
+                    let name = name_of(&to.host).map_err(broken)?;
+                    let connector = TlsConnector::from(Arc::clone(config));
+                    Box::new(connector.connect(name, stream).await.map_err(unencrypted)?)
+                }
+                None => Box::new(stream),
+            };
+            Ok(stream)
+        };
+        let stream = match timeout(limit, opening).await {
+            Ok(opened) => opened?,
+            Err(_) if is_dialled => return Err(Trouble::NoHandshake(limit)),
+            Err(_) => return Err(Trouble::Silent(limit)),
+        };
+        let mut link = Self {
+            stream,
+            tls,
+            has_answered: false,
+            received: BytesMut::new(),
+            scanned: 0,
+            scan: ReplyScan::default(),
+        };
         if let Some(password) = password {
             link.ask(&["AUTH", &password.0], limit).await?;
         }
         Ok(link)
+    }
+
+    /// A reload has changed how servers are met since it was opened.
+    pub(super) fn is_outdated(&self, now: &Meeting) -> bool {
+        self.tls != **now.load()
     }
 
     /// One request; an error that the server answers is an `Err` too.
@@ -147,7 +209,9 @@ impl Link {
             extend_encode_borrowed(&mut bytes, &BorrowedFrame::Array(&words), false)
                 .map_err(|error| Trouble::Broken(error.to_string()))?;
         }
-        self.stream.write_all(&bytes).await.map_err(broken)
+        self.stream.write_all(&bytes).await.map_err(broken)?;
+        // Of what is encrypted, some may wait for it.
+        self.stream.flush().await.map_err(broken)
     }
 
     /// The next answer or message, however long it takes. Cancel safe.
@@ -159,10 +223,22 @@ impl Link {
             if self.received.len() > LARGEST_REPLY {
                 return Err(Trouble::Broken(format!("an answer is longer than {LARGEST_REPLY} bytes")));
             }
-            if self.stream.read_buf(&mut self.received).await.map_err(broken)? == 0 {
+            if self.stream.read_buf(&mut self.received).await.map_err(|error| self.lost(&error))? == 0 {
                 return Err(Trouble::Broken("the connection was closed by the server".to_owned()));
             }
         }
+    }
+
+    fn lost(&self, error: &std::io::Error) -> Trouble {
+        let is_first = !self.has_answered && self.received.is_empty();
+        // So ends a request in clear text to a server that takes it for a handshake.
+        let hint = match error.kind() {
+            ErrorKind::ConnectionReset if is_first && self.tls.config().is_none() => {
+                " before any answer: if it speaks TLS, set redis.service.tls.mode"
+            }
+            _ => "",
+        };
+        Trouble::Broken(format!("{error}{hint}"))
     }
 
     fn take_reply(&mut self) -> Result<Option<Reply>, Trouble> {
@@ -170,11 +246,15 @@ impl Link {
         if unseen.is_empty() {
             return Ok(None);
         }
+        if self.received.first() == Some(&ALERT) {
+            return Err(Trouble::Broken("it speaks TLS only (redis.service.tls.mode)".to_owned()));
+        }
         let scanned = self.scan.scan(unseen).map_err(|error| Trouble::Broken(error.to_string()))?;
         self.scanned += scanned.used;
         if !scanned.is_done {
             return Ok(None);
         }
+        self.has_answered = true;
         let raw = self.received.split_to(std::mem::take(&mut self.scanned));
         let arrays = raw.as_ref().split(|&byte| byte == b'\n').filter(|line| line.first() == Some(&b'*')).count();
         if arrays > MOST_ARRAYS {
@@ -192,6 +272,15 @@ fn broken(error: std::io::Error) -> Trouble {
     Trouble::Broken(error.to_string())
 }
 
+/// Of a handshake that failed.
+fn unencrypted(error: std::io::Error) -> Trouble {
+    let reason = error.get_ref().and_then(|reason| reason.downcast_ref::<rustls::Error>());
+    Trouble::Broken(match reason {
+        Some(rustls::Error::InvalidMessage(_)) => "it speaks no TLS (redis.service.tls.mode, sentinel_tls)".to_owned(),
+        _ => format!("its TLS handshake failed: {error}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +294,9 @@ mod tests {
             let (mut stream, _) = listener.accept().await.expect("a client");
             stream.write_all(bytes).await.expect("written");
         });
-        Link::open(&Address::new("127.0.0.1", port), None, Duration::from_secs(5)).await.expect("connected")
+        Link::open(&Address::new("127.0.0.1", port), &Meeting::default(), None, Duration::from_secs(5))
+            .await
+            .expect("connected")
     }
 
     #[test]
@@ -230,6 +321,12 @@ mod tests {
         assert_eq!(link.next().await, Ok(Reply::SimpleString(b"OK".to_vec())));
         assert_eq!(link.next().await, Ok(Reply::Array(vec![Reply::BulkString(b"a".to_vec()), Reply::Integer(7)])));
         assert!(matches!(link.next().await, Err(Trouble::Broken(why)) if why.contains("closed by the server")));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_with_an_alert_is_one_with_tls() {
+        let refused = heard(b"\x15\x03\x01\x00\x02\x02\x46").await.next().await;
+        assert!(matches!(&refused, Err(Trouble::Broken(why)) if why.contains("speaks TLS only")), "{refused:?}");
     }
 
     #[tokio::test]

@@ -13,13 +13,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use super::address::Address;
+use super::link::Meeting;
 use super::model::{RedisNode, RedisSnapshot, ServiceView};
 use super::node::Prober;
 use super::plan::{Input, Order};
 use super::sentinel::{Follower, Post, Told};
 use super::service::{Insight, Report, UNWEIGHED, Watched, WatchedNode};
 use super::switchover::Course;
-use crate::config::model::{RedisService, Secret};
+use crate::config::model::RedisService;
 use crate::topology::events::EventLog;
 use crate::topology::plan::Hold;
 use crate::topology::store::{Kind, Store, Weight};
@@ -198,8 +199,9 @@ impl RedisMonitor {
 
     /// Follows a Sentinel that another one has told of.
     fn follow(&mut self, service: usize, address: Address) {
-        let Some(conf) = self.services.get(service).map(|service| service.conf.clone()) else { return };
-        let id = self.start_follower(&conf, address.clone());
+        let Some(known) = self.services.get(service) else { return };
+        let (conf, tls) = (known.conf.clone(), Meeting::clone(&known.meetings.sentinels));
+        let id = self.start_follower(&conf, tls, address.clone());
         if let Some(service) = self.services.get_mut(service) {
             service.plan.add_sentinel(address, false);
             service.sentinels.push(id);
@@ -368,6 +370,7 @@ impl RedisMonitor {
                 Some(known) => {
                     let mut watched = old.swap_remove(known);
                     watched.conf = conf.clone();
+                    watched.meetings.update(conf);
                     watched.refresh();
                     watched
                 }
@@ -413,7 +416,9 @@ impl RedisMonitor {
         let paused = watched.plan.set_paused(now_ns(), self.store.paused(&conf.name).map(str::to_owned));
         watched.carry_out(now_ns(), paused.unwrap_or_default());
         let sentinels: Vec<Address> = watched.plan.sentinels().map(|(address, _, _)| address.clone()).collect();
-        watched.sentinels = sentinels.into_iter().map(|address| self.start_follower(conf, address)).collect();
+        let tls = Meeting::clone(&watched.meetings.sentinels);
+        let follow = |address| self.start_follower(conf, Meeting::clone(&tls), address);
+        watched.sentinels = sentinels.into_iter().map(follow).collect();
         self.seat_nodes(&mut watched);
         watched
     }
@@ -452,7 +457,8 @@ impl RedisMonitor {
         let mut n = seated;
         while let Some((address, _)) = watched.plan.node(n) {
             let address = address.clone();
-            let id = self.hire(address.clone(), watched.conf.auth.clone());
+            let tls = Meeting::clone(&watched.meetings.nodes);
+            let id = self.hire(Prober::new(address.clone(), tls, watched.conf.auth.clone()));
             let mut node = WatchedNode::new(id, address);
             node.weight = watched.weights.get(&node.address).copied().unwrap_or(node.weight);
             node.turn.want(now_ns());
@@ -464,10 +470,11 @@ impl RedisMonitor {
         }
     }
 
-    fn start_follower(&mut self, conf: &RedisService, address: Address) -> u64 {
+    fn start_follower(&mut self, conf: &RedisService, tls: Meeting, address: Address) -> u64 {
         self.last_id += 1;
         let post = Post {
             address,
+            tls,
             password: conf.sentinel_password.clone(),
             primary_name: conf.master_name.clone().unwrap_or_default(),
         };
@@ -476,10 +483,9 @@ impl RedisMonitor {
     }
 
     /// Starts the task of a node.
-    fn hire(&mut self, address: Address, password: Option<Secret>) -> u64 {
+    fn hire(&mut self, prober: Prober) -> u64 {
         self.last_id += 1;
         let ask = Arc::new(Notify::new());
-        let prober = Prober::new(address, password);
         let task = tokio::spawn(answer_when_asked(self.last_id, prober, Arc::clone(&ask), self.reports.clone()));
         self.probers.insert(self.last_id, ProberTask { ask, task: task.abort_handle() });
         self.last_id

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::answer;
-use super::link::{Link, Objection, ObjectionKind, Reply, Trouble};
+use super::link::{Link, Meeting, Objection, ObjectionKind, Reply, Trouble};
 use super::plan::{Facts, Failure, Says};
 use crate::config::model::Secret;
 use crate::worker::clock::now_ns;
@@ -45,6 +45,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub(super) struct Prober {
     address: Address,
+    tls: Meeting,
     password: Option<Secret>,
     session: Option<Session>,
 }
@@ -59,8 +60,8 @@ struct Session {
 }
 
 impl Prober {
-    pub(super) fn new(address: Address, password: Option<Secret>) -> Self {
-        Self { address, password, session: None }
+    pub(super) fn new(address: Address, tls: Meeting, password: Option<Secret>) -> Self {
+        Self { address, tls, password, session: None }
     }
 
     /// Asks once. A connection that turns out to be dead is replaced within the same probe: that it was closed (by
@@ -69,7 +70,7 @@ impl Prober {
     /// Not cancel safe: a dropped probe may leave an answer behind; drop the prober with it.
     pub(super) async fn probe(&mut self) -> Result<Answer, Failure> {
         let begun = Instant::now();
-        if let Some(mut session) = self.session.take() {
+        if let Some(mut session) = self.session.take().filter(|session| !session.link.is_outdated(&self.tls)) {
             match session.ask().await {
                 Ok(answered) => {
                     self.session = Some(session);
@@ -80,7 +81,7 @@ impl Prober {
             }
         }
         let begun = Instant::now();
-        let opened = Link::open(&self.address, self.password.as_ref(), TIMEOUT).await;
+        let opened = Link::open(&self.address, &self.tls, self.password.as_ref(), TIMEOUT).await;
         let link = opened.map_err(|trouble| failure(trouble, "no connection", begun))?;
         let mut session = Session { link, settings: Settings::default(), looked: None, was_primary: false };
         let begun = Instant::now();
@@ -92,8 +93,9 @@ impl Prober {
 
 fn failure(trouble: Trouble, what: &str, begun: Instant) -> Failure {
     match trouble {
-        Trouble::Silent(limit) if begun.elapsed() > limit + HELD_UP => Failure::Stalled,
+        Trouble::Silent(limit) | Trouble::NoHandshake(limit) if begun.elapsed() > limit + HELD_UP => Failure::Stalled,
         Trouble::Silent(limit) => Failure::Down(format!("{what} within {limit:?}")),
+        Trouble::NoHandshake(_) => Failure::Down(trouble.to_string()),
         Trouble::Broken(why) => Failure::Down(why),
         Trouble::Objected(objection) => objected(&objection),
     }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::address::Address;
 use super::answer;
-use super::link::{Link, Reply, Trouble};
+use super::link::{Link, Meeting, Reply, Trouble};
 use super::plan::Naming;
 use super::sign::{self, Sign};
 use crate::config::model::Secret;
@@ -33,9 +33,10 @@ const GAP: Duration = Duration::from_millis(5);
 const MISSED: u32 = 3;
 
 /// Where, and for what.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Post {
     pub(super) address: Address,
+    pub(super) tls: Meeting,
     pub(super) password: Option<Secret>,
     /// The name that Sentinels know the primary by.
     pub(super) primary_name: String,
@@ -105,7 +106,7 @@ async fn poll(id: u64, post: Post, pace: Arc<Pace>, tell: mpsc::UnboundedSender<
             Ok(told) => told,
             Err(trouble) => {
                 link = None;
-                let refused = !matches!(trouble, Trouble::Silent(_));
+                let refused = !matches!(trouble, Trouble::Silent(_) | Trouble::NoHandshake(_));
                 Told::Unheard { why: trouble.to_string(), refused }
             }
         };
@@ -121,7 +122,7 @@ async fn poll(id: u64, post: Post, pace: Arc<Pace>, tell: mpsc::UnboundedSender<
 
 /// Asks everything at once. A kept connection that was closed is replaced within the same poll.
 async fn ask(link: &mut Option<Link>, post: &Post) -> Result<Told, Trouble> {
-    if let Some(mut kept) = link.take() {
+    if let Some(mut kept) = link.take().filter(|kept| !kept.is_outdated(&post.tls)) {
         match ask_over(&mut kept, post).await {
             Err(Trouble::Broken(_)) => {}
             other => {
@@ -130,7 +131,7 @@ async fn ask(link: &mut Option<Link>, post: &Post) -> Result<Told, Trouble> {
             }
         }
     }
-    let mut opened = Link::open(&post.address, post.password.as_ref(), TIMEOUT).await?;
+    let mut opened = Link::open(&post.address, &post.tls, post.password.as_ref(), TIMEOUT).await?;
     let told = ask_over(&mut opened, post).await;
     *link = Some(opened);
     told
@@ -180,12 +181,12 @@ async fn subscribe(
     pace: &Pace,
     tell: &mpsc::UnboundedSender<(u64, Told)>,
 ) -> Result<(), Trouble> {
-    let mut link = Link::open(&post.address, post.password.as_ref(), TIMEOUT).await?;
+    let mut link = Link::open(&post.address, &post.tls, post.password.as_ref(), TIMEOUT).await?;
     link.ask(&["PSUBSCRIBE", "*"], TIMEOUT).await?;
     // What was published while nobody listened is lost: look instead.
     pace.hurry();
     let mut missed = 0;
-    loop {
+    while !link.is_outdated(&post.tls) {
         let message = match timeout(SLOW, link.next()).await {
             Ok(message) => message?,
             Err(_) if missed == MISSED => return Err(Trouble::Silent(SLOW * MISSED)),
@@ -206,4 +207,5 @@ async fn subscribe(
             pace.hurry();
         }
     }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use super::address::Address;
+use super::link::Meeting;
 use super::model::{RedisNode, ServiceView};
 use super::node::{Answer, Settings};
 use super::plan::{Action, Failure, Input, Naming, Plan, Says, Standing};
@@ -37,6 +38,7 @@ const DEFAULT_SENTINEL_PORT: u16 = 26379;
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) conf: RedisService,
+    pub(super) meetings: Meetings,
     pub(super) plan: Plan,
     pub(super) nodes: Vec<WatchedNode>,
     /// Ids of the Sentinels' followers, in the plan's order.
@@ -50,6 +52,27 @@ pub(super) struct Watched {
     samples: SampleRing,
     unsettled_since_ns: Option<u64>,
     events: EventLog,
+}
+
+/// How the nodes and the Sentinels of a service are met.
+#[derive(Debug, Default)]
+pub(super) struct Meetings {
+    pub(super) nodes: Meeting,
+    pub(super) sentinels: Meeting,
+}
+
+impl Meetings {
+    fn of(conf: &RedisService) -> Self {
+        let meetings = Self::default();
+        meetings.update(conf);
+        meetings
+    }
+
+    /// Whoever connects from now on does so as `conf` says.
+    pub(super) fn update(&self, conf: &RedisService) {
+        self.nodes.store(Arc::new(conf.to_nodes.clone()));
+        self.sentinels.store(Arc::new(conf.to_sentinels.clone()));
+    }
 }
 
 /// A node of a service.
@@ -150,6 +173,7 @@ impl Watched {
         Self {
             plan: Plan::new(&sentinels, &nodes),
             conf: conf.clone(),
+            meetings: Meetings::of(conf),
             nodes: Vec::new(),
             sentinels: Vec::new(),
             schedule: Schedule::new(INTERVAL),

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use super::address::Address;
 use super::answer;
-use super::link::{Link, ObjectionKind, Trouble};
+use super::link::{Link, Meeting, ObjectionKind, Trouble};
 use super::model::{HoldWrites, Planned};
 use super::monitor::RedisMonitorHandle;
 use super::node::Prober;
@@ -47,6 +47,7 @@ pub(super) struct Course {
     eligible: Vec<Party>,
     /// The wanted one; without it, the Sentinels choose, or the first candidate is taken.
     wanted: Option<Party>,
+    tls: Meeting,
     password: Option<Secret>,
     sentinels: Option<Sentinels>,
 }
@@ -63,6 +64,7 @@ struct Party {
 struct Sentinels {
     /// Those that are heard.
     at: Vec<Address>,
+    tls: Meeting,
     password: Option<Secret>,
     primary_name: String,
 }
@@ -134,7 +136,8 @@ impl Course {
             candidates.first().filter(|_| is_free).cloned()
         });
         let primary = party(primary).ok_or("no primary")?;
-        Ok(Self { primary, candidates, eligible, wanted, password: conf.auth.clone(), sentinels })
+        let (tls, password) = (Meeting::clone(&service.meetings.nodes), conf.auth.clone());
+        Ok(Self { primary, candidates, eligible, wanted, tls, password, sentinels })
     }
 
     /// What a dry run answers.
@@ -185,7 +188,8 @@ impl Sentinels {
         }
         let conf = &service.conf;
         let primary_name = conf.master_name.clone().unwrap_or_default();
-        Ok(Self { at, password: conf.sentinel_password.clone(), primary_name })
+        let tls = Meeting::clone(&service.meetings.sentinels);
+        Ok(Self { at, tls, password: conf.sentinel_password.clone(), primary_name })
     }
 }
 
@@ -300,7 +304,7 @@ async fn arrived(course: &Course, service: &str, hold: &dyn HoldWrites, deadline
         }
         let asked = async {
             if link.is_none() {
-                link = Some(Link::open(&course.primary.address, course.password.as_ref(), TIMEOUT).await?);
+                link = Some(Link::open(&course.primary.address, &course.tls, course.password.as_ref(), TIMEOUT).await?);
             }
             match &mut link {
                 Some(link) => blocked_clients(link, &sent).await,
@@ -340,7 +344,7 @@ async fn blocked_clients(link: &mut Link, numbers: &[u64]) -> Result<HashSet<u64
 
 /// Waits until every replica that may be chosen has what the primary had written when nothing was under way any more.
 async fn catch_up(course: &Course, replicas: &[Party], deadline: Instant) -> Result<(), String> {
-    let mut primary = Prober::new(course.primary.address.clone(), course.password.clone());
+    let mut primary = Prober::new(course.primary.address.clone(), Meeting::clone(&course.tls), course.password.clone());
     let wrote = primary.probe().await.map_err(|failure| unasked(&course.primary, &failure))?;
     if !matches!(wrote.facts.says, Says::Primary { .. }) {
         return Err(format!("{} says that it is a replica now", course.primary.name));
@@ -348,7 +352,7 @@ async fn catch_up(course: &Course, replicas: &[Party], deadline: Instant) -> Res
     let offset = wrote.facts.offset;
     let mut waits = JoinSet::new();
     for replica in replicas.iter().cloned() {
-        let mut prober = Prober::new(replica.address.clone(), course.password.clone());
+        let mut prober = Prober::new(replica.address.clone(), Meeting::clone(&course.tls), course.password.clone());
         waits.spawn(async move {
             loop {
                 match prober.probe().await {
@@ -435,7 +439,7 @@ async fn agrees(
 ) -> Result<Link, String> {
     let name = sentinels.primary_name.as_str();
     let asked = async {
-        let mut link = Link::open(sentinel, sentinels.password.as_ref(), TIMEOUT).await?;
+        let mut link = Link::open(sentinel, &sentinels.tls, sentinels.password.as_ref(), TIMEOUT).await?;
         let state: [&[&str]; 3] = [
             &["SENTINEL", "get-master-addr-by-name", name],
             &["SENTINEL", "master", name],
@@ -470,7 +474,7 @@ async fn agrees(
 async fn promoted(course: &Course, deadline: Instant) -> Result<(Party, Facts), String> {
     let mut waits = JoinSet::new();
     for party in course.eligible.iter().cloned() {
-        let mut prober = Prober::new(party.address.clone(), course.password.clone());
+        let mut prober = Prober::new(party.address.clone(), Meeting::clone(&course.tls), course.password.clone());
         waits.spawn(async move {
             loop {
                 if let Ok(answer) = prober.probe().await
@@ -491,7 +495,7 @@ async fn promoted(course: &Course, deadline: Instant) -> Result<(Party, Facts), 
 /// Makes a node a replica of another; its clients, which may think that they write, are cut off.
 async fn follow(course: &Course, node: &Party, upstream: &Address) -> Result<(), Trouble> {
     let told = async {
-        let mut link = Link::open(&node.address, course.password.as_ref(), TIMEOUT).await?;
+        let mut link = Link::open(&node.address, &course.tls, course.password.as_ref(), TIMEOUT).await?;
         link.ask(&["REPLICAOF", &upstream.host, &upstream.port.to_string()], TIMEOUT).await?;
         // Subscribers too: what is published from now on is counted, and heard first, on the new primary.
         link.ask(&["CLIENT", "KILL", "TYPE", "pubsub"], TIMEOUT).await?;
@@ -502,7 +506,7 @@ async fn follow(course: &Course, node: &Party, upstream: &Address) -> Result<(),
 }
 
 async fn order(to: &Address, course: &Course, words: &[&str]) -> Result<super::link::Reply, Trouble> {
-    let mut link = Link::open(to, course.password.as_ref(), TIMEOUT).await?;
+    let mut link = Link::open(to, &course.tls, course.password.as_ref(), TIMEOUT).await?;
     link.ask(words, TIMEOUT).await
 }
 

@@ -5,6 +5,8 @@ use super::{LONGEST_LINE, number};
 
 /// How many words of a request are remembered by place: the command, its subcommand and the first keys.
 const HEADS: usize = 4;
+/// What a TLS handshake begins with: its type, and the first byte of a version that is the same for all.
+const HANDSHAKE: [u8; 2] = [0x16, 0x03];
 
 /// Where a word stands, bytes from the start of its request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,6 +75,9 @@ pub enum Found {
 /// Why a client is closed; `Display` is what Redis says behind `-ERR `.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
+    /// The beginning of a TLS handshake (RFC 8446, section 5.1); no command begins so.
+    #[error("Protocol error: a TLS handshake, where clear text is spoken")]
+    Tls,
     /// An inline command without an end.
     #[error("Protocol error: too big inline request")]
     InlineTooLong,
@@ -228,6 +233,9 @@ impl RequestScan {
     }
 
     fn inline(&mut self, bytes: &[u8]) -> Result<Found, ProtocolError> {
+        if bytes.starts_with(&HANDSHAKE) {
+            return Err(ProtocolError::Tls);
+        }
         let Some((line, len)) = self.line(bytes, ProtocolError::InlineTooLong)? else { return Ok(Found::More) };
         let is_empty = line.iter().all(|byte| is_space(*byte));
         *self = RequestScan::default();
@@ -322,6 +330,12 @@ mod tests {
                 vec![words(&["GET", "k"]), words(&["PING"]), words(&["MSET", "a", "", "b"]), words(&["set x 1"])];
             assert_eq!(found, expected, "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn a_tls_handshake_is_no_command() {
+        assert_eq!(cut(b"\x16\x03\x01\x02\x00\x01\n", 1, Bounds::USUAL), Err(ProtocolError::Tls));
+        assert_eq!(cut(b"\x16\x04\n", 1, Bounds::USUAL), Ok(vec![vec![b"\x16\x04".to_vec()]]));
     }
 
     #[test]

@@ -19,14 +19,16 @@ class Authority:
         _openssl("req", "-x509", "-newkey", *algorithm, "-nodes", "-days", 3, "-subj", f"/CN={name}",
                  "-keyout", self._key, "-out", self.file)
 
-    def sign(self, name, addresses="DNS:localhost,IP:127.0.0.1", digest="sha256"):
-        """A certificate and its key for whoever is called so: two files. `digest` is of the authority's signature."""
+    def sign(self, name, addresses="DNS:localhost,IP:127.0.0.1", days=2, digest="sha256"):
+        """A certificate and its key for whoever is called so: two files. It is good for `days`; negative: was, once.
+        `digest` is of the authority's signature.
+        """
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
                  "-keyout", key, "-out", request)
         extensions.write_text(f"subjectAltName={addresses}\nbasicConstraints=CA:FALSE\n")
-        _openssl("x509", "-req", "-in", request, "-CA", self.file, "-CAkey", self._key, "-CAcreateserial", "-days", 2,
+        _openssl("x509", "-req", "-in", request, "-CA", self.file, "-CAkey", self._key, "-CAcreateserial", "-days", days,
                  f"-{digest}", "-extfile", extensions, "-out", certificate)
         key.chmod(0o600)
         return certificate, key

@@ -239,9 +239,9 @@ class Forebay(Endpoint):
             self._redis_ports[name] = ports.free_port()
         return self._redis_ports[name]
 
-    def redis(self, name="cache"):
-        """That port as an endpoint for Redis' clients."""
-        return RedisEndpoint(self.redis_port(name), "forebay")
+    def redis(self, name="cache", tls=None):
+        """That port as an endpoint for Redis' clients; `tls` is a context of `ssl`."""
+        return RedisEndpoint(self.redis_port(name), "forebay", tls)
 
     # -- what it tells --------------------------------------------------------------------------------------------
 

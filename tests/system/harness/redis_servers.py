@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -40,8 +41,9 @@ SETTINGS = {
 class RedisEndpoint:
     """A loopback port that speaks Redis' protocol: a server's own ("direct") or Forebay's."""
 
-    def __init__(self, port, kind="direct"):
+    def __init__(self, port, kind="direct", tls=None):
         self.port, self.kind = port, kind
+        self.tls = tls  # a context of `ssl`, for clients
 
     @property
     def address(self):
@@ -53,11 +55,35 @@ class RedisEndpoint:
         options.setdefault("socket_timeout", 10)
         options.setdefault("protocol", 2)
         once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        if self.tls:
+            options = {"ssl": True, "ssl_cert_reqs": "none", "ssl_check_hostname": False, **options}
         return redis.Redis("127.0.0.1", self.port, retry=once, **options)
 
     def wire(self, **options):
         """A raw connection."""
-        return RedisWire(self.port, **options)
+        return RedisWire(self.port, **{"tls": self.tls, **options})
+
+
+class RedisTls:
+    """Certificates for the servers of a group, made out to `addresses`.
+
+    `asks` is Redis' `tls-auth-clients`: `no`, `optional` or `yes`, in which case clients of the harness have one.
+    """
+
+    def __init__(self, authority, addresses="DNS:localhost,IP:127.0.0.1", asks="no", days=2):
+        self.authority, self.asks = authority, asks
+        self.files = authority.sign("redis", addresses, days)
+        # Which certificates are believed is Forebay's to say; the harness talks with all of them.
+        self.context = ssl.create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+        self.context.load_cert_chain(*self.files)
+
+    def lines(self, port, clear_port=0):
+        """Of a server's configuration."""
+        certificate, key = self.files
+        return [
+            f"port {clear_port}", f"tls-port {port}", "tls-replication yes", f"tls-cert-file {certificate}",
+            f"tls-key-file {key}", f"tls-ca-cert-file {self.authority.file}", f"tls-auth-clients {self.asks}"]
 
 
 class _Server(RedisEndpoint):
@@ -66,16 +92,20 @@ class _Server(RedisEndpoint):
     program = "redis-server"
     password = None
 
-    def __init__(self, name, folder):
-        super().__init__(ports.free_port())
+    def __init__(self, name, folder, tls=None):
+        super().__init__(ports.free_port(), tls=tls and tls.context)
+        self._tls = tls
         self.name, self.folder = name, folder / name
         self.log_file, self.config_file = self.folder / "log", self.folder / "redis.conf"
         self.folder.mkdir()
         self._process = None
 
+    def _where(self):
+        return self._tls.lines(self.port) if self._tls else [f"port {self.port}"]
+
     def configure(self, lines):
         """Writes the configuration file. The server rewrites it later by itself."""
-        lines = [f"port {self.port}", f"dir {self.folder}", "daemonize no", f"logfile {self.log_file}", *lines]
+        lines = [*self._where(), f"dir {self.folder}", "daemonize no", f"logfile {self.log_file}", *lines]
         self.config_file.write_text("\n".join(lines) + "\n", "utf-8")
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -145,7 +175,7 @@ class _Server(RedisEndpoint):
 
     def run(self, *arguments, timeout=5):
         """Runs one command on a connection of its own; the value as `RedisWire.read` gives it, errors are raised."""
-        with RedisWire(self.port, timeout) as wire:
+        with RedisWire(self.port, timeout, tls=self.tls) as wire:
             if self.password:
                 wire.value("AUTH", self.password)
             return wire.value(*arguments)
@@ -161,8 +191,8 @@ class _Server(RedisEndpoint):
 class RedisNode(_Server):
     """One Redis server. As an endpoint it is used directly, without Forebay."""
 
-    def __init__(self, name, folder, password=None):
-        super().__init__(name, folder)
+    def __init__(self, name, folder, password=None, tls=None):
+        super().__init__(name, folder, tls)
         self.password = password
 
     def client(self, **options):
@@ -202,10 +232,22 @@ class Sentinel(_Server):
 
     program = "redis-sentinel"
 
-    def __init__(self, name, folder, master_name):
-        super().__init__(name, folder)
+    def __init__(self, name, folder, master_name, tls=None, in_clear=False):
+        super().__init__(name, folder, tls)
         self.master_name = master_name
+        # With TLS, Sentinels use it among themselves, whatever others may speak to them.
+        self.peer_port = ports.free_port() if in_clear else self.port
+        self.tls = None if in_clear else self.tls
         self.id = secrets.token_hex(20)
+
+    def _where(self):
+        is_clear = self.peer_port != self.port
+        return self._tls.lines(self.peer_port, self.port) if is_clear else super()._where()
+
+    def destroy(self):
+        super().destroy()
+        if self.peer_port != self.port:
+            ports.release(self.peer_port)
 
     def primary_port(self):
         """The port of the primary that this Sentinel names."""
@@ -232,21 +274,24 @@ class RedisGroup:
     """One primary (`nodes[0]` at first), `replicas` replicas and `sentinels` Sentinels.
 
     `down_after` and `failover_timeout` are seconds. `settings` go into every node's configuration. `password` is asked
-    of every client of a node, `users` are lines of Redis' ACL syntax such as `alice on >secret ~* +@all`.
+    of every client of a node, `users` are lines of Redis' ACL syntax such as `alice on >secret ~* +@all`. With `tls`, a
+    `RedisTls`, all of them speak TLS only; without `sentinel_tls` the Sentinels are asked in clear text.
     """
 
     def __init__(
         self, replicas=2, sentinels=3, quorum=2, down_after=1.5, failover_timeout=5, master_name="mymaster",
-        settings=None, password=None, users=(), name="redis",
+        settings=None, password=None, users=(), name="redis", tls=None, sentinel_tls=True,
     ):
         self.name, self.folder = name, rundir.folder(name)
         self.master_name, self.password = master_name, password
         rundir.LIVE.append(self)
-        self.nodes = [RedisNode(f"redis{number + 1}", self.folder, password) for number in range(replicas + 1)]
+        self.nodes = [RedisNode(f"redis{number + 1}", self.folder, password, tls) for number in range(replicas + 1)]
         # Forebay names what Sentinels tell of: the primary first, then by address.
         for node, port in zip(self.nodes[1:], sorted(node.port for node in self.nodes[1:]), strict=True):
             node.port = port
-        self.sentinels = [Sentinel(f"sentinel{number + 1}", self.folder, master_name) for number in range(sentinels)]
+        self.sentinels = [
+            Sentinel(f"sentinel{number + 1}", self.folder, master_name, tls, not sentinel_tls)
+            for number in range(sentinels)]
         try:
             self._configure_nodes({**SETTINGS, **(settings or {})}, users)
             self._configure_sentinels(quorum, down_after, failover_timeout)
@@ -275,7 +320,7 @@ class RedisGroup:
             lines += [f"sentinel auth-pass {name} {self.password}"] if self.password else []
             lines += [f"sentinel known-replica {name} 127.0.0.1 {node.port}" for node in self.nodes[1:]]
             lines += [
-                f"sentinel known-sentinel {name} 127.0.0.1 {other.port} {other.id}"
+                f"sentinel known-sentinel {name} 127.0.0.1 {other.peer_port} {other.id}"
                 for other in self.sentinels if other is not sentinel
             ]
             sentinel.configure(lines)

@@ -145,9 +145,9 @@ def close_all():
 
 
 class RedisWire:
-    """One connection to 127.0.0.1:`port`, from the address `source`."""
+    """One connection to 127.0.0.1:`port`, from the address `source`; with a context of `ssl` as `tls` it is encrypted."""
 
-    def __init__(self, port, timeout=20, receive_buffer=None, source=None):
+    def __init__(self, port, timeout=20, receive_buffer=None, source=None, tls=None):
         self.socket = socket.socket()
         if receive_buffer:  # before connecting, so that the window never opens further
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -156,6 +156,12 @@ class RedisWire:
         self.socket.settimeout(timeout)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            try:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            except BaseException:
+                self.socket.close()
+                raise
         self._buffer, self._at = bytearray(), 0
         _open.add(self)
 
