@@ -1,5 +1,6 @@
 //! Sockets: what every connection of ours has in common, whatever protocol it speaks.
 
+pub mod certificate;
 pub mod credentials;
 mod dial;
 mod listener;
