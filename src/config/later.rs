@@ -42,8 +42,6 @@ use Outcome::{Refuse, Warn};
 
 const NO_SERVER_TLS: &str = "TLS to servers is not available in this version; remove it, and reach the servers over \
      a network that you trust or a tunnel";
-const NO_HBA: &str =
-    "host-based rules are not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_AUTH_QUERY: &str =
     "auth_query is not available in this version; remove it and list the logins as [[postgres.user]]";
 const NO_ETCD: &str =
@@ -90,7 +88,6 @@ const fn server_tls(section: &'static str, mode_doc: &'static str) -> [Placehold
 /// Keys without a field.
 static PLACEHOLDERS: &[&[Placeholder]] = &[
     &[
-        text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n"),
         text(
             "postgres",
             "auth_query",
@@ -133,10 +130,12 @@ static PLACEHOLDERS: &[&[Placeholder]] = &[
 ];
 
 /// Words of existing keys that are refused: section, key, word, the way out.
-static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
-    ("postgres", "auth", "cert", "certificates as logins are not available in this version; write \"scram-sha-256\""),
-    ("postgres", "auth", "hba", "host-based rules are not available in this version; write \"scram-sha-256\""),
-];
+static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[(
+    "postgres",
+    "auth",
+    "cert",
+    "certificates as logins are not available in this version; write \"scram-sha-256\"",
+)];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
 static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hba::Rules;
+
 /// The whole configuration of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -102,6 +104,12 @@ pub struct Postgres {
     pub max_clients: usize,
     /// How clients log in.
     pub auth: AuthMethod,
+    /// `pg_hba.conf`, for [`AuthMethod::Hba`].
+    pub hba_file: Option<PathBuf>,
+    /// `pg_ident.conf`
+    pub ident_file: Option<PathBuf>,
+    /// What both files say; there with [`AuthMethod::Hba`] only.
+    pub hba: Option<Arc<Rules>>,
     /// Whether clients may or must use TLS.
     pub tls_mode: TlsMode,
     /// Certificate chain shown to clients, PEM.
@@ -203,6 +211,8 @@ pub enum AuthMethod {
     Md5,
     /// No password asked.
     Trust,
+    /// As the rule says under which the connection falls.
+    Hba,
 }
 
 /// Pool keys after inheritance: `[postgres.pool]`, then the database's, then the user's.

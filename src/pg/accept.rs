@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use super::admission;
 use super::core::Core;
 use super::errors::Trouble;
 use super::login::{self, LoginError, Newcomer, Talk};
@@ -118,6 +119,7 @@ async fn admit(
 ) -> Result<Met, LoginError> {
     let config = Arc::clone(&core.config.borrow());
     if startup.database == config.admin.database || startup.database == "pgbouncer" {
+        admission::to_the_console(&config, &mut talk, &startup).await?;
         core.shared.control.console(Newcomer::new(talk, startup)?);
         return Ok(Met::Done);
     }

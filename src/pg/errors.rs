@@ -113,6 +113,8 @@ pub enum Trouble {
     NoBlocks,
     /// `tls.mode = "require"` and stricter: the user came in clear text.
     NeedsTls(String),
+    /// No rule of `pg_hba.conf` lets the client in, in PostgreSQL's words.
+    NotAdmitted(String),
     /// `max_clients`
     TooManyClients(usize),
     /// `max_pinned`
@@ -187,7 +189,7 @@ impl ToClient for Trouble {
             Trouble::TransactionToRepeat(_) => "40001",
             Trouble::OutcomeUnknown(_) | Trouble::NotReplicated => "08007",
             Trouble::NoBlocks => "0A000",
-            Trouble::NeedsTls(_) => "28000",
+            Trouble::NeedsTls(_) | Trouble::NotAdmitted(_) => "28000",
             Trouble::TooManyClients(_) => "53300",
             Trouble::TooManyPinned(_) => "53400",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
@@ -199,7 +201,7 @@ impl ToClient for Trouble {
 
     fn message(&self) -> Cow<'_, str> {
         match self {
-            Trouble::Protocol(what) => Cow::Borrowed(what),
+            Trouble::Protocol(what) | Trouble::NotAdmitted(what) => Cow::Borrowed(what),
             Trouble::TooLong => "a message of this type is too long".into(),
             Trouble::Ended(why) => (*why).into(),
             Trouble::IdleTimeout => "terminating connection due to client_idle_timeout".into(),

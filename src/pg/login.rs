@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
+use super::admission;
 use super::core::Core;
 use super::errors::Trouble;
 use super::route::{ROUTE, named};
@@ -229,7 +230,7 @@ impl Talk {
     }
 
     /// The body of the next password message.
-    async fn password(&mut self) -> Result<Vec<u8>, LoginError> {
+    pub(super) async fn password(&mut self) -> Result<Vec<u8>, LoginError> {
         loop {
             match head(&self.buffer) {
                 Head::Frame { kind: b'p', len } if len <= LONGEST => {
@@ -259,7 +260,7 @@ impl Talk {
         LoginError::Password { user: user.to_owned(), why: error.to_string() }
     }
 
-    async fn wrong(&mut self, user: &str, why: impl ToString) -> LoginError {
+    pub(super) async fn wrong(&mut self, user: &str, why: impl ToString) -> LoginError {
         let error = self.refuse(Trouble::WrongPassword(user.to_owned())).await;
         drop(error);
         LoginError::Password { user: user.to_owned(), why: why.to_string() }
@@ -269,6 +270,9 @@ impl Talk {
 /// Checks the password as `postgres.auth` says.
 pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
     talk.negotiate(startup).await?;
+    if config.postgres.auth == AuthMethod::Hba {
+        return admission::by_rules(&core.shared, config, talk, startup).await;
+    }
     let user = startup.user.as_str();
     let entry = config.postgres.user(user).and_then(|u| u.password.as_ref());
     let credential = entry.and_then(|p| Credential::parse(&p.0).ok());

@@ -29,7 +29,7 @@ pub(super) async fn login(instance: &Arc<Instance>, talk: &mut Talk, startup: &S
             let credential = Credential::parse(&password.0).ok();
             // Trust is for the pools: nobody becomes an admin without a password.
             let method = match config.postgres.auth {
-                AuthMethod::Trust => AuthMethod::ScramSha256,
+                AuthMethod::Trust | AuthMethod::Hba => AuthMethod::ScramSha256,
                 method => method,
             };
             check_password(&instance.shared, talk, method, name, credential.as_ref()).await?;

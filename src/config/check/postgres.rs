@@ -182,10 +182,12 @@ pub(super) fn users(postgres: &Postgres, reader: &mut Reader<'_>) {
         }
         let password_place = format!("{place}.password");
         match &user.password {
-            None if postgres.auth != AuthMethod::Trust && !reader.has(&password_place) => reader.error_in(
-                &place,
-                format!("postgres.user {name} has no password; add one, or write auth = \"trust\" in [postgres]"),
-            ),
+            None if !matches!(postgres.auth, AuthMethod::Trust | AuthMethod::Hba) && !reader.has(&password_place) => {
+                reader.error_in(
+                    &place,
+                    format!("postgres.user {name} has no password; add one, or write auth = \"trust\" in [postgres]"),
+                )
+            }
             None => {}
             Some(password) => match (verifier::kind(&password.0), postgres.auth) {
                 (Err(why), _) => {

@@ -12,7 +12,7 @@ use crate::config::model::{
 use crate::config::setting::words;
 
 words! {
-    AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust" }
+    AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust", Hba = "hba" }
     TlsMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
         VerifyFull = "verify-full"
@@ -33,8 +33,13 @@ section! {
         /// Client connections over all listeners; one more is refused with 53300. Each needs a file descriptor.
         max_clients: usize = "10000" [at_least(1)];
         /// How clients log in. md5 asks those with a SCRAM verifier for SCRAM all the same; trust asks nobody
-        /// for a password.
+        /// for a password; hba goes by the rules of `hba_file`.
         auth: AuthMethod = "\"scram-sha-256\"";
+        /// Rules in the format of pg_hba.conf, for `auth = "hba"`. A relative path is looked for from the folder of this
+        /// file. Read again at each reload.
+        hba_file: Option<PathBuf> [file_only(), beside()];
+        /// Maps in the format of pg_ident.conf, for rules with `map=`. As `hba_file`.
+        ident_file: Option<PathBuf> [file_only(), beside()];
         /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
         /// certificate, too. Unix sockets never use it.
         tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
@@ -48,6 +53,7 @@ section! {
         tls_min_version as "tls.min_version": TlsVersion = "\"1.2\"" [file_only()];
     }
     also {
+        hba: None,
         pool: PoolSettings::blank(),
         routing: RoutingSettings::blank(),
         failover: Failover::blank(),
