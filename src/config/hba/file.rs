@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Place, at};
+use super::{Place, report};
 use crate::config::diagnostic::Diagnostic;
 
 /// How deep files may include each other, as in PostgreSQL.
@@ -102,7 +102,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn error(&mut self, place: &Place, message: String) {
-        self.errors.push(at(place, message));
+        report(self.errors, place, message);
     }
 
     /// The bytes of a file that `from` asks for.
@@ -122,10 +122,7 @@ impl Reading<'_> {
             0 => format!("cannot read it: {why}"),
             _ => format!("cannot read {}: {why}", file.display()),
         };
-        // Told once for all that follows.
-        if self.opened < MOST_FILES || !self.errors.iter().any(|e| e.message == message) {
-            self.error(from, message);
-        }
+        self.error(from, message);
         None
     }
 

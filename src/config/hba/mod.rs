@@ -24,6 +24,9 @@ pub use pattern::Pattern;
 
 use super::diagnostic::Diagnostic;
 
+/// Errors that are told of at a time.
+const MOST_ERRORS: usize = 100;
+
 /// The rules in force.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rules {
@@ -223,7 +226,7 @@ pub fn load(hba_file: &Path, ident_file: Option<&Path>, files: &dyn Files) -> Re
     for record in &records {
         match rule::parse(record) {
             Ok(rule) => read.rules.rules.push(rule),
-            Err(message) => read.errors.push(at(&record.place, message)),
+            Err(message) => report(&mut read.errors, &record.place, message),
         }
     }
     if records.is_empty() && !had_errors {
@@ -234,7 +237,7 @@ pub fn load(hba_file: &Path, ident_file: Option<&Path>, files: &dyn Files) -> Re
         for record in file::read(ident_file, files, &mut read.errors) {
             match ident::parse(&record, &mut read.warnings) {
                 Ok(mapping) => read.rules.mappings.push(mapping),
-                Err(message) => read.errors.push(at(&record.place, message)),
+                Err(message) => report(&mut read.errors, &record.place, message),
             }
         }
     }
@@ -242,12 +245,20 @@ pub fn load(hba_file: &Path, ident_file: Option<&Path>, files: &dyn Files) -> Re
         let Some(map) = &rule.map else { continue };
         if ident_file.is_none() {
             let message = format!("map={map} needs a file of maps; name it as postgres.ident_file");
-            read.errors.push(at(&rule.place, message));
+            report(&mut read.errors, &rule.place, message);
         } else if !read.rules.mappings.iter().any(|mapping| mapping.map == *map) {
             read.warnings.push(at(&rule.place, format!("there is no map {map:?}: this rule lets nobody in")));
         }
     }
     read
+}
+
+/// Adds an error. What is found twice, in a file that is included twice, is told once; of very many the first are enough.
+fn report(errors: &mut Vec<Diagnostic>, place: &Place, message: String) {
+    let error = at(place, message);
+    if errors.len() < MOST_ERRORS && !errors.contains(&error) {
+        errors.push(error);
+    }
 }
 
 fn at(place: &Place, message: String) -> Diagnostic {
