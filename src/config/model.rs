@@ -494,7 +494,7 @@ pub struct Database {
 pub struct User {
     /// Login name.
     pub name: String,
-    /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"`.
+    /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"` or `"hba"`.
     pub password: Option<Secret>,
     /// Pool keys written in this entry.
     pub pool: PoolOverrides,

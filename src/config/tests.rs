@@ -66,6 +66,7 @@ fn warnings(lines: &str) -> Vec<String> {
 }
 
 mod files;
+mod hba;
 mod later;
 mod names;
 mod places;

@@ -74,6 +74,15 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let old_entries: Vec<&str> = olds.iter().map(|table| table.entry.as_str()).collect();
     let added = news.iter().filter(|table| !old_entries.contains(&table.entry.as_str()));
     changes.extend(added.map(|table| table.came_or_went("absent", "present")));
+    if old.postgres.hba != new.postgres.hba {
+        let text = |config: &Config| match &config.postgres.hba {
+            Some(hba) => format!("{} rules, {} maps' lines", hba.rules.len(), hba.mappings.len()),
+            None => "none".to_owned(),
+        };
+        // The files may be called as before.
+        let key = "the rules of postgres.hba_file".to_owned();
+        changes.push(Change { key, from: text(old), to: text(new), needs_restart: false });
+    }
     changes
 }
 

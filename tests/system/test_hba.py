@@ -204,6 +204,18 @@ def test_rules_keep_clients_from_the_console_and_never_let_them_in(with_rules):
     assert forebay.admin("SHOW VERSION")
 
 
+def test_psql_comes_in_by_the_rules(with_rules):
+    forebay = with_rules(CONSOLE, "host bench app samehost password", "host all other all reject")
+
+    def psql(user, password):
+        command = [bin_dir() / "psql", "-Atc", "select 'in as', current_user", forebay.dsn(user, password=password)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert psql("app", "app").stdout == "in as|app\n"
+    assert 'password authentication failed for user "app"' in psql("app", "wrong").stderr
+    assert 'pg_hba.conf rejects connection for host "127.0.0.1", user "other"' in psql("other", "other").stderr
+
+
 # -- beside PostgreSQL ------------------------------------------------------------------------------------------------
 
 

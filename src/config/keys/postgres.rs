@@ -183,7 +183,7 @@ section! {
         /// Login name.
         name: String [required()];
         /// Clear text, or a SCRAM-SHA-256$... or md5... verifier as pg_authid has it. May be absent only with
-        /// `auth = "trust"`.
+        /// `auth = "trust"` or `"hba"`.
         password: Option<Secret> [file_only()];
     }
     also {
