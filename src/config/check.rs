@@ -2,6 +2,7 @@
 //!
 //! A check speaks of a place (`postgres.database[2].cluster`); the reader knows where in the file that is.
 
+mod hba;
 mod postgres;
 mod redis;
 
@@ -24,6 +25,7 @@ pub(super) fn complete_and_check(config: &mut Config, reader: &mut Reader<'_>) {
     general(&mut config.general, reader);
     names(config, reader);
     postgres::tls(&config.postgres, reader);
+    hba::read(&mut config.postgres, reader);
     postgres::failover(&config.postgres.failover, reader);
     postgres::clusters(&mut config.postgres, reader);
     postgres::databases(config, reader);

@@ -19,10 +19,12 @@ pub struct Diagnostic {
 }
 
 impl fmt::Display for Diagnostic {
-    /// `FILE:LINE:COL: message`, or `FILE: message` without a position.
+    /// `FILE:LINE:COL: message`, `FILE:LINE: message` without a column, or `FILE: message` without a position.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line == 0 {
             write!(f, "{}: {}", self.file, self.message)
+        } else if self.column == 0 {
+            write!(f, "{}:{}: {}", self.file, self.line, self.message)
         } else {
             write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
         }

@@ -81,6 +81,10 @@ impl<T> Key<T> {
         self.file_only = true;
         self
     }
+    pub(super) fn beside(mut self) -> Self {
+        self.rules.beside = true;
+        self
+    }
     pub(super) fn not_empty(mut self) -> Self {
         self.rules.not_empty = true;
         self

@@ -73,21 +73,15 @@ const fn tls_files(section: &'static str, why: &'static str, ca: &'static str, c
 }
 
 /// Keys without a field.
-static PLACEHOLDERS: &[&[Placeholder]] = &[
-    &[text("postgres", "hba_file", Refuse(NO_HBA), "Rules in the format of pg_hba.conf, for `auth = \"hba\"`.\n")],
-    &tls_files(
-        "coordination",
-        NO_ETCD,
-        "Authorities that etcd's certificates are checked against, PEM.\n",
-        "Certificate shown to etcd, PEM.\n",
-    ),
-];
+static PLACEHOLDERS: &[&[Placeholder]] = &[&tls_files(
+    "coordination",
+    NO_ETCD,
+    "Authorities that etcd's certificates are checked against, PEM.\n",
+    "Certificate shown to etcd, PEM.\n",
+)];
 
 /// Words of existing keys that are refused: section, key, word, the way out.
-static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[
-    ("postgres", "auth", "cert", "certificates as logins are not available in this version; write \"scram-sha-256\""),
-    ("postgres", "auth", "hba", "host-based rules are not available in this version; write \"scram-sha-256\""),
-];
+static REFUSED_WORDS: &[(&str, &str, &str, &str)] = &[];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
 static WITHOUT_EFFECT: &[(&str, &[&str], &str)] =

@@ -7,6 +7,7 @@
 mod address;
 mod check;
 mod diagnostic;
+pub mod hba;
 mod keys;
 mod later;
 pub mod model;
@@ -65,11 +66,14 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn load_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Loaded, Diagnostics> {
-    read(text, file_name, base_dir, |host, port| (host, port).to_socket_addrs().map(Vec::from_iter))
+    read(text, file_name, reader::Reader::new(base_dir, ask_dns))
 }
 
-fn read(text: &str, file: &str, base_dir: &Path, resolve: reader::Resolve) -> Result<Loaded, Diagnostics> {
-    let mut reader = reader::Reader::new(base_dir, resolve);
+fn ask_dns(host: &str, port: u16) -> std::io::Result<Vec<std::net::SocketAddr>> {
+    (host, port).to_socket_addrs().map(Vec::from_iter)
+}
+
+fn read(text: &str, file: &str, mut reader: reader::Reader<'_>) -> Result<Loaded, Diagnostics> {
     let root = match DeTable::parse(text) {
         Ok(root) => root,
         Err(error) => {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hba::Rules;
 use super::network::Network;
 use crate::wire::pg::auth::Credential;
 
@@ -105,6 +106,14 @@ pub struct Postgres {
     pub max_clients: usize,
     /// How clients log in.
     pub auth: AuthMethod,
+    /// `pg_hba.conf`, for [`AuthMethod::Hba`].
+    pub hba_file: Option<PathBuf>,
+    /// `pg_ident.conf`
+    pub ident_file: Option<PathBuf>,
+    /// The map of `ident_file` that says which certificates are whose, for [`AuthMethod::Cert`].
+    pub cert_map: Option<String>,
+    /// What both files say; there with [`AuthMethod::Hba`] and [`AuthMethod::Cert`] only.
+    pub hba: Option<Arc<Rules>>,
     /// Whether clients may or must use TLS.
     pub tls_mode: TlsMode,
     /// Certificate chain shown to clients, PEM.
@@ -225,6 +234,17 @@ pub enum AuthMethod {
     Md5,
     /// No password asked.
     Trust,
+    /// By a certificate that is made out to the login.
+    Cert,
+    /// As the rule says under which the connection falls.
+    Hba,
+}
+
+impl AuthMethod {
+    /// Rules decide: those of a file, or the one that this word stands for.
+    pub fn has_rules(self) -> bool {
+        matches!(self, Self::Cert | Self::Hba)
+    }
 }
 
 /// Pool keys after inheritance: `[postgres.pool]`, then the database's, then the user's.
@@ -552,7 +572,7 @@ pub struct Database {
 pub struct User {
     /// Login name.
     pub name: String,
-    /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"`.
+    /// Clear text or a `SCRAM-SHA-256$...` / `md5...` verifier; `None` only with `auth = "trust"` or `"hba"`.
     pub password: Option<Secret>,
     /// Right as well, while a password is being replaced.
     pub previous_password: Option<Secret>,

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, position};
+use super::hba::Rules;
 use super::keys::{self, Key, Section, Shape};
 use super::later;
 use super::setting::{At, Secrets, Value, quote};
@@ -28,11 +30,23 @@ pub(super) struct Reader<'a> {
     warnings: Vec<(usize, String)>,
     /// Byte offset of each value read, by place: `postgres.database[2].size`.
     places: HashMap<String, usize>,
+    /// In other files.
+    elsewhere: (Vec<Diagnostic>, Vec<Diagnostic>),
+    /// What is not to be read again.
+    kept_rules: Option<Arc<Rules>>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(base_dir: &'a Path, resolve: Resolve) -> Self {
-        Self { base_dir, resolve, errors: Vec::new(), warnings: Vec::new(), places: HashMap::new() }
+        Self {
+            base_dir,
+            resolve,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            places: HashMap::new(),
+            elsewhere: Default::default(),
+            kept_rules: None,
+        }
     }
 
     /// Reports at a value.
@@ -58,6 +72,21 @@ impl<'a> Reader<'a> {
 
     pub(super) fn warning_in(&mut self, place: &str, message: String) {
         self.warnings.push((self.offset_of(place), message));
+    }
+
+    /// Reports what was found in other files.
+    pub(super) fn elsewhere(&mut self, errors: Vec<Diagnostic>, warnings: Vec<Diagnostic>) {
+        self.elsewhere.0.extend(errors);
+        self.elsewhere.1.extend(warnings);
+    }
+
+    /// Has the rules of `pg_hba.conf` stay as they are, instead of being read again.
+    pub(super) fn keep_rules(&mut self, rules: Option<Arc<Rules>>) {
+        self.kept_rules = rules;
+    }
+
+    pub(super) fn kept_rules(&mut self) -> Option<Arc<Rules>> {
+        self.kept_rules.take()
     }
 
     pub(super) fn remember<T>(&mut self, place: &str, value: &Spanned<T>) {
@@ -282,7 +311,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The errors and the warnings in file order.
+    /// The errors and the warnings in file order, those of other files last.
     pub(super) fn finish(self, file: &str, text: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         let placed = |mut found: Vec<(usize, String)>| {
             found.sort_by_key(|(offset, _)| *offset);
@@ -292,7 +321,8 @@ impl<'a> Reader<'a> {
             });
             diagnostics.collect()
         };
-        (placed(self.errors), placed(self.warnings))
+        let (errors, warnings) = self.elsewhere;
+        ([placed(self.errors), errors].concat(), [placed(self.warnings), warnings].concat())
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Rules {
     pub zero_is_off: bool,
     /// The list is a command with its arguments: a lone string is refused, not taken as a list of one.
     pub command: bool,
+    /// A relative path begins in the folder of the file.
+    pub beside: bool,
     /// An empty list is refused.
     pub not_empty: bool,
     /// How `false` and `true` are spelled, when by words.
@@ -34,7 +36,15 @@ pub(super) struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { at_least: 0, zero_is_off: true, command: false, not_empty: false, words: None, urls: false }
+        Self {
+            at_least: 0,
+            zero_is_off: true,
+            command: false,
+            beside: false,
+            not_empty: false,
+            words: None,
+            urls: false,
+        }
     }
 }
 
@@ -258,7 +268,8 @@ impl Setting for PathBuf {
         PathBuf::new()
     }
     fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
-        String::parse(value, at, reader).map(PathBuf::from)
+        let path = String::parse(value, at, reader).map(PathBuf::from)?;
+        Some(if at.rules.beside { reader.base_dir().join(path) } else { path })
     }
     fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
         self.to_string_lossy().into_owned().literal(rules, secrets)

@@ -21,7 +21,7 @@ fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
 }
 
 fn try_load(text: &str) -> Result<Loaded, Diagnostics> {
-    read(text, "f.toml", Path::new(""), resolve)
+    read(text, "f.toml", reader::Reader::new(Path::new(""), resolve))
 }
 
 #[track_caller]
@@ -66,6 +66,7 @@ fn warnings(lines: &str) -> Vec<String> {
 }
 
 mod files;
+mod hba;
 mod later;
 mod names;
 mod places;

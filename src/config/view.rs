@@ -9,9 +9,10 @@ use toml::de::DeValue;
 
 use super::keys::{Section, Shape, reference};
 use super::model::*;
+use super::reader::Reader;
 use super::setting::{Secrets, quote};
 use super::suggest::{self, ALIASES, Alias, Tool, Unit};
-use super::{load_str, units};
+use super::{ask_dns, read, units};
 
 /// What a reload changes in one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,15 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let old_entries: Vec<&str> = olds.iter().map(|table| table.entry.as_str()).collect();
     let added = news.iter().filter(|table| !old_entries.contains(&table.entry.as_str()));
     changes.extend(added.map(|table| table.came_or_went("absent", "present")));
+    if old.postgres.hba != new.postgres.hba {
+        let text = |config: &Config| match &config.postgres.hba {
+            Some(hba) => format!("{} rules, {} maps' lines", hba.rules.len(), hba.mappings.len()),
+            None => "none".to_owned(),
+        };
+        // The files may be called as before.
+        let key = "the rules of postgres.hba_file".to_owned();
+        changes.push(Change { key, from: text(old), to: text(new), needs_restart: false });
+    }
     changes
 }
 
@@ -128,7 +138,9 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
     let mut first_error = None;
     for literal in candidates(in_seconds.as_deref().unwrap_or(value)) {
         tables[t].lines[l].literal = Some(literal);
-        match load_str(&render(&tables), "SET", Path::new("")) {
+        let mut reader = Reader::new(Path::new(""), ask_dns);
+        reader.keep_rules(config.postgres.hba.clone());
+        match read(&render(&tables), "SET", reader) {
             Ok(mut loaded) => {
                 // Made ready of files that are named as before.
                 for cluster in &mut loaded.config.postgres.clusters {

@@ -104,6 +104,16 @@ pub enum Failure {
     Tls,
 }
 
+impl Failure {
+    /// What a handshake of TLS that failed counts as. A client that leaves, or that refuses our certificate, has not tried
+    /// anything.
+    pub fn of_handshake(error: &std::io::Error) -> Option<Self> {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let is_their_no = matches!(inner, Some(rustls::Error::AlertReceived(_)));
+        (error.kind() == std::io::ErrorKind::InvalidData && !is_their_no).then_some(Failure::Tls)
+    }
+}
+
 /// How many there have been since the start.
 #[derive(Debug, Default)]
 pub struct Counters {

@@ -1,6 +1,7 @@
 //! Sockets: what every connection of ours has in common, whatever protocol it speaks.
 
 pub mod aside;
+pub mod certificate;
 pub mod credentials;
 mod dial;
 mod end_point;

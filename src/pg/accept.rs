@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use super::admission;
 use super::core::Core;
 use super::errors::Trouble;
 use super::login::{self, LoginError, Newcomer, Talk};
@@ -177,7 +178,11 @@ async fn admit(
     route: ListenRoute,
 ) -> Result<Met, LoginError> {
     let config = Arc::clone(&core.config.borrow());
+    if talk.lacks_tls(config.postgres.tls_mode) {
+        return Err(talk.refuse(Trouble::NeedsTls(startup.user)).await);
+    }
     if startup.database == config.admin.database || startup.database == "pgbouncer" {
+        admission::to_the_console(&config, &mut talk, &startup).await?;
         core.shared.control.console(Newcomer::new(talk, startup)?);
         return Ok(Met::Done);
     }
@@ -187,9 +192,6 @@ async fn admit(
     }
     if core.shared.clients.load(Ordering::Relaxed) > max {
         return Err(talk.refuse(Trouble::TooManyClients(max)).await);
-    }
-    if talk.lacks_tls(config.postgres.tls_mode) {
-        return Err(talk.refuse(Trouble::NeedsTls(startup.user)).await);
     }
     let wanted = login::settings(&startup).map_err(Box::new);
     login::authenticate(core, &config, &mut talk, &startup).await?;

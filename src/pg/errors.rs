@@ -118,6 +118,8 @@ pub enum Trouble {
     NeedsTls(String),
     /// At the door: `[security]`.
     Refused(Refused),
+    /// No rule of `pg_hba.conf` lets the client in, in PostgreSQL's words.
+    NotAdmitted(String),
     /// `max_clients`
     TooManyClients(usize),
     /// `max_pinned`
@@ -192,9 +194,9 @@ impl ToClient for Trouble {
             Trouble::TransactionToRepeat(_) => "40001",
             Trouble::OutcomeUnknown(_) | Trouble::NotReplicated => "08007",
             Trouble::NoBlocks => "0A000",
-            Trouble::NeedsTls(_) => "28000",
             Trouble::Refused(why) if why.is_about_the_address() => "28000",
             Trouble::Refused(_) => "53300",
+            Trouble::NeedsTls(_) | Trouble::NotAdmitted(_) => "28000",
             Trouble::TooManyClients(_) => "53300",
             Trouble::TooManyPinned(_) => "53400",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
@@ -206,7 +208,7 @@ impl ToClient for Trouble {
 
     fn message(&self) -> Cow<'_, str> {
         match self {
-            Trouble::Protocol(what) => Cow::Borrowed(what),
+            Trouble::Protocol(what) | Trouble::NotAdmitted(what) => Cow::Borrowed(what),
             Trouble::TooLong => "a message of this type is too long".into(),
             Trouble::Ended(why) => (*why).into(),
             Trouble::IdleTimeout => "terminating connection due to client_idle_timeout".into(),

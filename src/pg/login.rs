@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::admission;
 use super::core::Core;
 use super::errors::Trouble;
 use super::lookup::Ask;
@@ -55,12 +56,8 @@ impl LoginError {
         match self {
             LoginError::Password { .. } => Some(Failure::Password),
             LoginError::Startup(_) | LoginError::Refused(Trouble::Protocol(_)) => Some(Failure::Junk),
-            LoginError::Tls(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                let error = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-                let is_their_no = matches!(error, Some(rustls::Error::AlertReceived(_)));
-                (!is_their_no).then_some(Failure::Tls)
-            }
-            LoginError::Socket(_) | LoginError::Tls(_) | LoginError::Refused(_) => None,
+            LoginError::Tls(e) => Failure::of_handshake(e),
+            LoginError::Socket(_) | LoginError::Refused(_) => None,
         }
     }
 
@@ -191,7 +188,8 @@ impl Talk {
         let ahead = self.take_buffered();
         match self.stream {
             Stream::Tcp(tcp) => {
-                let tls = Tls::accept(tcp, acceptor.config(), acceptor.end_point(), ahead).await.map_err(LoginError::Tls)?;
+                let tls =
+                    Tls::accept(tcp, acceptor.config(), acceptor.end_point(), ahead).await.map_err(LoginError::Tls)?;
                 Ok(Talk::new(Stream::Tls(Box::new(tls))))
             }
             stream => Ok(Talk::with_buffered(stream, ahead)),
@@ -255,7 +253,7 @@ impl Talk {
     }
 
     /// The body of the next password message, unless its address was banned meanwhile.
-    async fn password(&mut self, shared: &Shared) -> Result<Vec<u8>, LoginError> {
+    pub(super) async fn password(&mut self, shared: &Shared) -> Result<Vec<u8>, LoginError> {
         loop {
             match head(&self.buffer) {
                 Head::Frame { kind: b'p', len } if len <= LONGEST => {
@@ -288,7 +286,7 @@ impl Talk {
         LoginError::Password { user: user.to_owned(), why: error.to_string() }
     }
 
-    async fn wrong(&mut self, user: &str, why: impl ToString) -> LoginError {
+    pub(super) async fn wrong(&mut self, user: &str, why: impl ToString) -> LoginError {
         let error = self.refuse(Trouble::WrongPassword(user.to_owned())).await;
         drop(error);
         LoginError::Password { user: user.to_owned(), why: why.to_string() }
@@ -317,23 +315,55 @@ impl Known {
     }
 }
 
-/// Checks the password as `postgres.auth` says.
+/// Lets a client in as `postgres.auth` says.
 pub async fn authenticate(core: &Core, config: &Config, talk: &mut Talk, startup: &Startup) -> Result<(), LoginError> {
     talk.negotiate(startup).await?;
+    match config.postgres.auth {
+        AuthMethod::Hba | AuthMethod::Cert => admission::by_rules(&core.shared, config, talk, startup).await,
+        AuthMethod::Trust => Ok(()),
+        AuthMethod::Md5 | AuthMethod::ScramSha256 => {
+            let known = known(&core.shared, config, talk, startup).await?;
+            by_password(&core.shared, config, talk, startup, &known).await
+        }
+    }
+}
+
+/// What is known of a client's login, by the configuration or by PostgreSQL.
+pub(super) async fn known(
+    shared: &Shared,
+    config: &Config,
+    talk: &mut Talk,
+    startup: &Startup,
+) -> Result<Known, LoginError> {
     let (postgres, user) = (&config.postgres, startup.user.as_str());
     let mut known = Known::new(postgres, user);
-    let is_asked = postgres.auth_user.is_some() && postgres.user(user).is_none() && known.method != AuthMethod::Trust;
-    let Some(cluster) = postgres.database(&startup.database).filter(|_| is_asked) else {
-        return check_password(&core.shared, talk, user, &known).await;
-    };
-    let cluster = postgres.clusters.get(cluster.cluster).map(|cluster| cluster.name.as_str()).unwrap_or_default();
-    known.credentials = match look_up(&core.shared, postgres.auth_query_cache, cluster, user).await {
-        Ok(credential) => credential.into_iter().collect(),
-        Err(_) => return Err(talk.refuse(Trouble::CannotLookUp).await),
-    };
-    let done = check_password(&core.shared, talk, user, &known).await;
-    if matches!(done, Err(LoginError::Password { .. })) {
-        core.shared.logins.doubt(cluster, user);
+    if let Some(cluster) = asked_cluster(postgres, startup) {
+        known.credentials = match look_up(shared, postgres.auth_query_cache, cluster, user).await {
+            Ok(credential) => credential.into_iter().collect(),
+            Err(_) => return Err(talk.refuse(Trouble::CannotLookUp).await),
+        };
+    }
+    Ok(known)
+}
+
+/// The cluster that is asked for the login, if that is what decides.
+fn asked_cluster<'c>(postgres: &'c Postgres, startup: &Startup) -> Option<&'c str> {
+    let is_asked = postgres.auth_user.is_some() && postgres.user(&startup.user).is_none();
+    let database = postgres.database(&startup.database).filter(|_| is_asked)?;
+    postgres.clusters.get(database.cluster).map(|cluster| cluster.name.as_str())
+}
+
+/// As [`check_password`], for a login that may have been looked up.
+pub(super) async fn by_password(
+    shared: &Arc<Shared>,
+    config: &Config,
+    talk: &mut Talk,
+    startup: &Startup,
+    known: &Known,
+) -> Result<(), LoginError> {
+    let done = check_password(shared, talk, &startup.user, known).await;
+    if let (Err(LoginError::Password { .. }), Some(cluster)) = (&done, asked_cluster(&config.postgres, startup)) {
+        shared.logins.doubt(cluster, &startup.user);
     }
     done
 }
@@ -366,7 +396,7 @@ pub async fn check_password(
         (AuthMethod::Trust, _) => Ok(()),
         // Of no credential that is so as well: who does not exist is asked as most are.
         (AuthMethod::Md5, Some(verifiers)) => by_md5(shared, talk, user, &verifiers).await,
-        (AuthMethod::Md5 | AuthMethod::ScramSha256, _) => by_scram(shared, talk, user, known).await,
+        _ => by_scram(shared, talk, user, known).await,
     }
 }
 

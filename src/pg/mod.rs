@@ -8,6 +8,7 @@
 
 pub mod accept;
 mod acknowledge;
+mod admission;
 mod answer;
 pub mod backend;
 pub mod cancel;

@@ -65,6 +65,7 @@ COLUMNS = {
     "EVENTS": "time service epoch event node detail".split(),
     "PINS": "client_id database user reason since".split(),
     "BANS": "address until reason failures".split(),
+    "HBA": "file line type database user address method options".split(),
     "HA": "service mode durability epoch primary timeline phase guarantee".split(),
     "HA CHECKS": "service node check result detail".split(),
     "INSTANCES": "instance address version leader epoch_acked gate lease_left_ms last_seen".split(),

@@ -7,6 +7,7 @@ use super::facts::{Facts, Needs};
 use super::table::{Column, Row, columns};
 
 pub(super) mod checks;
+mod hba;
 mod nodes;
 mod pgpool;
 mod pools;
@@ -314,6 +315,13 @@ pub static VIEWS: &[View] = &[
         about: "addresses that may not connect",
         needs: Needs::BANS,
         rows: process::bans,
+    },
+    View {
+        name: "HBA",
+        columns: columns![Text "file"; Int4 "line"; Text "type" "database" "user" "address" "method" "options"],
+        about: "rules of pg_hba.conf in force, in order: the first that fits decides",
+        needs: Needs::empty(),
+        rows: hba::rules,
     },
     View {
         name: "HA",

@@ -243,10 +243,15 @@ pub(super) fn users(postgres: &Postgres, reader: &mut Reader<'_>) {
         let password_place = format!("{place}.password");
         let previous_place = format!("{place}.previous_password");
         match &user.password {
-            None if postgres.auth != AuthMethod::Trust && !reader.has(&password_place) => reader.error_in(
-                &place,
-                format!("postgres.user {name} has no password; add one, or write auth = \"trust\" in [postgres]"),
-            ),
+            None if postgres.auth != AuthMethod::Trust
+                && !postgres.auth.has_rules()
+                && !reader.has(&password_place) =>
+            {
+                reader.error_in(
+                    &place,
+                    format!("postgres.user {name} has no password; add one, or write auth = \"trust\" in [postgres]"),
+                )
+            }
             None => {}
             Some(password) => check_password(password, postgres.auth, &name, &password_place, reader),
         }

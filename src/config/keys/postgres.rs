@@ -13,7 +13,7 @@ use crate::config::model::{
 use crate::config::setting::words;
 
 words! {
-    AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust" }
+    AuthMethod { ScramSha256 = "scram-sha-256", Md5 = "md5", Trust = "trust", Cert = "cert", Hba = "hba" }
     TlsMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
         VerifyFull = "verify-full"
@@ -35,7 +35,8 @@ section! {
         /// Client connections over all listeners; one more is refused with 53300. Each needs a file descriptor.
         max_clients: usize = "10000" [at_least(1)];
         /// How clients log in. md5 asks those with a SCRAM verifier for SCRAM all the same; trust asks nobody
-        /// for a password.
+        /// for a password; cert lets in who shows a certificate of `tls.ca` whose common name is the login; hba goes by
+        /// the rules of `hba_file`.
         auth: AuthMethod = "\"scram-sha-256\"";
         /// A query that answers for the login $1 its name, its password as pg_authid has it, and if it likes the end of
         /// that password in seconds since 1970 (double precision); the default reads pg_authid, which only superusers
@@ -47,6 +48,13 @@ section! {
         auth_dbname: Option<String>;
         /// How long an answer holds; after a failed login it is asked again.
         auth_query_cache: Duration = "\"30s\"";
+        /// Rules in the format of pg_hba.conf, for `auth = "hba"`. A relative path is looked for from the folder of this
+        /// file. Read again at each reload.
+        hba_file: Option<PathBuf> [file_only(), beside()];
+        /// Maps in the format of pg_ident.conf, for rules with `map=` and for `cert_map`. As `hba_file`.
+        ident_file: Option<PathBuf> [file_only(), beside()];
+        /// The map of `ident_file` by which the names of certificates are logins, for `auth = "cert"`.
+        cert_map: Option<String> [file_only()];
         /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
         /// certificate, too. Unix sockets never use it.
         tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
@@ -63,6 +71,7 @@ section! {
         tls_channel_binding as "tls.channel_binding": ChannelBinding = "\"prefer\"" [file_only()];
     }
     also {
+        hba: None,
         pool: PoolSettings::blank(),
         routing: RoutingSettings::blank(),
         failover: Failover::blank(),
@@ -195,7 +204,7 @@ section! {
         /// Login name.
         name: String [required()];
         /// Clear text, or a SCRAM-SHA-256$... or md5... verifier as pg_authid has it. May be absent only with
-        /// `auth = "trust"`.
+        /// `auth = "trust"`, `"cert"` or `"hba"`.
         password: Option<Secret> [file_only()];
         /// Taken from clients as well, and shown to servers that refuse the other one: for the time in which a password
         /// is replaced. Of two SCRAM verifiers both must have the same salt and iterations.

@@ -11,9 +11,6 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
         assert!(found.len() == 1 && found[0].starts_with(&start), "{lines}: {found:#?}");
         assert!(found[0].contains("not available in this version; "), "{lines}: {found:#?}");
     };
-    unavailable("[postgres]\nauth = \"cert\"\n", "8:8", "postgres.auth = \"cert\"");
-    unavailable("[postgres]\nauth = \"hba\"\n", "8:8", "postgres.auth = \"hba\"");
-    unavailable("[postgres]\nhba_file = \"/etc/hba\"\n", "8:12", "postgres.hba_file");
     unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
 }
 
@@ -35,11 +32,11 @@ fn what_has_an_effect_is_not_warned_of() {
 #[test]
 fn their_values_are_checked_all_the_same() {
     refused(
-        "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nhba_file = 5\n",
+        "[postgres]\ntls.mode = \"requre\"\ntls.crt = \"x\"\nauth_query = 5\n",
         &[
             "2:12: postgres.tls.mode must be \"disable\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\" (found \"requre\"); did you mean \"require\"?",
             "3:5: unknown key \"tls.crt\" in [postgres]; did you mean \"tls.cert\"?",
-            "4:12: postgres.hba_file must be a string (found 5)",
+            "4:14: postgres.auth_query must be a string (found 5)",
         ],
     );
     refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
