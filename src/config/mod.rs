@@ -7,6 +7,7 @@
 mod address;
 mod check;
 mod diagnostic;
+mod exposed;
 mod keys;
 mod later;
 pub mod model;
@@ -19,14 +20,17 @@ mod units;
 mod verifier;
 mod view;
 
-use std::net::ToSocketAddrs;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use keys::{KeyInfo, Shape, reference};
 pub use model::*;
+pub use reader::Resolve;
 pub use units::duration;
 pub use view::{Change, ConfigRow, diff, rows, set, show};
 
@@ -46,7 +50,7 @@ pub struct Loaded {
 /// Every error of the file, in file order; only the first when it is not TOML.
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| Diagnostics {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| Diagnostics {
         errors: vec![Diagnostic {
             file: file.clone(),
             line: 0,
@@ -55,7 +59,8 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
         }],
         warnings: Vec::new(),
     })?;
-    load_str(&text, &file, path.parent().unwrap_or(Path::new("")))
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    read(&text, &file, base_dir, by_system, Some(path))
 }
 
 /// Reads and checks a text as if it stood in the file `file_name` in the folder `base_dir`.
@@ -63,10 +68,29 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn load_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Loaded, Diagnostics> {
-    read(text, file_name, base_dir, |host, port| (host, port).to_socket_addrs().map(Vec::from_iter))
+    load_resolved(text, file_name, base_dir, by_system)
 }
 
-fn read(text: &str, file: &str, base_dir: &Path, resolve: reader::Resolve) -> Result<Loaded, Diagnostics> {
+/// As [`load_str`], with another way from a listener's host name to addresses: tests ask no network.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_resolved(text: &str, file_name: &str, base_dir: &Path, resolve: Resolve) -> Result<Loaded, Diagnostics> {
+    read(text, file_name, base_dir, resolve, None)
+}
+
+fn by_system(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    (host, port).to_socket_addrs().map(Vec::from_iter)
+}
+
+/// `path` is where the text was read, if it was.
+fn read(
+    text: &str,
+    file: &str,
+    base_dir: &Path,
+    resolve: Resolve,
+    path: Option<&Path>,
+) -> Result<Loaded, Diagnostics> {
     let mut reader = reader::Reader::new(base_dir, resolve);
     let root = match DeTable::parse(text) {
         Ok(root) => root,
@@ -82,6 +106,12 @@ fn read(text: &str, file: &str, base_dir: &Path, resolve: reader::Resolve) -> Re
         }
     };
     let config = config(root.get_ref(), &mut reader);
+    if let Some((offset, key)) = reader.clear_secret()
+        && let Some(why) = path.and_then(exposed::by_others)
+    {
+        let message = format!("{key} stands here, and {why}, or take it from {{ file = \"...\" }}");
+        reader.warning_at(offset, message);
+    }
     let (errors, warnings) = reader.finish(file, text);
     if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Diagnostics { errors, warnings }) }
 }
@@ -104,8 +134,10 @@ fn config(root: &DeTable<'_>, reader: &mut reader::Reader<'_>) -> Config {
         security: reader.one(root),
         notify: reader.one(root),
         coordination: Some(reader.one::<Coordination>(root)).filter(|c| !c.etcd.is_empty()),
+        secret_variables: BTreeSet::new(),
     };
     check::complete_and_check(&mut config, reader);
+    config.secret_variables = reader.take_secret_variables();
     config
 }
 

@@ -17,6 +17,7 @@ use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
 use crate::pg::{Core, Shared};
+use crate::topology::failover::hooks;
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::topology::{EventLog, MonitorHandle};
 use crate::worker::Remote;
@@ -180,6 +181,7 @@ impl Instance {
     pub async fn apply(&self, new: Config, by: &str) -> Vec<Change> {
         let old = self.config.load_full();
         let changes = config::diff(&old, &new);
+        hooks::hide(&new.secret_variables);
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
         if let Err(e) = self.level.set(&new.general.log_level) {
@@ -196,6 +198,8 @@ impl Instance {
         self.monitor.reconfigure(&new.postgres).await;
         self.redis.reconfigure(&new.redis).await;
         self.settled().await;
+        // No thread goes by the old one any more.
+        self.shared.forget_old_passwords(|user| new.passwords_of(user));
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
                 needs_restart = change.needs_restart, "configuration changed");

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
+use zeroize::Zeroizing;
 
 use super::consoles::Consoles;
 use super::core::Core;
@@ -13,6 +14,7 @@ use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use crate::config::model::Secret;
 use crate::sql::Catalog;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::CancelKey;
@@ -60,8 +62,8 @@ pub struct Shared {
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
     pub mock_secret: [u8; 32],
-    verifiers: DashMap<String, (String, Verifier)>,
-    derived: DashMap<(String, Vec<u8>, u32), (String, Keys)>,
+    verifiers: DashMap<String, (Zeroizing<String>, Verifier)>,
+    derived: DashMap<(String, Vec<u8>, u32), (Zeroizing<String>, Keys)>,
     proved: DashMap<String, (Verifier, Keys)>,
 }
 
@@ -162,18 +164,26 @@ impl Shared {
 
     /// The verifier that a client with a clear-text entry is checked against: derived once, since that costs 0.6 ms.
     pub fn verifier(&self, user: &str, password: &str) -> Verifier {
-        if let Some(entry) = self.verifiers.get(user).filter(|e| e.0 == password) {
+        if let Some(entry) = self.verifiers.get(user).filter(|e| *e.0 == password) {
             return entry.1.clone();
         }
         let salt = scram::mock_salt(&self.mock_secret, user);
         let verifier = Verifier::derive(password.as_bytes(), &salt, 4096);
-        self.verifiers.insert(user.to_owned(), (password.to_owned(), verifier.clone()));
+        self.verifiers.insert(user.to_owned(), (password.to_owned().into(), verifier.clone()));
         verifier
     }
 
     /// A client has proved that it knows the password behind a verifier: servers with the same one can be logged in to.
     pub fn remember_proof(&self, user: &str, verifier: &Verifier, keys: Keys) {
         self.proved.insert(user.to_owned(), (verifier.clone(), keys));
+    }
+
+    /// What was derived of other passwords than users have now is forgotten: `passwords` are all of a user's.
+    pub fn forget_old_passwords<'a>(&self, passwords: impl Fn(&str) -> Vec<&'a Secret>) {
+        let is_now = |user: &str, is_it: &dyn Fn(&str) -> bool| passwords(user).iter().any(|now| is_it(&now.0));
+        self.verifiers.retain(|user, (password, _)| is_now(user, &|now| now == password.as_str()));
+        self.derived.retain(|(user, ..), (password, _)| is_now(user, &|now| now == password.as_str()));
+        self.proved.retain(|user, (verifier, _)| is_now(user, &|now| Verifier::parse(now).as_ref() == Some(verifier)));
     }
 
     /// The keys for a SCRAM login at a server. `None` if nothing that we know can make them.
