@@ -205,7 +205,7 @@ impl Instance {
                 needs_restart = change.needs_restart, "configuration changed");
         }
         let detail = match changes.len() {
-            0 => "nothing changed".to_owned(),
+            0 => format!("nothing changed, by {by}"),
             n => format!("{n} changed by {by}"),
         };
         self.events.record("", 0, "reloaded", "", &detail);
