@@ -84,13 +84,7 @@ fn by_system(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
 }
 
 /// `path` is where the text was read, if it was.
-fn read(
-    text: &str,
-    file: &str,
-    base_dir: &Path,
-    resolve: Resolve,
-    path: Option<&Path>,
-) -> Result<Loaded, Diagnostics> {
+fn read(text: &str, file: &str, base_dir: &Path, resolve: Resolve, path: Option<&Path>) -> Result<Loaded, Diagnostics> {
     let mut reader = reader::Reader::new(base_dir, resolve);
     let root = match DeTable::parse(text) {
         Ok(root) => root,

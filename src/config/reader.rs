@@ -36,7 +36,15 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(base_dir: &'a Path, resolve: Resolve) -> Self {
-        Self { base_dir, resolve, errors: Vec::new(), warnings: Vec::new(), places: HashMap::new(), secret_variables: BTreeSet::new(), clear_secret: None }
+        Self {
+            base_dir,
+            resolve,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            places: HashMap::new(),
+            secret_variables: BTreeSet::new(),
+            clear_secret: None,
+        }
     }
 
     /// Reports at a value.

@@ -76,12 +76,7 @@ fn fingerprint(secret: &str) -> String {
     KEYS.iter().map(|key| format!("{:016x}", key.hash_one(secret))).collect()
 }
 
-fn from_table(
-    value: &Value<'_>,
-    table: &DeTable<'_>,
-    at: &At,
-    reader: &mut Reader<'_>,
-) -> Option<Zeroizing<String>> {
+fn from_table(value: &Value<'_>, table: &DeTable<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Zeroizing<String>> {
     let mut entries = table.iter();
     let (Some((source, name)), None) = (entries.next(), entries.next()) else {
         reader.error(value, format!("{} must be either {{ file = \"...\" }} or {{ env = \"...\" }}", at.key));
@@ -124,12 +119,7 @@ fn from_env(name: &str) -> Result<Zeroizing<String>, String> {
     }
 }
 
-fn from_file(
-    name: &str,
-    value: &Value<'_>,
-    at: &At,
-    reader: &mut Reader<'_>,
-) -> Result<Zeroizing<String>, String> {
+fn from_file(name: &str, value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Result<Zeroizing<String>, String> {
     let path = reader.base_dir().join(name);
     let shown = path.display();
     let failed = |error: std::io::Error| format!("cannot read {shown}: {error}");

@@ -71,8 +71,9 @@ impl Logins {
     /// The login of these, the same for the same.
     pub fn of(&self, user: &[u8], password: Option<&[u8]>) -> Rc<Login> {
         let mut known = self.known.borrow_mut();
-        let found =
-            known.iter().find(|login| *login.user == *user && same(login.password.borrow().as_ref().map(Password::as_bytes), password));
+        let found = known.iter().find(|login| {
+            *login.user == *user && same(login.password.borrow().as_ref().map(Password::as_bytes), password)
+        });
         if let Some(login) = found {
             return Rc::clone(login);
         }

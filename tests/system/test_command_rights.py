@@ -26,12 +26,12 @@ COMMANDS = {
     "DETACH NODE": ("DETACH NODE pg3", "detached"),
     "ATTACH NODE": ("ATTACH NODE pg3", "attached"),
     "DRAIN NODE": ("DRAIN NODE pg3", "draining"),
-    "SET WEIGHT": ("SET WEIGHT pg3 = 2", "weight_changed"),
+    "SET WEIGHT": ("SET WEIGHT pg3 = 2", "weight_set"),
     "SWITCHOVER": ("SWITCHOVER main TO pg2", "switchover"),
     "FAILOVER": ("FAILOVER main TO pg3 ALLOW DATA LOSS", "failover"),
     "PROMOTE": ("PROMOTE pg1 ALLOW DATA LOSS", "failover"),
-    "PAUSE FAILOVER": ("PAUSE FAILOVER main", "failover_paused"),
-    "RESUME FAILOVER": ("RESUME FAILOVER main", "failover_resumed"),
+    "PAUSE FAILOVER": ("PAUSE FAILOVER main", "paused"),
+    "RESUME FAILOVER": ("RESUME FAILOVER main", "resumed"),
 }
 
 # In this order, for some need what others have done.
@@ -91,15 +91,16 @@ def leaves_a_trace(forebay, name):
     statement, event = COMMANDS[name]
     seen = len(forebay.admin("SHOW EVENTS"))
     logged = len(forebay.log())
-    client = forebay.wire()
-    client.run("select 1")
-    row = next(row for row in forebay.admin("SHOW CLIENTS") if f"{row['addr']}:{row['port']}" == client.address)
-    forebay.admin(statement.format(client=row["id"]))
+    if "{client}" in statement:
+        client = forebay.wire()
+        row = next(row for row in forebay.admin("SHOW CLIENTS") if f"{row['addr']}:{row['port']}" == client.address)
+        statement = statement.format(client=row["id"])
+    forebay.admin(statement)
     if event is None:
         return
 
     def new():
-        return [row for row in forebay.admin("SHOW EVENTS")[seen:]]
+        return forebay.admin("SHOW EVENTS")[seen:]
 
     def by_admin(row):
         return "by admin" in row["detail"] or "admin" in row["detail"].split()

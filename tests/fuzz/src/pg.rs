@@ -199,7 +199,11 @@ pub(super) fn messages(data: &[u8]) {
     let mut choices = Choices(data);
     let (kind, second) = (choices.byte(), choices.byte());
     let bytes = choices.0;
-    if second & 1 == 0 { of_client(kind, bytes) } else { of_server(kind, bytes) }
+    if second & 1 == 0 {
+        of_client(kind, bytes)
+    } else {
+        of_server(kind, bytes)
+    }
     match kind {
         b'O' => drop(options::parse(bytes).map_err(|error| error.to_string())),
         b'V' => {

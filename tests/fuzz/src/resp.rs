@@ -113,8 +113,7 @@ pub(super) fn requests(data: &[u8]) {
     let mut choices = Choices(data);
     let first = choices.byte();
     let bytes = choices.0;
-    let (piece, bounds) =
-        (1 + usize::from(first >> 1), if first & 1 == 0 { Bounds::USUAL } else { Bounds::STRANGER });
+    let (piece, bounds) = (1 + usize::from(first >> 1), if first & 1 == 0 { Bounds::USUAL } else { Bounds::STRANGER });
     let whole = cut_requests(bytes, bytes.len().max(1), bounds);
     let cut = cut_requests(bytes, piece, bounds);
     assert_eq!(cut, whole, "in pieces of {piece}");

@@ -107,7 +107,8 @@ pub(super) fn exchange(data: &[u8]) {
             match proof.verify(&heard_last) {
                 // RFC 5802 allows extensions behind the signature.
                 Ok(()) => assert!(
-                    heard_last == done.server_final || heard_last.starts_with(&[&done.server_final, &b","[..]].concat()),
+                    heard_last == done.server_final
+                        || heard_last.starts_with(&[&done.server_final, &b","[..]].concat()),
                     "a server is believed that did not sign"
                 ),
                 Err(_) => assert_ne!(heard_last, done.server_final, "the right server is not believed"),
