@@ -38,6 +38,9 @@ pub trait Control: Send + Sync {
 /// The thread of the console's clients in [`Shared::cancels`].
 pub const CONSOLE: usize = usize::MAX;
 
+/// User, salt and iterations.
+type DerivedFor = (String, Vec<u8>, u32);
+
 /// See the module.
 pub struct Shared {
     /// The data threads, in order; set once they run.
@@ -63,7 +66,7 @@ pub struct Shared {
     /// Makes the salts that unknown users are shown; new in each process.
     pub mock_secret: [u8; 32],
     verifiers: DashMap<String, (Zeroizing<String>, Verifier)>,
-    derived: DashMap<(String, Vec<u8>, u32), (Zeroizing<String>, Keys)>,
+    derived: DashMap<DerivedFor, (Zeroizing<String>, Keys)>,
     proved: DashMap<String, (Verifier, Keys)>,
 }
 

@@ -70,7 +70,7 @@ pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Keys {
     let mut block = Zeroizing::new(finish(keyed.clone().chain_update(salt).chain_update([0, 0, 0, 1])));
     let mut salted = block.clone();
     for _ in 1..iterations {
-        *block = finish(keyed.clone().chain_update(&*block));
+        *block = finish(keyed.clone().chain_update(*block));
         salted.iter_mut().zip(&*block).for_each(|(sum, byte)| *sum ^= byte);
     }
     Keys { client_key: sign(&*salted, b"Client Key"), server_key: sign(&*salted, b"Server Key") }
