@@ -8,6 +8,7 @@ mod address;
 mod check;
 mod diagnostic;
 pub mod hba;
+mod exposed;
 mod keys;
 mod later;
 pub mod model;
@@ -21,15 +22,18 @@ mod units;
 mod verifier;
 mod view;
 
-use std::net::ToSocketAddrs;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use keys::{KeyInfo, Shape, reference};
 pub use model::*;
 pub use network::Network;
+pub use reader::Resolve;
 pub use units::duration;
 pub use view::{Change, ConfigRow, diff, rows, set, show};
 
@@ -49,7 +53,7 @@ pub struct Loaded {
 /// Every error of the file, in file order; only the first when it is not TOML.
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| Diagnostics {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| Diagnostics {
         errors: vec![Diagnostic {
             file: file.clone(),
             line: 0,
@@ -58,7 +62,8 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
         }],
         warnings: Vec::new(),
     })?;
-    load_str(&text, &file, path.parent().unwrap_or(Path::new("")))
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    read(&text, &file, reader::Reader::new(base_dir, by_system), Some(path))
 }
 
 /// Reads and checks a text as if it stood in the file `file_name` in the folder `base_dir`.
@@ -66,14 +71,23 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn load_str(text: &str, file_name: &str, base_dir: &Path) -> Result<Loaded, Diagnostics> {
-    read(text, file_name, reader::Reader::new(base_dir, ask_dns))
+    load_resolved(text, file_name, base_dir, by_system)
 }
 
-fn ask_dns(host: &str, port: u16) -> std::io::Result<Vec<std::net::SocketAddr>> {
+/// As [`load_str`], with another way from a listener's host name to addresses: tests ask no network.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_resolved(text: &str, file_name: &str, base_dir: &Path, resolve: Resolve) -> Result<Loaded, Diagnostics> {
+    read(text, file_name, reader::Reader::new(base_dir, resolve), None)
+}
+
+fn by_system(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     (host, port).to_socket_addrs().map(Vec::from_iter)
 }
 
-fn read(text: &str, file: &str, mut reader: reader::Reader<'_>) -> Result<Loaded, Diagnostics> {
+/// `path` is where the text was read, if it was.
+fn read(text: &str, file: &str, mut reader: reader::Reader<'_>, path: Option<&Path>) -> Result<Loaded, Diagnostics> {
     let root = match DeTable::parse(text) {
         Ok(root) => root,
         Err(error) => {
@@ -88,6 +102,12 @@ fn read(text: &str, file: &str, mut reader: reader::Reader<'_>) -> Result<Loaded
         }
     };
     let config = config(root.get_ref(), &mut reader);
+    if let Some((offset, key)) = reader.clear_secret()
+        && let Some(why) = path.and_then(exposed::by_others)
+    {
+        let message = format!("{key} stands here, and {why}, or take it from {{ file = \"...\" }}");
+        reader.warning_at(offset, message);
+    }
     let (errors, warnings) = reader.finish(file, text);
     if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Diagnostics { errors, warnings }) }
 }
@@ -110,8 +130,10 @@ fn config(root: &DeTable<'_>, reader: &mut reader::Reader<'_>) -> Config {
         security: reader.one(root),
         notify: reader.one(root),
         coordination: Some(reader.one::<Coordination>(root)).filter(|c| !c.etcd.is_empty()),
+        secret_variables: BTreeSet::new(),
     };
     check::complete_and_check(&mut config, reader);
+    config.secret_variables = reader.take_secret_variables();
     config
 }
 

@@ -3,11 +3,13 @@
 //! Nothing here knows TOML, files or the environment. Every value has its final type and default, and what is
 //! inherited (`[postgres.pool]` into a database into a user) is already merged by [`PoolSettings`] lookups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use zeroize::Zeroize;
 
 use super::hba::Rules;
 use super::network::Network;
@@ -30,11 +32,31 @@ pub struct Config {
     pub notify: Notify,
     /// `[coordination]`, absent for a single instance.
     pub coordination: Option<Coordination>,
+    /// Environment variables that secrets were taken from: programs that are started do not get them.
+    pub secret_variables: BTreeSet<String>,
 }
 
-/// A secret that shows as `***` in every `Debug` output.
+impl Config {
+    /// What is checked or shown in a user's name: of the pools, the console and the monitors.
+    pub fn passwords_of(&self, user: &str) -> Vec<&Secret> {
+        let admins = self.admin.users.iter().filter(|admin| admin.name == user).map(|admin| &admin.password);
+        let users = self.postgres.users.iter().filter(|known| known.name == user);
+        let monitors = self.postgres.clusters.iter().filter(|cluster| cluster.monitor_user == user);
+        let monitors = monitors.map(|cluster| &cluster.monitor_password);
+        let users = users.flat_map(|user| user.password.iter().chain(&user.previous_password));
+        admins.chain(users).chain(monitors).collect()
+    }
+}
+
+/// A secret that shows as `***` in every `Debug` output, and of which nothing is left in memory when it is dropped.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(pub String);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,6 +77,8 @@ pub struct General {
     pub log_level: String,
     /// Shape of a log line.
     pub log_format: LogFormat,
+    /// Whether a crash may leave the memory, secrets included, in a file, and the user's other processes may look into it.
+    pub core_dumps: bool,
 }
 
 /// `general.log.format`

@@ -3,7 +3,7 @@
 //! Every value is looked at even after an error, so that a file's errors are reported in one go. What is
 //! remembered of each key's position lets the checks between keys (`check.rs`) point at the file too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,8 +19,8 @@ use super::later;
 use super::setting::{At, Secrets, Value, quote};
 use super::suggest;
 
-/// Answers the addresses of a host name.
-pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+/// Answers the addresses of a host name and a port.
+pub type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 /// The state of reading one file.
 pub(super) struct Reader<'a> {
@@ -34,6 +34,10 @@ pub(super) struct Reader<'a> {
     elsewhere: (Vec<Diagnostic>, Vec<Diagnostic>),
     /// What is not to be read again.
     kept_rules: Option<Arc<Rules>>,
+    /// Environment variables that secrets were taken from.
+    secret_variables: BTreeSet<String>,
+    /// Where a secret stands in clear text first.
+    clear_secret: Option<(usize, String)>,
 }
 
 impl<'a> Reader<'a> {
@@ -46,6 +50,8 @@ impl<'a> Reader<'a> {
             places: HashMap::new(),
             elsewhere: Default::default(),
             kept_rules: None,
+            secret_variables: BTreeSet::new(),
+            clear_secret: None,
         }
     }
 
@@ -64,6 +70,10 @@ impl<'a> Reader<'a> {
     /// Reports at a place or, if nothing is written there, at the nearest one around it.
     pub(super) fn error_in(&mut self, place: &str, message: String) {
         self.error_at(self.offset_of(place), message);
+    }
+
+    pub(super) fn warning_at(&mut self, offset: usize, message: String) {
+        self.warnings.push((offset, message));
     }
 
     pub(super) fn warning(&mut self, value: &Value<'_>, message: String) {
@@ -288,6 +298,25 @@ impl<'a> Reader<'a> {
 
     pub(super) fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         (self.resolve)(host, port)
+    }
+
+    /// A secret was taken from this environment variable.
+    pub(super) fn took_variable(&mut self, name: &str) {
+        self.secret_variables.insert(name.to_owned());
+    }
+
+    pub(super) fn take_secret_variables(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.secret_variables)
+    }
+
+    /// A secret stands in the file itself.
+    pub(super) fn saw_secret(&mut self, value: &Value<'_>, key: &str) {
+        self.clear_secret.get_or_insert_with(|| (value.span().start, key.to_owned()));
+    }
+
+    /// The place and key of the first secret that stands in the file itself.
+    pub(super) fn clear_secret(&self) -> Option<(usize, String)> {
+        self.clear_secret.clone()
     }
 
     pub(super) fn error_count(&self) -> usize {

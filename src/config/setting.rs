@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::DeValue;
+use zeroize::Zeroizing;
 
 use super::reader::Reader;
 use super::suggest::{nearest, one_of};
@@ -52,6 +53,8 @@ impl Default for Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Secrets {
     Masked,
+    /// By something that is another one for another secret.
+    Compared,
     Plain,
 }
 
@@ -107,7 +110,8 @@ pub(super) fn found_type(value: &DeValue<'_>) -> &'static str {
 
 /// A TOML basic string.
 pub(super) fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
+    // It may be a secret: a string that grows leaves copies behind.
+    let mut out = String::with_capacity(text.len() * 6 + 2);
     out.push('"');
     for c in text.chars() {
         match c {
@@ -334,11 +338,17 @@ impl<T: Setting> Setting for BTreeMap<String, T> {
         Some(entries)
     }
     fn literal(&self, rules: Rules, secrets: Secrets) -> Option<String> {
-        let entries = self
-            .iter()
-            .filter_map(|(name, entry)| Some(format!("{} = {}", quote(name), entry.literal(rules, secrets)?)));
-        let entries = entries.collect::<Vec<_>>().join(", ");
-        Some(if entries.is_empty() { "{}".to_owned() } else { format!("{{ {entries} }}") })
+        // Wiped, since they may be secrets.
+        let entries = self.iter().filter_map(|(name, entry)| {
+            let literal = Zeroizing::new(entry.literal(rules, secrets)?);
+            Some(Zeroizing::new([quote(name).as_str(), " = ", &literal].concat()))
+        });
+        let entries: Vec<Zeroizing<String>> = entries.collect();
+        if entries.is_empty() {
+            return Some("{}".to_owned());
+        }
+        let parts = entries.iter().enumerate().flat_map(|(i, entry)| [if i == 0 { "{ " } else { ", " }, entry]);
+        Some(parts.chain([" }"]).collect::<Vec<_>>().concat())
     }
 }
 

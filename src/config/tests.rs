@@ -21,7 +21,7 @@ fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
 }
 
 fn try_load(text: &str) -> Result<Loaded, Diagnostics> {
-    read(text, "f.toml", reader::Reader::new(Path::new(""), resolve))
+    read(text, "f.toml", reader::Reader::new(Path::new(""), resolve), None)
 }
 
 #[track_caller]

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::de::DeValue;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{Section, Shape, reference};
 use super::model::*;
 use super::reader::Reader;
 use super::setting::{Secrets, quote};
 use super::suggest::{self, ALIASES, Alias, Tool, Unit};
-use super::{ask_dns, read, units};
+use super::{by_system, read, units};
 
 /// What a reload changes in one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +43,14 @@ pub struct ConfigRow {
 
 /// The effective configuration as TOML with every default written out; secrets are `***`.
 pub fn show(config: &Config) -> String {
-    render(&tables(config, Secrets::Masked))
+    std::mem::take(&mut *render(&tables(config, Secrets::Masked)))
 }
 
 /// What changes from `old` to `new`, in the order of the reference. A changed secret shows as `***` to `***`.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let shown = tables(old, Secrets::Masked);
-    let olds = tables(old, Secrets::Plain);
-    let news = tables(new, Secrets::Plain);
+    let olds = tables(old, Secrets::Compared);
+    let news = tables(new, Secrets::Compared);
     let new_shown = tables(new, Secrets::Masked);
     let new_by_entry: BTreeMap<&str, usize> =
         news.iter().enumerate().map(|(i, table)| (table.entry.as_str(), i)).collect();
@@ -138,9 +139,9 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
     let mut first_error = None;
     for literal in candidates(in_seconds.as_deref().unwrap_or(value)) {
         tables[t].lines[l].literal = Some(literal);
-        let mut reader = Reader::new(Path::new(""), ask_dns);
+        let mut reader = Reader::new(Path::new(""), by_system);
         reader.keep_rules(config.postgres.hba.clone());
-        match read(&render(&tables), "SET", reader) {
+        match read(&render(&tables), "SET", reader, None) {
             Ok(mut loaded) => {
                 // Made ready of files that are named as before.
                 for cluster in &mut loaded.config.postgres.clusters {
@@ -249,6 +250,13 @@ impl Table {
     }
 }
 
+/// `SET` writes secrets out, to read them again.
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.literal.zeroize();
+    }
+}
+
 impl Line {
     fn value_or_absence(&self) -> String {
         match &self.literal {
@@ -260,7 +268,7 @@ impl Line {
 }
 
 fn tables(config: &Config, secrets: Secrets) -> Vec<Table> {
-    let Config { general, admin, postgres, redis, security, notify, coordination } = config;
+    let Config { general, admin, postgres, redis, security, notify, coordination, secret_variables: _ } = config;
     let mut tables = vec![table(general, "", secrets), table(admin, "", secrets)];
     tables.extend(admin.users.iter().map(|user| table(user, &user.name, secrets)));
     tables.push(table(postgres, "", secrets));
@@ -296,8 +304,11 @@ fn table<T: Section>(section: &T, name: &str, secrets: Secrets) -> Table {
     Table { header, entry, lines: lines.collect() }
 }
 
-fn render(tables: &[Table]) -> String {
-    let mut text = String::new();
+fn render(tables: &[Table]) -> Zeroizing<String> {
+    let line = |line: &Line| line.key.len() + line.literal.as_ref().map_or(0, String::len) + " = \n".len();
+    let table = |table: &Table| table.header.len() + 2 + table.lines.iter().map(line).sum::<usize>();
+    // A string that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(tables.iter().map(table).sum()));
     for table in tables {
         if !text.is_empty() {
             text.push('\n');
@@ -306,7 +317,9 @@ fn render(tables: &[Table]) -> String {
         text.push('\n');
         for line in &table.lines {
             if let Some(literal) = &line.literal {
-                text.push_str(&format!("{} = {literal}\n", line.key));
+                for part in [line.key, " = ", literal, "\n"] {
+                    text.push_str(part);
+                }
             }
         }
     }

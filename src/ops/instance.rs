@@ -17,6 +17,7 @@ use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
 use crate::pg::{Core, Shared};
+use crate::topology::failover::hooks;
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::topology::{EventLog, MonitorHandle};
 use crate::worker::Remote;
@@ -181,10 +182,10 @@ impl Instance {
     pub async fn apply(&self, new: Config, by: &str) -> Vec<Change> {
         let old = self.config.load_full();
         let changes = config::diff(&old, &new);
+        hooks::hide(&new.secret_variables);
         let new = Arc::new(new);
         self.shared.guard.set_rules(new.security.clone());
         self.config.store(Arc::clone(&new));
-        self.shared.forget_keys();
         if let Err(e) = self.level.set(&new.general.log_level) {
             tracing::warn!(error = %e, "log.level was not changed");
         }
@@ -199,12 +200,14 @@ impl Instance {
         self.monitor.reconfigure(&new.postgres).await;
         self.redis.reconfigure(&new.redis).await;
         self.settled().await;
+        // No thread goes by the old one any more.
+        self.shared.forget_old_passwords(|user| new.passwords_of(user), new.postgres.auth_user.is_some());
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
                 needs_restart = change.needs_restart, "configuration changed");
         }
         let detail = match changes.len() {
-            0 => "nothing changed".to_owned(),
+            0 => format!("nothing changed, by {by}"),
             n => format!("{n} changed by {by}"),
         };
         self.events.record("", 0, "reloaded", "", &detail);

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -23,6 +24,7 @@ use crate::pg::login::Newcomer;
 use crate::pg::lookup::Ask;
 use crate::pg::{Control, Core, Shared, accept};
 use crate::topology::failover::doubt::{Doubt, Outcome};
+use crate::topology::failover::hooks;
 use crate::topology::model::Workers;
 use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
@@ -123,6 +125,11 @@ where
     C: Fn(Arc<Instance>, Newcomer) + 'static,
     H: FnOnce(Arc<Instance>) -> io::Result<()>,
 {
+    if !config.general.core_dumps {
+        // Nothing before this knows a secret of a client's; those of the file were read a moment ago.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    hooks::hide(&config.secret_variables);
     credentials::for_servers(&mut config.postgres).map_err(io::Error::other)?;
     credentials::for_redis(&mut config.redis).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -34,12 +34,14 @@ pub struct Found {
     credential: Option<Credential>,
     valid_until: Option<SystemTime>,
     at: Instant,
+    /// It has to be asked again whatever its age.
+    is_doubtful: bool,
 }
 
 impl Found {
     /// A login, with the end of its password if it has one.
     pub fn new(credential: Option<Credential>, valid_until: Option<SystemTime>) -> Self {
-        Found { credential, valid_until, at: Instant::now() }
+        Found { credential, valid_until, at: Instant::now(), is_doubtful: false }
     }
 
     /// Nobody has that name.
@@ -49,7 +51,7 @@ impl Found {
 
     fn is_fresh(&self, limit: Duration) -> bool {
         let limit = if self.credential.is_some() { limit } else { limit.min(NOBODY) };
-        self.at.elapsed() < limit
+        !self.is_doubtful && self.at.elapsed() < limit
     }
 }
 
@@ -89,12 +91,14 @@ impl Logins {
 
     /// The client did not prove it: perhaps because the password is another one by now.
     pub fn doubt(&self, cluster: &str, user: &str) {
-        self.0.remove_if(&(cluster.to_owned(), user.to_owned()), |_, found| found.at.elapsed() >= YOUNG);
+        if let Some(mut found) = self.0.get_mut(&(cluster.to_owned(), user.to_owned())) {
+            found.is_doubtful |= found.at.elapsed() >= YOUNG;
+        }
     }
 
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.0.clear();
+    /// Everybody is looked up again.
+    pub fn doubt_all(&self) {
+        self.0.iter_mut().for_each(|mut found| found.is_doubtful = true);
     }
 }
 
@@ -128,6 +132,15 @@ mod tests {
         logins.learn("main", "app", Found::new(password(), None));
         logins.doubt("main", "app");
         assert_eq!(logins.known("main", "app", HOUR), Some(password()));
+    }
+
+    #[test]
+    fn what_is_in_doubt_still_opens_servers() {
+        let logins = Logins::default();
+        logins.learn("main", "app", Found::new(password(), None));
+        logins.doubt_all();
+        assert_eq!(logins.known("main", "app", HOUR), None);
+        assert_eq!(logins.last("main", "app"), password());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::consoles::Consoles;
 use super::core::Core;
@@ -14,6 +16,7 @@ use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use crate::config::model::Secret;
 use crate::guard::Guard;
 use crate::net::aside;
 use crate::net::tls::Acceptor;
@@ -45,6 +48,9 @@ const MOST_DERIVED: usize = 10_000;
 /// The thread of the console's clients in [`Shared::cancels`].
 pub const CONSOLE: usize = usize::MAX;
 
+/// User, salt and iterations.
+type DerivedFor = (String, Vec<u8>, u32);
+
 /// See the module.
 pub struct Shared {
     /// The data threads, in order; set once they run.
@@ -72,8 +78,8 @@ pub struct Shared {
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
     pub mock_secret: [u8; 32],
-    /// By password, salt and iterations.
-    derived: DashMap<(String, Vec<u8>, u32), Keys>,
+    /// By a hash of password, salt and iterations.
+    derived: DashMap<[u8; 32], Keys>,
     /// By login.
     proved: DashMap<String, Vec<(Verifier, Keys)>>,
 }
@@ -202,15 +208,15 @@ impl Shared {
     /// What a password becomes by this salt, derived once: that costs 0.6 ms of a processor, which no other client of
     /// this thread is to wait for.
     async fn keys(self: &Arc<Self>, password: &str, salt: &[u8], iterations: u32) -> Keys {
-        let key = (password.to_owned(), salt.to_vec(), iterations);
+        let key = derived_of(password, salt, iterations);
         if let Some(keys) = self.derived.get(&key) {
             return keys.clone();
         }
-        let (shared, wanted) = (Arc::clone(self), key.clone());
+        let (shared, secret, own_salt) = (Arc::clone(self), Zeroizing::new(password.to_owned()), salt.to_vec());
         let derived = aside::run(move || async move {
             // Many clients of one login may have come at once.
-            let known = shared.derived.get(&wanted).map(|keys| keys.clone());
-            known.unwrap_or_else(|| scram::derive(wanted.0.as_bytes(), &wanted.1, wanted.2))
+            let known = shared.derived.get(&key).map(|keys| keys.clone());
+            known.unwrap_or_else(|| scram::derive(secret.as_bytes(), &own_salt, iterations))
         });
         let keys = match derived.await {
             Ok(keys) => keys,
@@ -234,6 +240,21 @@ impl Shared {
         }
     }
 
+    /// What was made of passwords that are not in force any more is forgotten: `passwords` are all of a user's. Those of
+    /// others are PostgreSQL's to know if it `is_asked`, which it is again.
+    pub fn forget_old_passwords<'a>(&self, passwords: impl Fn(&str) -> Vec<&'a Secret>, is_asked: bool) {
+        self.derived.clear();
+        self.proved.retain(|user, proofs| {
+            let now = passwords(user);
+            let is_theirs = now.is_empty() && is_asked;
+            proofs.retain(|(verifier, _)| {
+                is_theirs || now.iter().any(|now| Verifier::parse(&now.0).as_ref() == Some(verifier))
+            });
+            !proofs.is_empty()
+        });
+        self.logins.doubt_all();
+    }
+
     /// The keys for a SCRAM login at a server. `None` if nothing that we know can make them.
     pub async fn server_keys(
         self: &Arc<Self>,
@@ -251,10 +272,16 @@ impl Shared {
             Credential::Md5(_) => None,
         }
     }
+}
 
-    /// Forgets what was made of passwords that may not be in force any more, and what was looked up.
-    pub fn forget_keys(&self) {
-        self.derived.clear();
-        self.logins.clear();
-    }
+/// Which of [`Shared`]'s keys a password has.
+fn derived_of(password: &str, salt: &[u8], iterations: u32) -> [u8; 32] {
+    let length = (salt.len() as u64).to_be_bytes();
+    Sha256::new()
+        .chain_update(length)
+        .chain_update(salt)
+        .chain_update(iterations.to_be_bytes())
+        .chain_update(password)
+        .finalize()
+        .into()
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use zeroize::{Zeroize, Zeroizing};
+
 use super::core::Core;
 use super::login::{DEFAULT_USER, Login};
 use crate::config::model::ServerTls;
@@ -80,11 +82,15 @@ pub async fn connect(core: &Core, wanted: &Wanted) -> Result<Opened, Failure> {
 async fn open(wanted: &Wanted) -> Result<Opened, Failure> {
     let mut stream = dial_encrypted(&wanted.target, &wanted.tls).await.map_err(Failure::Socket)?;
     let steps = steps(wanted);
-    let mut out = Vec::new();
+    // Longer than what is said by far: a vector that grows leaves copies of the password behind.
+    let mut out = Vec::with_capacity(1024);
     for (_, words) in &steps {
         encode(&mut out, words);
     }
-    stream.write_all(&out).await.map_err(Failure::Socket)?;
+    let written = stream.write_all(&out).await;
+    // It holds the password.
+    out.zeroize();
+    written.map_err(Failure::Socket)?;
     let replies = read_replies(&mut stream, steps.len()).await.map_err(Failure::Socket)?;
     let mut hello = None;
     for ((step, _), reply) in steps.iter().zip(replies) {
@@ -135,28 +141,33 @@ enum Step {
 }
 
 /// What is said to a new connection, all in one write.
-fn steps(wanted: &Wanted) -> Vec<(Step, Vec<Vec<u8>>)> {
+/// A request, one of whose words may be a password.
+type Words = Vec<Zeroizing<Vec<u8>>>;
+
+fn steps(wanted: &Wanted) -> Vec<(Step, Words)> {
     let mut steps = Vec::new();
     if wanted.is_for_logins {
         return steps;
     }
     steps.extend(auth(&wanted.login).map(|words| (Step::Auth, words)));
     let version = wanted.version.number().to_string().into_bytes();
-    steps.push((Step::Hello, vec![b"HELLO".to_vec(), version, b"SETNAME".to_vec(), NAME.to_vec()]));
+    let hello = [b"HELLO".to_vec(), version, b"SETNAME".to_vec(), NAME.to_vec()];
+    steps.push((Step::Hello, hello.map(Zeroizing::new).into()));
     if wanted.db != 0 {
-        steps.push((Step::Select, vec![b"SELECT".to_vec(), wanted.db.to_string().into_bytes()]));
+        let select = [b"SELECT".to_vec(), wanted.db.to_string().into_bytes()];
+        steps.push((Step::Select, select.map(Zeroizing::new).into()));
     }
     steps
 }
 
 /// How a user logs in; `None`: nothing has to be said.
-pub(super) fn auth(login: &Login) -> Option<Vec<Vec<u8>>> {
+pub(super) fn auth(login: &Login) -> Option<Words> {
     let password = login.password()?;
-    let mut words = vec![b"AUTH".to_vec()];
+    let mut words = vec![Zeroizing::new(b"AUTH".to_vec())];
     if *login.user != *DEFAULT_USER {
-        words.push(login.user.to_vec());
+        words.push(Zeroizing::new(login.user.to_vec()));
     }
-    words.push(password.to_vec());
+    words.push(Zeroizing::new(password.as_bytes().to_vec()));
     Some(words)
 }
 

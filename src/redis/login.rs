@@ -4,6 +4,28 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// What a client said, or the configuration says; nothing is left of it in memory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<Box<[u8]>>);
+
+impl Password {
+    fn new(bytes: &[u8]) -> Self {
+        Password(Zeroizing::new(bytes.into()))
+    }
+
+    /// As servers want it.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
 
 /// A user and the password that the servers know; connections are shared by those who have the same.
 #[derive(Clone, PartialEq, Eq)]
@@ -13,12 +35,12 @@ pub struct Login {
     /// Name of the ACL user.
     pub user: Box<[u8]>,
     /// `None`: the default user where it has no password, for whom nothing is said.
-    password: RefCell<Option<Box<[u8]>>>,
+    password: RefCell<Option<Password>>,
 }
 
 impl Login {
     /// The password that new connections say.
-    pub fn password(&self) -> Option<Box<[u8]>> {
+    pub fn password(&self) -> Option<Password> {
         self.password.borrow().clone()
     }
 }
@@ -49,8 +71,9 @@ impl Logins {
     /// The login of these, the same for the same.
     pub fn of(&self, user: &[u8], password: Option<&[u8]>) -> Rc<Login> {
         let mut known = self.known.borrow_mut();
-        let found =
-            known.iter().find(|login| *login.user == *user && same(login.password.borrow().as_deref(), password));
+        let found = known.iter().find(|login| {
+            *login.user == *user && same(login.password.borrow().as_ref().map(Password::as_bytes), password)
+        });
         if let Some(login) = found {
             return Rc::clone(login);
         }
@@ -61,7 +84,7 @@ impl Logins {
         }
         let id = self.count.get();
         self.count.set(id.wrapping_add(1));
-        let password = RefCell::new(password.map(Into::into));
+        let password = RefCell::new(password.map(Password::new));
         let login = Rc::new(Login { id, user: user.into(), password });
         known.push(Rc::clone(&login));
         login
@@ -71,8 +94,8 @@ impl Logins {
     /// its connections are shared with those that the new one opens.
     pub fn renew(&self, user: &[u8], old: &[u8], new: &[u8]) {
         for login in self.known.borrow().iter() {
-            if *login.user == *user && same(login.password.borrow().as_deref(), Some(old)) {
-                *login.password.borrow_mut() = Some(new.into());
+            if *login.user == *user && same(login.password.borrow().as_ref().map(Password::as_bytes), Some(old)) {
+                *login.password.borrow_mut() = Some(Password::new(new));
             }
         }
     }

@@ -12,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::client::Client;
 use super::core::Core;
+use super::login::Password;
 use super::session::Session;
 use super::shared::Totals;
 use crate::guard::Pass;
@@ -29,7 +30,7 @@ const LONG: u32 = 5;
 const FEW: usize = 8;
 
 /// A user and a password; a thread has its own [`super::login::Login`] for them.
-type Credentials = (Box<[u8]>, Option<Box<[u8]>>);
+type Credentials = (Box<[u8]>, Option<Password>);
 
 /// A client on its way to another thread.
 #[derive(Debug)]
@@ -167,7 +168,7 @@ fn arrive(core: &Rc<Core>, guest: Guest) {
             return;
         }
     };
-    let login = guest.login.map(|(user, password)| service.logins.of(&user, password.as_deref()));
+    let login = guest.login.map(|(user, password)| service.logins.of(&user, password.as_ref().map(Password::as_bytes)));
     let now = now_ns();
     let client = Client::new(guest.id, service, stream, login, guest.connected, now);
     client.version.set(guest.version);

@@ -523,8 +523,8 @@ impl Service {
     pub fn control_wanted(&self) -> Result<(u64, Wanted), String> {
         let node = self.primary()?;
         let target = self.target(node)?;
-        let password = self.config.borrow().auth.as_ref().map(|auth| auth.0.clone());
-        let login = self.logins.of(DEFAULT_USER, password.as_deref().map(str::as_bytes));
+        let password = self.config.borrow().auth.clone();
+        let login = self.logins.of(DEFAULT_USER, password.as_ref().map(|password| password.0.as_bytes()));
         let version = Version::Resp2;
         Ok((node, Wanted { target, tls: self.tls(), is_primary: true, login, version, db: 0, is_for_logins: false }))
     }

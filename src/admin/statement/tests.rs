@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::command::{Mode, Shutdown};
 use super::*;
 use crate::wire::pg::sqlstate::ToClient;
@@ -269,4 +271,21 @@ proptest! {
     ]), 0..8)) {
         let _ = parse(&words.join(" "));
     }
+}
+
+#[test]
+fn help_has_every_command_that_there_is() {
+    // The names stand in one table, `Command::name`, which the compiler keeps whole.
+    let source = include_str!("command.rs");
+    let table = source.split_once("pub fn name(").unwrap().1.split_once("\n    }\n").unwrap().0;
+    let named: BTreeSet<&str> = table.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(named.len() > 20, "{named:?}");
+    let head = |form: &'static str| {
+        let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        form.split(' ').take_while(is_word).collect::<Vec<_>>().join(" ")
+    };
+    let helped: BTreeSet<String> = crate::admin::help::COMMANDS.iter().map(|(form, _)| head(form)).collect();
+    let mut expected: BTreeSet<String> = named.iter().map(|name| name.to_string()).collect();
+    expected.insert("EXPLAIN ROUTE".to_owned());
+    assert_eq!(helped, expected);
 }

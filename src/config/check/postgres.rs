@@ -1,7 +1,9 @@
 //! Clusters, databases, users and their pools.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use crate::config::exposed;
 use crate::config::model::*;
 use crate::config::reader::Reader;
 use crate::config::setting::quote;
@@ -26,6 +28,20 @@ pub(super) fn tls(postgres: &Postgres, reader: &mut Reader<'_>) {
         let key = "postgres.tls.channel_binding";
         reader.error_in(key, format!("{key} = \"require\" needs postgres.tls.mode = \"require\" or stricter"));
     }
+    warn_of_key("postgres.tls.key", postgres.tls_key.as_deref(), reader);
+}
+
+/// A private key that others can read.
+fn warn_of_key(place: &str, key: Option<&Path>, reader: &mut Reader<'_>) {
+    if let Some(why) = key.and_then(exposed::by_others) {
+        reader.warning_in(place, format!("{}: {why}", without_numbers(place)));
+    }
+}
+
+/// A key's name of its place: `postgres.cluster.tls.key` of `postgres.cluster[0].tls.key`.
+fn without_numbers(place: &str) -> String {
+    let parts = place.split('[').enumerate();
+    parts.map(|(i, part)| if i == 0 { part } else { part.split_once(']').map_or(part, |(_, rest)| rest) }).collect()
 }
 
 pub(super) fn failover(failover: &Failover, reader: &mut Reader<'_>) {
@@ -61,6 +77,7 @@ pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
             let name = quote(&cluster.name);
             reader.error_in(&place, format!("postgres.cluster {name}: tls.cert and tls.key need each other"));
         }
+        warn_of_key(&format!("postgres.cluster[{i}].tls.key"), cluster.tls_key.as_deref(), reader);
     }
     let users = postgres.users.clone();
     for (i, cluster) in postgres.clusters.iter_mut().enumerate() {

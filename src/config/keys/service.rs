@@ -28,6 +28,8 @@ section! {
         log_level as "log.level": String = "\"info\"";
         /// text is one readable line an event, json one object an event for log collectors.
         log_format as "log.format": LogFormat = "\"text\"" [restart()];
+        /// Whether a crash may leave a core dump, and a debugger of the same user may attach. Both show every secret.
+        core_dumps: bool = "false" [restart()];
     }
 }
 

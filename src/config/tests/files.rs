@@ -69,7 +69,7 @@ fn a_secret_that_others_can_read_is_warned_of() {
     assert_eq!(loaded.warnings.len(), 1);
     let warning = &loaded.warnings[0];
     assert_eq!((warning.line, warning.column), (6, 21));
-    assert!(warning.message.contains("open can be read by other users of this machine; run chmod 600"), "{warning}");
+    assert!(warning.message.contains("open can be read by its group (mode 0640); run chmod 600"), "{warning}");
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn the_nodes_are_watched_as_the_first_user_unless_said() {
         "[[postgres.user]]\nname = \"app\"\npassword = \"a\"\n[[postgres.user]]\nname = \"mon\"\npassword = \"m\"\n";
     let monitor = |keys: &str| {
         let cluster = accepted(&format!("{head}{keys}{users}")).postgres.clusters.remove(0);
-        (cluster.monitor_user, cluster.monitor_password.0)
+        (cluster.monitor_user.clone(), cluster.monitor_password.0.clone())
     };
     let pair = |user: &str, password: &str| (user.to_owned(), password.to_owned());
     assert_eq!(monitor("monitor_user = \"mon\"\n"), pair("mon", "m"));

@@ -128,7 +128,7 @@ fn a_reload_says_what_changes_and_what_waits_for_a_restart() {
 }
 
 #[test]
-fn only_listeners_threads_folders_and_log_format_wait_for_a_restart() {
+fn only_listeners_threads_folders_log_format_and_core_dumps_wait_for_a_restart() {
     let waiting: Vec<_> = reference().iter().filter(|key| key.needs_restart).map(KeyInfo::path).collect();
     assert_eq!(
         waiting,
@@ -136,6 +136,7 @@ fn only_listeners_threads_folders_and_log_format_wait_for_a_restart() {
             "general.threads",
             "general.state_dir",
             "general.log.format",
+            "general.core_dumps",
             "admin.listen",
             "postgres.listen",
             "postgres.failover.commit_resolution",

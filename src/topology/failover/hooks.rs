@@ -3,6 +3,7 @@
 //! What they are told stands in the environment, under the names that Pgpool-II's placeholders have in its
 //! documentation. Their last line on standard error is told on.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -97,13 +98,26 @@ impl Told {
     }
 }
 
+/// Variables of the environment that no program gets. The environment is the whole process's, so this is too; what was
+/// a secret once stays hidden when the configuration does not name it any more.
+static HIDDEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Keeps variables of the environment, from which secrets were taken, from all programs that are started from now on.
+pub fn hide(names: &BTreeSet<String>) {
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).extend(names.iter().cloned());
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors
 /// It could not be started, took longer than `patience` (and was killed), or ended with another status than 0: in words.
 pub async fn run(argv: &[String], told: &Told, patience: Duration) -> Result<(), String> {
     let Some((program, arguments)) = argv.split_first() else { return Ok(()) };
-    let started = Command::new(program)
+    let mut command = Command::new(program);
+    for name in HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        command.env_remove(name);
+    }
+    let started = command
         .args(arguments)
         .envs(told.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
@@ -171,6 +185,16 @@ mod tests {
         assert_eq!(error, "/bin/sh ended with exit status: 4: main 7 0 db:1 pg3 3");
         assert_eq!(run(&shell("exit 0"), &told, PATIENCE).await, Ok(()));
         assert_eq!(run(&[], &told, PATIENCE).await, Ok(()), "none is configured");
+    }
+
+    #[tokio::test]
+    async fn a_program_does_not_get_the_variables_that_secrets_were_taken_from() {
+        // Cargo sets these for every test.
+        let script = "echo \"$CARGO_PKG_NAME,$CARGO_PKG_DESCRIPTION,$CARGO_PKG_VERSION\" >&2; exit 1";
+        hide(&["CARGO_PKG_NAME", "CARGO_PKG_DESCRIPTION"].map(str::to_owned).into());
+        hide(&BTreeSet::new());
+        let error = run(&shell(script), &Told::default(), PATIENCE).await.expect_err("it ends with 1");
+        assert_eq!(error, format!("/bin/sh ended with exit status: 1: ,,{}", env!("CARGO_PKG_VERSION")));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::md5;
 use super::scram::{self, Verifier};
@@ -11,12 +12,12 @@ use super::scram::{self, Verifier};
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// The password itself: serves everyone.
-    Clear(String),
+    Clear(Zeroizing<String>),
     /// `SCRAM-SHA-256$...`: checks clients, and after such a check has the client's key for servers with the same
     /// verifier.
     Scram(Verifier),
     /// `md5` and 32 digits: serves both sides, but only by MD5.
-    Md5(String),
+    Md5(Zeroizing<String>),
 }
 
 /// How a password is proved.
@@ -42,12 +43,12 @@ impl Credential {
     /// verifier is an error instead of a password that nobody knows.
     pub fn parse(text: &str) -> Result<Self, BadVerifier> {
         if md5::is_verifier(text) {
-            return Ok(Credential::Md5(text.to_owned()));
+            return Ok(Credential::Md5(text.to_owned().into()));
         }
         match Verifier::parse(text) {
             Some(verifier) => Ok(Credential::Scram(verifier)),
             None if text.starts_with("SCRAM-SHA-256$") => Err(BadVerifier),
-            None => Ok(Credential::Clear(text.to_owned())),
+            None => Ok(Credential::Clear(text.to_owned().into())),
         }
     }
 
@@ -74,7 +75,7 @@ impl Credential {
     pub fn md5_verifier(&self, user: &str) -> Option<String> {
         match self {
             Credential::Clear(password) => Some(md5::verifier(password.as_bytes(), user.as_bytes())),
-            Credential::Md5(verifier) => Some(verifier.clone()),
+            Credential::Md5(verifier) => Some(String::clone(verifier)),
             Credential::Scram(_) => None,
         }
     }
@@ -123,7 +124,7 @@ mod tests {
         assert!(matches!(scram, Credential::Scram(_)));
         assert!(matches!(md5, Credential::Md5(_)));
         for password in ["", "md5", "md5 is my favourite", "SCRAM-SHA-256", "md5ABCDEF0123456789ABCDEF0123456789"] {
-            assert_eq!(Credential::parse(password), Ok(Credential::Clear(password.into())), "{password}");
+            assert_eq!(Credential::parse(password), Ok(Credential::Clear(password.to_owned().into())), "{password}");
         }
         for broken in ["SCRAM-SHA-256$", "SCRAM-SHA-256$4096:c2FsdA==$AAAA:BBBB"] {
             assert_eq!(Credential::parse(broken), Err(BadVerifier), "{broken}");

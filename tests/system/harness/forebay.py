@@ -88,6 +88,7 @@ class Forebay(Endpoint):
         self._redis_ports = {}  # by the name of the service
         self._redis_nodes = 0  # how many there are to find
         self.config_file = self.folder / "forebay.toml"
+        self.config_file.touch(0o600)  # it holds passwords, and a warning would stand in the log
         self.log_file = self.folder / "log"
         self.login = {"user": user, "dbname": dbname}
         self._ended_by_test = False

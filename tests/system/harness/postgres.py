@@ -51,16 +51,15 @@ LOGINS = [
     ("u_trust", "unused", "scram-sha-256", "trust"),
 ]
 
+# What users are told to run: the failovers of all tests have the rights of this file, and no others.
+STEWARD_SQL = Path(__file__).parents[3] / "conf" / "monitor-role.sql"
+
 ROLES_SQL = """
 create role app login password 'app' createdb;
 create role monitor login password 'monitor';
 create role other login password 'other';
 create role replicator login replication;
 create role u_limited login password 'u_limited' connection limit 2;
-create role steward login replication password 'steward';
-grant pg_monitor, pg_signal_backend, pg_checkpoint to steward;
-grant alter system on parameter primary_conninfo, primary_slot_name, default_transaction_read_only to steward;
-grant execute on function pg_promote(boolean, integer), pg_reload_conf(), pg_wal_replay_resume() to steward;
 create database bench owner app;
 create database other owner app;
 """
@@ -489,8 +488,10 @@ def _configure(node, auth, settings):
 
 
 def _create_roles(node):
-    for statement in ROLES_SQL.strip().split(";\n"):
-        node.sql(statement.rstrip(";"), dbname="postgres")
+    steward = "".join(line for line in STEWARD_SQL.read_text().splitlines(True) if not line.startswith("--"))
+    steward += "alter role steward password 'steward';"
+    for statement in [*ROLES_SQL.strip().split(";\n"), *steward.strip().split(";\n")]:
+        node.sql(statement.strip().rstrip(";"), dbname="postgres")
     for role, password, encryption, _ in LOGINS:
         node.sql(f"set password_encryption = '{encryption}'; create role {role} login password '{password}'")
     for role in ("other", "u_limited", *(login[0] for login in LOGINS)):

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::digest::array::Array;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
 
 pub use client::{ClientChallenge, ClientProof, ScramClient};
 pub use prepare::prepare;
@@ -87,6 +88,13 @@ impl Keys {
     }
 }
 
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.client_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys(***)")
@@ -96,13 +104,13 @@ impl fmt::Debug for Keys {
 /// Turns a password into keys. Slow on purpose: about 0.6 ms for 4096 iterations when optimized, proportional to them.
 pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Keys {
     let keyed = hmac(&prepare(password));
-    let mut block = finish(keyed.clone().chain_update(salt).chain_update([0, 0, 0, 1]));
-    let mut salted = block;
+    let mut block = Zeroizing::new(finish(keyed.clone().chain_update(salt).chain_update([0, 0, 0, 1])));
+    let mut salted = block.clone();
     for _ in 1..iterations {
-        block = finish(keyed.clone().chain_update(block));
-        salted.iter_mut().zip(block).for_each(|(sum, byte)| *sum ^= byte);
+        *block = finish(keyed.clone().chain_update(*block));
+        salted.iter_mut().zip(&*block).for_each(|(sum, byte)| *sum ^= byte);
     }
-    Keys { client_key: sign(&salted, b"Client Key"), server_key: sign(&salted, b"Server Key") }
+    Keys { client_key: sign(&*salted, b"Client Key"), server_key: sign(&*salted, b"Server Key") }
 }
 
 /// What a server keeps of a password: enough to check it, not enough to log in.
@@ -116,6 +124,13 @@ pub struct Verifier {
     pub stored_key: Key,
     /// By which the server proves that it knows the verifier.
     pub server_key: Key,
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
 }
 
 impl fmt::Debug for Verifier {
