@@ -44,6 +44,7 @@ fn service(sentinels: &[Server], nodes: &[Server]) -> RedisService {
         max_lag: Some(Duration::from_secs(3)),
         hold: Duration::from_secs(4),
         queue_length: None,
+        client_login_timeout: None,
         idle_timeout: None,
         tls_mode: TlsMode::Disable,
         tls_ca: None,

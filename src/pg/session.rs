@@ -748,7 +748,8 @@ mod tests {
     #[test]
     fn what_each_client_holds_stays_small() {
         // Idle clients hold it too: what is rare is boxed when it happens.
-        assert!(size_of::<Session>() <= 328, "a session has {} bytes", size_of::<Session>());
+        // 8 of them: who the client is where a load balancer tells it, within the socket that everything is done with.
+        assert!(size_of::<Session>() <= 336, "a session has {} bytes", size_of::<Session>());
         assert!(future_size(Session::run) <= 64, "its future has {} bytes", future_size(Session::run));
     }
 }

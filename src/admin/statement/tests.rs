@@ -205,11 +205,20 @@ fn explain_route_takes_the_rest_as_it_is() {
 }
 
 #[test]
-fn commands_of_later_versions_say_so() {
-    for text in ["BAN '10.0.0.1'", "UNBAN '10.0.0.1'"] {
-        assert_eq!(code(text), "0A000", "{text}");
-    }
+fn a_name_in_quotes_is_no_word_of_a_command() {
     assert_eq!(command("PAUSE \"failover\""), Command::Pause(name("failover")), "a database of that name, in quotes");
+}
+
+#[test]
+fn bans_take_an_address_or_a_block_and_a_time() {
+    let block = |text: &str| crate::config::Network::parse(text).unwrap();
+    let minutes = std::time::Duration::from_secs(600);
+    assert_eq!(command("BAN '10.0.0.1'"), Command::Ban { block: block("10.0.0.1"), time: None });
+    assert_eq!(command("ban '10.0.0.0/8' for '10m'"), Command::Ban { block: block("10.0.0.0/8"), time: Some(minutes) });
+    assert_eq!(command("UNBAN '2001:db8::/32'"), Command::Unban(block("2001:db8::/32")));
+    for text in ["BAN", "BAN 10.0.0.1", "BAN 'lan'", "BAN '10.0.0.1' FOR", "BAN '10.0.0.1' FOR 'x'", "UNBAN ''"] {
+        assert_eq!(code(text), "42601", "{text}");
+    }
 }
 
 #[test]
