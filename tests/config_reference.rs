@@ -195,10 +195,6 @@ fn table(section: &str) -> String {
         if key.is_later {
             meaning.push_str(" Later.");
         }
-        if !key.later_words.is_empty() {
-            let words: Vec<_> = key.later_words.iter().map(|word| format!("`{word}`")).collect();
-            meaning.push_str(&format!(" Later: {}.", words.join(", ")));
-        }
         let form = key.form.replace('|', "\\|");
         text.push_str(&format!("| `{}` | {form} | {default} | {meaning} |\n", key.name));
     }

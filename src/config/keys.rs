@@ -196,8 +196,6 @@ pub struct KeyInfo {
     pub inherited: Option<&'static str>,
     /// Read, but without effect or refused in this version.
     pub is_later: bool,
-    /// Values that are refused in this version.
-    pub later_words: Vec<&'static str>,
     /// It has no field in the model yet.
     pub(super) is_placeholder: bool,
     /// What it is for; lines end with a newline.
@@ -245,7 +243,6 @@ fn add_section<T: Section>(all: &mut Vec<KeyInfo>) {
             needs_restart: key.needs_restart,
             inherited: key.inherited,
             is_later: later::is_later(T::PATH, key.name),
-            later_words: later::refused_words(T::PATH, key.name),
             is_placeholder: false,
             doc: key.doc,
         });
@@ -255,13 +252,12 @@ fn add_section<T: Section>(all: &mut Vec<KeyInfo>) {
             section: T::PATH,
             shape: T::SHAPE,
             name: later.key,
-            form: later.form.text(),
-            default: later.default,
+            form: later::Placeholder::form(),
+            default: None,
             is_required: false,
             needs_restart: false,
             inherited: None,
             is_later: true,
-            later_words: Vec::new(),
             is_placeholder: true,
             doc: later.doc,
         });

@@ -7,8 +7,8 @@
 mod address;
 mod check;
 mod diagnostic;
-pub mod hba;
 mod exposed;
+pub mod hba;
 mod keys;
 mod later;
 pub mod model;

@@ -184,10 +184,8 @@ impl<'a> Reader<'a> {
             let path = format!("{}.{name}", T::PATH);
             if let Some(key) = keys.iter().find(|key| key.name == name) {
                 let at = At { key: path, place: at_place, rules: key.rules };
-                if self.is_allowed_now::<T>(key.name, value, &at) {
-                    (key.load)(section, value, &at, self);
-                    self.warn_if_later(section, key, value);
-                }
+                (key.load)(section, value, &at, self);
+                self.warn_if_later(section, key, value);
             } else if let Some(placeholder) = later::placeholder(T::PATH, &name) {
                 let at = At { key: path, place: at_place, rules: Default::default() };
                 placeholder.read(value, &at, self);
@@ -210,17 +208,6 @@ impl<'a> Reader<'a> {
                 let header = header::<T>();
                 self.error_at(written.span().start, format!("unknown key {} in {header}{hint}", quote(&name)));
             }
-        }
-    }
-
-    /// Refuses a value whose meaning this version does not have.
-    fn is_allowed_now<T: Section>(&mut self, name: &str, value: &Value<'_>, at: &At) -> bool {
-        match value.get_ref().as_str().and_then(|word| later::refused_word(T::PATH, name, word)) {
-            Some(why) => {
-                self.error(value, format!("{} = {}: {why}", at.key, quote(value.get_ref().as_str().unwrap_or(""))));
-                false
-            }
-            None => true,
         }
     }
 

@@ -48,9 +48,6 @@ const MOST_DERIVED: usize = 10_000;
 /// The thread of the console's clients in [`Shared::cancels`].
 pub const CONSOLE: usize = usize::MAX;
 
-/// User, salt and iterations.
-type DerivedFor = (String, Vec<u8>, u32);
-
 /// See the module.
 pub struct Shared {
     /// The data threads, in order; set once they run.

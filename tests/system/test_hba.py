@@ -392,3 +392,35 @@ def test_the_same_lines_are_wrong_as_with_postgresql(beside, tmp_path):
     assert there - here == set(), "refused there, and right here"
     assert not_here <= here, not_here - here
     assert there, "PostgreSQL finds nothing wrong at all"
+
+
+# === auth = "cert" ===
+
+def test_a_certificate_alone_is_a_login(start_forebay, authority, tmp_path):
+    server, app = authority.sign("forebay"), authority.sign("app")
+    boss, stranger = authority.sign("boss"), Authority(tmp_path / "stranger", "stranger").sign("app")
+    maps = tmp_path / "ident.conf"
+    maps.write_text("people boss other\npeople app app\n")
+    tls = {"mode": "allow", "cert": str(server[0]), "key": str(server[1]), "ca": str(authority.file)}
+    forebay = start_forebay(auth="cert", tls=tls, ident_file=str(maps), cert_map="people", wait="port")
+
+    def come(user, shown, **options):
+        files = {"sslcert": shown[0], "sslkey": shown[1]} if shown else {"sslcertmode": "disable"}
+        mode = options.pop("sslmode", "require")
+        with psycopg.connect(f"host=localhost port={forebay.port} dbname=bench", user=user, sslmode=mode, **files) as connection:
+            return connection.execute("select current_user").fetchone()[0]
+
+    assert wait_until(lambda: come("app", app), 15, "the login of the certificate") == "app"
+    assert come("other", boss) == "other", "by the map"
+    for user, shown in (("other", app), ("app", boss), ("app", stranger), ("app", None)):
+        with pytest.raises(psycopg.OperationalError):
+            come(user, shown)
+    with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
+        come("app", app, sslmode="disable")
+    assert forebay.admin("SHOW VERSION"), "the console asks for its users' passwords"
+
+
+@pytest.mark.parametrize("settings, message", [({}, "tls.ca"), ({"tls": {"mode": "disable"}}, "tls.mode")])
+def test_certificates_need_an_authority(start_forebay, settings, message):
+    with pytest.raises(Exception, match=message):
+        start_forebay(auth="cert", wait="port", **settings)

@@ -8,7 +8,7 @@ fn with_files(rules: &str, maps: &str, lines: &str) -> (tempfile::TempDir, Resul
     std::fs::write(folder.path().join("hba.conf"), rules).unwrap();
     std::fs::write(folder.path().join("ident.conf"), maps).unwrap();
     let text = format!("{BASE}[postgres]\nauth = \"hba\"\nhba_file = \"hba.conf\"\n{lines}");
-    let loaded = read(&text, "f.toml", reader::Reader::new(folder.path(), resolve));
+    let loaded = read(&text, "f.toml", reader::Reader::new(folder.path(), resolve), None);
     (folder, loaded)
 }
 

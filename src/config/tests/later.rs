@@ -39,17 +39,19 @@ fn their_values_are_checked_all_the_same() {
             "4:14: postgres.auth_query must be a string (found 5)",
         ],
     );
-    refused("[postgres]\ntls = \"on\"\n", &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version"]);
+    refused(
+        "[postgres]\ntls = \"on\"\n",
+        &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version, channel_binding"],
+    );
 }
 
 #[test]
 fn what_will_not_happen_is_warned_of() {
     assert_eq!(
         warnings(
-            "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n\
-"
+            "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n"
         ),
-        ["6:11: notify.webhook: webhooks are not called in this version",]
+        ["6:11: notify.webhook: webhooks are not called in this version"]
     );
 }
 
