@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from harness import rundir, toml, wait_until, wire
+from harness.certificates import Authority
 from harness.forebay import binary, configuration
 from harness.postgres import Cluster, bin_dir
 

@@ -52,11 +52,15 @@ fn what_the_rules_need_is_asked_for() {
         "[postgres]\nauth = \"hba\"\n",
         &["2:8: postgres.auth = \"hba\" needs postgres.hba_file; name the file of rules"],
     );
+    refused(
+        "[postgres]\nauth = \"cert\"\n",
+        &["2:8: postgres.auth = \"cert\" needs postgres.tls.mode and the authorities in postgres.tls.ca"],
+    );
     assert_eq!(
         warnings("[postgres]\nhba_file = \"x\"\nident_file = \"y\"\n"),
         [
             "2:12: postgres.hba_file has no effect without auth = \"hba\"",
-            "3:14: postgres.ident_file has no effect without auth = \"hba\"",
+            "3:14: postgres.ident_file has no effect without auth = \"hba\" or \"cert\"",
         ]
     );
     let tls = "tls.mode = \"allow\"\ntls.cert = \"c\"\ntls.key = \"k\"\n";

@@ -218,7 +218,7 @@ fn set_refuses_with_a_reason() {
     assert_eq!(why("xyzzyxyzzy", "2"), "unknown key \"xyzzyxyzzy\"; SHOW CONFIG lists the keys");
     assert!(why("auth_file", "x").contains("postgres.user"));
     assert!(why("postgres.tls.mode", "require").contains("change it in the file and reload"));
-    assert!(why("postgres.auth", "cert").contains("not available in this version"));
+    assert!(why("postgres.auth", "cert").contains("needs postgres.tls.mode"));
     for injected in ["20\n[admin]\nlisten = []", "20\nmin_size = 3", "\"20\"\nmin_size = 3", ""] {
         why("postgres.pool.size", injected);
     }
