@@ -4,6 +4,7 @@
 //! A new target is a function in [`TARGETS`], a `[[bin]]` of the same name and a folder of seeds in `corpus/`; the test
 //! of the corpora fails if one of them is missing.
 
+mod doors;
 mod pg;
 mod resp;
 mod scram;
@@ -20,9 +21,11 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("config", settings::config),
     ("console", statements::console),
+    ("hba", doors::hba),
     ("pg_frames", pg::frames),
     ("pg_messages", pg::messages),
     ("pg_startup", pg::startup),
+    ("proxy", doors::proxy),
     ("resp_commands", resp::commands),
     ("resp_replies", resp::replies),
     ("resp_requests", resp::requests),
