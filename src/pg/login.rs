@@ -391,12 +391,17 @@ pub async fn check_password(
     user: &str,
     known: &Known,
 ) -> Result<(), LoginError> {
-    let for_md5: Option<Vec<String>> = known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
-    match (known.method, for_md5) {
-        (AuthMethod::Trust, _) => Ok(()),
-        // Of no credential that is so as well: who does not exist is asked as most are.
-        (AuthMethod::Md5, Some(verifiers)) => by_md5(shared, talk, user, &verifiers).await,
-        _ => by_scram(shared, talk, user, known).await,
+    match known.method {
+        AuthMethod::Trust => Ok(()),
+        AuthMethod::Md5 => {
+            let verifiers: Option<Vec<String>> = known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
+            match verifiers {
+                // Of no credential that is so as well: who does not exist is asked as most are.
+                Some(verifiers) => by_md5(shared, talk, user, &verifiers).await,
+                None => by_scram(shared, talk, user, known).await,
+            }
+        }
+        AuthMethod::ScramSha256 | AuthMethod::Cert | AuthMethod::Hba => by_scram(shared, talk, user, known).await,
     }
 }
 
