@@ -394,7 +394,8 @@ pub async fn check_password(
     match known.method {
         AuthMethod::Trust => Ok(()),
         AuthMethod::Md5 => {
-            let verifiers: Option<Vec<String>> = known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
+            let verifiers: Option<Vec<String>> =
+                known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
             match verifiers {
                 // Of no credential that is so as well: who does not exist is asked as most are.
                 Some(verifiers) => by_md5(shared, talk, user, &verifiers).await,
