@@ -35,9 +35,7 @@ pub(super) async fn by_rules(
     let user = startup.user.as_str();
     let method = match rule.method {
         // Only SCRAM can be bound.
-        Method::Password | Method::Md5 if config.postgres.tls_channel_binding == ChannelBinding::Require => {
-            Method::ScramSha256
-        }
+        Method::Password if config.postgres.tls_channel_binding == ChannelBinding::Require => Method::ScramSha256,
         method => method,
     };
     match method {

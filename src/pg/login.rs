@@ -393,7 +393,8 @@ pub async fn check_password(
 ) -> Result<(), LoginError> {
     match known.method {
         AuthMethod::Trust => Ok(()),
-        AuthMethod::Md5 => {
+        // Only SCRAM can be bound.
+        AuthMethod::Md5 if known.binding == ChannelBinding::Prefer => {
             let verifiers: Option<Vec<String>> =
                 known.credentials.iter().map(|known| known.md5_verifier(user)).collect();
             match verifiers {
@@ -402,7 +403,9 @@ pub async fn check_password(
                 None => by_scram(shared, talk, user, known).await,
             }
         }
-        AuthMethod::ScramSha256 | AuthMethod::Cert | AuthMethod::Hba => by_scram(shared, talk, user, known).await,
+        AuthMethod::Md5 | AuthMethod::ScramSha256 | AuthMethod::Cert | AuthMethod::Hba => {
+            by_scram(shared, talk, user, known).await
+        }
     }
 }
 

@@ -73,8 +73,9 @@ def test_a_login_in_clear_text_is_not_offered_what_cannot_be(with_tls):
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-def test_where_binding_is_required_no_other_login_is_taken(with_tls):
-    forebay = with_tls("require", channel_binding="require")
+@pytest.mark.parametrize("auth", ["scram-sha-256", "md5"])
+def test_where_binding_is_required_no_other_login_is_taken(with_tls, auth):
+    forebay = with_tls("require", auth=auth, channel_binding="require")
     assert is_in(connect(forebay))
     with pytest.raises(psycopg.OperationalError, match="SCRAM|SASL|channel"):
         connect(forebay, channel_binding="disable")

@@ -28,11 +28,11 @@ def stranger(tmp_path_factory):
 @pytest.fixture
 def with_tls(start_forebay, authority):
     """Starts Forebay with a certificate for localhost."""
-    def start(mode="allow", files=None, pool=None, **tls):
+    def start(mode="allow", files=None, pool=None, auth="scram-sha-256", **tls):
         certificate, key = files or authority.sign("forebay")
         tls = {"mode": mode, "cert": str(certificate), "key": str(key), **tls}
         # Whoever waits for it to start has no certificate to show.
-        forebay = start_forebay(tls=tls, wait="" if mode.startswith("verify") else "nodes", pool=pool or {})
+        forebay = start_forebay(tls=tls, auth=auth, wait="" if mode.startswith("verify") else "nodes", pool=pool or {})
         wait_until(lambda: socket.create_connection(("127.0.0.1", forebay.port), 2).close() is None, 20, "its port")
         return forebay
     return start
