@@ -257,7 +257,7 @@ impl Tls {
         self.state.borrow().connection.alpn_protocol().map(<[u8]>::to_vec)
     }
 
-    /// What a login on this connection can be bound to: see [`end_point`].
+    /// What a login on this connection can be bound to: see [`end_point()`].
     pub fn end_point(&self) -> Option<Arc<[u8]>> {
         self.state.borrow().end_point.clone()
     }

@@ -81,6 +81,8 @@ async fn follow(instance: &Instance, cluster: usize, database: &str) -> Result<(
         tls: &conf.tls,
     };
     let link = Link::open(login, CONNECT).await.map_err(|error| words(&error))?;
+    // It may not be in force any more for most of the time that follows.
+    drop(config);
     reread(instance, cluster, database, &link.client).await
 }
 
@@ -92,8 +94,7 @@ async fn reread(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut last = None;
     loop {
-        let config = instance.config.load_full();
-        let lists = lists(&config, cluster, database);
+        let lists = lists(&instance.config.load(), cluster, database);
         let fingerprint = (catalog::fingerprint(client).await?, lists.clone());
         if last.as_ref() != Some(&fingerprint) {
             let catalog = catalog::load(client, &lists.0, &lists.1).await?;

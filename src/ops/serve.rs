@@ -15,7 +15,7 @@ use super::catalogs;
 use super::instance::{Instance, Parts, Stop};
 use super::log::LogLevel;
 use super::redis;
-use crate::config::model::Config;
+use crate::config::model::{Config, ListenAddr};
 use crate::guard::Guard;
 use crate::net;
 use crate::net::credentials;
@@ -224,6 +224,13 @@ where
             "serving"
         );
         events.record("", 0, "started", "", &format!("version {}", env!("CARGO_PKG_VERSION")));
+        let sockets = config.postgres.listen.iter().filter_map(|listen| match &listen.addr {
+            ListenAddr::Unix(path) => Some(path.clone()),
+            ListenAddr::Tcp(_) => None,
+        });
+        let sockets: Vec<_> = sockets.collect();
+        // What it says holds until the first reload only, and it has passwords.
+        drop(config);
         let at_work = Arc::clone(&instance);
         let console_for = Arc::clone(&instance);
         tokio::task::spawn_local(async move {
@@ -237,10 +244,8 @@ where
         let grace = instance.config.load().general.shutdown_grace;
         tracing::info!(?stop, ?grace, "stopping");
         instance.drain(grace).await;
-        for listen in &config.postgres.listen {
-            if let crate::config::model::ListenAddr::Unix(path) = &listen.addr {
-                let _ = std::fs::remove_file(path);
-            }
+        for path in sockets {
+            let _ = std::fs::remove_file(path);
         }
         tracing::info!("stopped");
         Ok(())

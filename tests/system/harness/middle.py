@@ -1,6 +1,7 @@
 """Somebody in the middle of an encrypted connection to PostgreSQL: with a certificate of his own, reading along."""
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -46,7 +47,7 @@ class Middle:
             threading.Thread(target=self._stand_between, args=(client,), daemon=True).start()
 
     def _stand_between(self, client):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             if client.recv(8, socket.MSG_WAITALL) != SSL_REQUEST:
                 return client.close()
             client.sendall(b"S")
@@ -59,21 +60,32 @@ class Middle:
             believing.check_hostname, believing.verify_mode = False, ssl.CERT_NONE
             server = believing.wrap_socket(server)
             self._ends += [client, server]
-            threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+            self._pass_on(client, server)
 
-    def _pump(self, source, sink, is_answer):
+    def _pass_on(self, client, server):
+        """By one thread: a connection of OpenSSL is not for two."""
+        other = {client: server, server: client}
         try:
-            while data := source.recv(65536):
-                if not is_answer:
-                    self.heard.append(data)
-                elif self.hides_binding:
-                    data = data.replace(BOTH, WITHOUT_BINDING)
-                sink.sendall(data)
-        except OSError:
-            pass
+            while True:
+                ready = [end for end in other if end.pending()] or select.select(list(other), [], [])[0]
+                for end in ready:
+                    # What has come may be for TLS itself, and nothing behind it.
+                    end.setblocking(False)
+                    try:
+                        data = end.recv(65536)
+                    except ssl.SSLWantReadError:
+                        continue
+                    finally:
+                        end.setblocking(True)
+                    if not data:
+                        return
+                    if end is client:
+                        self.heard.append(data)
+                    elif self.hides_binding:
+                        data = data.replace(BOTH, WITHOUT_BINDING)
+                    other[end].sendall(data)
         finally:
-            for end in (source, sink):
+            for end in other:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
