@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::consoles::Consoles;
@@ -45,6 +44,9 @@ pub trait Control: Send + Sync {
 /// Keys that are kept: of each password for its clients, and for each server with a salt of its own.
 const MOST_DERIVED: usize = 10_000;
 
+/// A password and what became of it.
+type Derived = (Zeroizing<String>, Keys);
+
 /// The thread of the console's clients in [`Shared::cancels`].
 pub const CONSOLE: usize = usize::MAX;
 
@@ -75,8 +77,8 @@ pub struct Shared {
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
     pub mock_secret: [u8; 32],
-    /// By a hash of password, salt and iterations.
-    derived: DashMap<[u8; 32], Keys>,
+    /// By salt and iterations; with the password.
+    derived: DashMap<(Vec<u8>, u32), Vec<Derived>>,
     /// By login.
     proved: DashMap<String, Vec<(Verifier, Keys)>>,
 }
@@ -205,14 +207,13 @@ impl Shared {
     /// What a password becomes by this salt, derived once: that costs 0.6 ms of a processor, which no other client of
     /// this thread is to wait for.
     async fn keys(self: &Arc<Self>, password: &str, salt: &[u8], iterations: u32) -> Keys {
-        let key = derived_of(password, salt, iterations);
-        if let Some(keys) = self.derived.get(&key) {
-            return keys.clone();
+        if let Some(keys) = self.known_keys(password, salt, iterations) {
+            return keys;
         }
         let (shared, secret, own_salt) = (Arc::clone(self), Zeroizing::new(password.to_owned()), salt.to_vec());
         let derived = aside::run(move || async move {
             // Many clients of one login may have come at once.
-            let known = shared.derived.get(&key).map(|keys| keys.clone());
+            let known = shared.known_keys(&secret, &own_salt, iterations);
             known.unwrap_or_else(|| scram::derive(secret.as_bytes(), &own_salt, iterations))
         });
         let keys = match derived.await {
@@ -222,8 +223,16 @@ impl Shared {
         if self.derived.len() >= MOST_DERIVED {
             self.derived.clear();
         }
-        self.derived.insert(key, keys.clone());
+        let mut derived = self.derived.entry((salt.to_vec(), iterations)).or_default();
+        if !derived.iter().any(|(known, _)| **known == *password) {
+            derived.push((Zeroizing::new(password.to_owned()), keys.clone()));
+        }
         keys
+    }
+
+    fn known_keys(&self, password: &str, salt: &[u8], iterations: u32) -> Option<Keys> {
+        let derived = self.derived.get(&(salt.to_vec(), iterations))?;
+        derived.iter().find(|(known, _)| **known == *password).map(|(_, keys)| keys.clone())
     }
 
     /// A client has proved that it knows the password behind a verifier: servers with the same one can be logged in to.
@@ -269,16 +278,4 @@ impl Shared {
             Credential::Md5(_) => None,
         }
     }
-}
-
-/// Which of [`Shared`]'s keys a password has.
-fn derived_of(password: &str, salt: &[u8], iterations: u32) -> [u8; 32] {
-    let length = (salt.len() as u64).to_be_bytes();
-    Sha256::new()
-        .chain_update(length)
-        .chain_update(salt)
-        .chain_update(iterations.to_be_bytes())
-        .chain_update(password)
-        .finalize()
-        .into()
 }
