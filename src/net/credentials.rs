@@ -39,10 +39,9 @@ pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<Acceptor>>
     }
     let missing = || "postgres.tls.mode needs tls.cert and tls.key".to_owned();
     let cert = shown.cert.ok_or_else(missing)?;
-    let mut config = shown.config().map_err(|why| why.unwrap_or_else(missing))?;
+    let (mut config, own) = shown.config().map_err(|why| why.unwrap_or_else(missing))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    let own = certificates(cert)?;
-    let acceptor = Acceptor::new(config, own.first().map(AsRef::as_ref).unwrap_or_default());
+    let acceptor = Acceptor::new(config, own.as_deref().unwrap_or_default());
     if postgres.tls_channel_binding == ChannelBinding::Require && acceptor.end_point().is_none() {
         let why = "logins cannot be bound to a certificate with such a signature; use one with RSA (PKCS #1) or ECDSA";
         return Err(named(cert, why));
@@ -75,7 +74,7 @@ pub fn for_redis(services: &mut [RedisService]) -> Result<(), String> {
             TlsMode::Disable => ClientTls::default(),
             mode => {
                 let needs = || format!("redis.service {}: client_tls.mode needs client_tls.cert and key", service.name);
-                let config = shown.config().map_err(|why| why.unwrap_or_else(needs))?;
+                let (config, _) = shown.config().map_err(|why| why.unwrap_or_else(needs))?;
                 ClientTls::new(Arc::new(config), mode.is_required(), shown.digest())
             }
         };
@@ -94,8 +93,8 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Without a protocol's name. The error is `None` if no certificate is named.
-    fn config(&self) -> Result<ServerConfig, Option<String>> {
+    /// Without a protocol's name; and the certificate that it shows. The error is `None` if no certificate is named.
+    fn config(&self) -> Result<(ServerConfig, Option<CertificateDer<'static>>), Option<String>> {
         let (Some(cert), Some(key_file)) = (self.cert, self.key) else { return Err(None) };
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -113,10 +112,11 @@ impl Shown<'_> {
             None => builder.with_no_client_auth(),
         };
         let chain = certificates(cert)?;
+        let own = chain.first().cloned();
         let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| named(key_file, e))?;
         let mut config = builder.with_single_cert(chain, key).map_err(|e| format!("{}: {e}", cert.display()))?;
         config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
-        Ok(config)
+        Ok((config, own))
     }
 
     fn digest(&self) -> u64 {

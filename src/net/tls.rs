@@ -23,6 +23,10 @@ use tokio::net::TcpStream;
 use super::stream::{DetachedTcp, Tcp};
 use super::{aside, end_point};
 
+/// First byte of a handshake (RFC 8446, section 5.1), with which neither a startup packet of PostgreSQL nor a request of
+/// RESP begins.
+pub const HANDSHAKE: u8 = 0x16;
+
 /// The most that one record holds, bytes (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::backend::{Backend, Line};
@@ -16,7 +15,7 @@ use super::pool::{PgPool, ServerFailure, Welcome};
 use super::registry::{Server, ServerState};
 use crate::config::model::ServerTls;
 use crate::net::tls::Tls;
-use crate::net::{Stream, Target, dial};
+use crate::net::{Stream, Target, dial, name_of};
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::build;
 use crate::wire::pg::frame::{Head, server_head};
@@ -45,7 +44,7 @@ pub(super) async fn dial_securely(target: &Target, tls: &ServerTls) -> io::Resul
     // Not a byte more: what stands behind it in clear text must not count as encrypted.
     match tcp.read_u8().await? {
         b'S' => {
-            let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
+            let name = name_of(&target.host)?;
             Ok(Stream::Tls(Box::new(Tls::connect(tcp, Arc::clone(config), name).await?)))
         }
         b'N' if !tls.is_required() => Ok(Stream::Tcp(tcp)),

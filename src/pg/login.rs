@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::config::model::{AuthMethod, ChannelBinding, Config, ListenRoute, Postgres, TlsMode, User};
 use crate::guard::Failure;
 use crate::net::credentials::ALPN;
-use crate::net::tls::{Acceptor, Tls};
+use crate::net::tls::{Acceptor, HANDSHAKE, Tls};
 use crate::net::{Detached, Endpoint, Stream};
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::frame::{Head, head};
@@ -24,8 +24,6 @@ use crate::wire::pg::sqlstate::{ToClient, write_error};
 use crate::wire::pg::startup::{CANCEL_CODE, Session as Startup, Startup as Packet, StartupError, parse_startup};
 use crate::wire::pg::{build, md5, message};
 
-/// First byte of a TLS handshake (RFC 8446, section 5.1); a startup packet of that length would be too long.
-const HANDSHAKE: u8 = 0x16;
 /// Longest message of a login.
 const LONGEST: usize = 16 * 1024;
 

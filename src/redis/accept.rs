@@ -15,15 +15,13 @@ use super::service::Service;
 use super::session::Session;
 use crate::config::model::ClientTls;
 use crate::guard::{Failure, Farewell, Introduced, Pass, Refused};
-use crate::net::tls::Tls;
+use crate::net::tls::{HANDSHAKE, Tls};
 use crate::net::{Accepted, Listener, Stream, Tcp};
 use crate::worker::Elapsed;
 use crate::worker::clock::now_ns;
 
 /// How long a client that is not let in may take to hear why.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// First byte of a TLS handshake (RFC 8446, section 5.1), with which no request begins.
-const HANDSHAKE: u8 = 0x16;
 
 /// Accepts from one listener of a service until the process ends.
 ///
