@@ -155,7 +155,7 @@ impl Sample {
 /// Upper bounds in seconds and how many are in each; the last has no bound.
 fn buckets(counts: &Durations) -> Vec<(f64, u64)> {
     let mut told: Vec<(f64, u64)> = BUCKETS.map(|i| ((1u64 << (i + 1)) as f64 / 1e9, 0)).collect();
-    told.push((f64::MAX, 0));
+    told.push((f64::INFINITY, 0));
     for (i, count) in counts.0.iter().enumerate() {
         let place = i.clamp(*BUCKETS.start(), *BUCKETS.end() + 1) - BUCKETS.start();
         if let Some((_, told)) = told.get_mut(place) {

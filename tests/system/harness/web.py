@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import ssl
 from dataclasses import dataclass
 
 
@@ -49,9 +48,3 @@ def ask(port, path, body=None, user=None, password=None, method=None, headers=No
         return Answer(response.status, found, response.read())
     finally:
         connection.close()
-
-
-def trusting(authority):
-    """A context that trusts one authority's certificate file."""
-    context = ssl.create_default_context(cafile=str(authority))
-    return context
