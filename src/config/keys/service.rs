@@ -30,6 +30,9 @@ section! {
         log_level as "log.level": String = "\"info\"";
         /// text is one readable line an event, json one object an event for log collectors.
         log_format as "log.format": LogFormat = "\"text\"" [restart()];
+        /// A statement of PostgreSQL that takes longer, its wait for a connection included, has a line in the log, with
+        /// its constants left out: "500ms". Every statement is timed then, which costs about a microsecond each.
+        log_slow_statements as "log.slow_statements": Option<Duration> = "\"off\"";
         /// Whether a crash may leave a core dump, and a debugger of the same user may attach. Both show every secret.
         core_dumps: bool = "false" [restart()];
     }
