@@ -747,6 +747,8 @@ pub struct Security {
 pub struct Notify {
     /// URLs.
     pub webhook: Vec<String>,
+    /// Authorities that their certificates are checked against, PEM; `None`: the system's.
+    pub tls_ca: Option<PathBuf>,
     /// Names of events; empty means all.
     pub events: Vec<String>,
 }

@@ -119,7 +119,10 @@ section! {
 section! {
     One Notify = "notify" {
         /// URLs that get a POST with a JSON body for each event; chat services show it as text.
+        /// What cannot be delivered is tried again for ten minutes. The path of a URL is shown to nobody.
         webhook: Vec<String> = "[]" [urls()];
+        /// Authorities that certificates of `https` URLs are checked against, PEM; without it, the system's.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
         /// Names of the events to send; empty means all.
         events: Vec<String> = "[]";
     }
