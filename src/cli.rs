@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::model::{AdminRole, Config, ListenAddr};
+use crate::import::{self, Tool};
 use crate::{admin, config, ops};
 
 /// Failed at run time.
@@ -51,6 +52,28 @@ enum Command {
         #[command(flatten)]
         running: Running,
     },
+    /// Print a configuration made from another tool's files
+    ///
+    /// What has no equal becomes a comment that names the key, its value, its file and line, and what to do instead. What has
+    /// to be done before the configuration is of use is told on standard error.
+    Import {
+        /// Whose files they are
+        tool: ToolName,
+        /// pgbouncer.ini and userlist.txt; pgpool.conf, pool_passwd, pool_hba.conf and pcp.conf; haproxy.cfg
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Tools whose files can be read.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ToolName {
+    /// PgBouncer
+    Pgbouncer,
+    /// Pgpool-II 4
+    Pgpool,
+    /// HAProxy in front of PostgreSQL or Redis
+    Haproxy,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Check { file, show } => check(&file.config, show),
         Command::Status { running } => ask(&running, STATUS),
         Command::Admin { sql, running } => ask(&running, &[sql.as_str()]),
+        Command::Import { tool, files } => import(tool, &files),
     }
 }
 
@@ -146,6 +170,28 @@ fn check(path: &Path, show: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(code) => code,
+    }
+}
+
+/// Prints what another tool's files come to; what is left to do goes to standard error.
+fn import(tool: ToolName, files: &[PathBuf]) -> ExitCode {
+    let tool = match tool {
+        ToolName::Pgbouncer => Tool::PgBouncer,
+        ToolName::Pgpool => Tool::Pgpool,
+        ToolName::Haproxy => Tool::HaProxy,
+    };
+    match import::import(tool, files, &config::hba::Disk, config::by_system) {
+        Ok(imported) => {
+            print!("{}", imported.text);
+            for note in imported.notes {
+                eprintln!("to do: {note}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(BAD_CONFIG)
+        }
     }
 }
 

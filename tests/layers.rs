@@ -17,7 +17,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("redis", &["topology", "guard", "worker", "pool", "net", "config", "wire"]),
     ("ops", &["pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
     ("admin", &["ops", "pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
-    ("cli", &["admin", "ops", "config"]),
+    ("import", &["config", "wire"]),
+    ("cli", &["admin", "ops", "import", "config"]),
     ("main", &["cli"]),
 ];
 
