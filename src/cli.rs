@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::model::{AdminRole, Config, ListenAddr};
-use crate::import::{self, Tool};
 use crate::{admin, config, ops};
+
+mod make;
 
 /// Failed at run time.
 const FAILED: u8 = 1;
 /// Bad configuration or arguments; also what clap exits with.
 const BAD_CONFIG: u8 = 2;
 
-/// One endpoint for PostgreSQL: pooling, a queue, reads on replicas, failover.
+/// One endpoint for PostgreSQL and Redis: pooling, a queue, reads on replicas, failover.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -58,22 +59,31 @@ enum Command {
     /// to be done before the configuration is of use is told on standard error.
     Import {
         /// Whose files they are
-        tool: ToolName,
+        tool: make::ToolName,
         /// pgbouncer.ini and userlist.txt; pgpool.conf, pool_passwd, pool_hba.conf and pcp.conf; haproxy.cfg
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-}
-
-/// Tools whose files can be read.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ToolName {
-    /// PgBouncer
-    Pgbouncer,
-    /// Pgpool-II 4
-    Pgpool,
-    /// HAProxy in front of PostgreSQL or Redis
-    Haproxy,
+    /// Look at running servers and print a configuration for them
+    ///
+    /// Connects to PostgreSQL, finds the primary and the replicas, asks Sentinels for Redis' ones, and changes nothing. The
+    /// password is taken from PGPASSWORD or ~/.pgpass, or asked for; Sentinels' own is REDISCLI_AUTH. What was not found is
+    /// told on standard error.
+    Init {
+        #[command(flatten)]
+        wish: make::Wish,
+    },
+    /// Print the manual page
+    Man {
+        /// Write this page and one for each command into a folder instead, for packages
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
+    /// Print the completion of a shell
+    Completions {
+        /// Whose completion
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +122,10 @@ pub fn main() -> ExitCode {
         Command::Check { file, show } => check(&file.config, show),
         Command::Status { running } => ask(&running, STATUS),
         Command::Admin { sql, running } => ask(&running, &[sql.as_str()]),
-        Command::Import { tool, files } => import(tool, &files),
+        Command::Import { tool, files } => make::import(tool, &files),
+        Command::Init { wish } => make::init(&wish),
+        Command::Man { output } => make::man(output.as_deref()),
+        Command::Completions { shell } => make::completions(shell),
     }
 }
 
@@ -170,28 +183,6 @@ fn check(path: &Path, show: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(code) => code,
-    }
-}
-
-/// Prints what another tool's files come to; what is left to do goes to standard error.
-fn import(tool: ToolName, files: &[PathBuf]) -> ExitCode {
-    let tool = match tool {
-        ToolName::Pgbouncer => Tool::PgBouncer,
-        ToolName::Pgpool => Tool::Pgpool,
-        ToolName::Haproxy => Tool::HaProxy,
-    };
-    match import::import(tool, files, &config::hba::Disk, config::by_system) {
-        Ok(imported) => {
-            print!("{}", imported.text);
-            for note in imported.notes {
-                eprintln!("to do: {note}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(BAD_CONFIG)
-        }
     }
 }
 

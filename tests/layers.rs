@@ -18,7 +18,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ops", &["pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
     ("admin", &["ops", "pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
     ("import", &["config", "wire"]),
-    ("cli", &["admin", "ops", "import", "config"]),
+    ("init", &["topology", "net", "config"]),
+    ("cli", &["admin", "ops", "init", "import", "config"]),
     ("main", &["cli"]),
 ];
 
