@@ -32,6 +32,9 @@ const ORDER: [&str; 13] = [
 /// Sections of which there may be several.
 const MANY: [&str; 5] = ["admin.user", "postgres.cluster", "postgres.database", "postgres.user", "redis.service"];
 
+/// What a line of the text is: a section, and which of its lines.
+type What = (usize, Option<usize>);
+
 /// A configuration.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -180,7 +183,7 @@ impl Draft {
     }
 
     /// The text, and for each of its lines the section and key that it is.
-    fn write(&self, title: &str, sources: &[String]) -> (String, Vec<Option<(usize, Option<usize>)>>) {
+    fn write(&self, title: &str, sources: &[String]) -> (String, Vec<Option<What>>) {
         let mut out = Out::default();
         let names: Vec<_> = sources.iter().map(|name| one_line(name)).collect();
         out.comment(
@@ -289,11 +292,11 @@ impl Draft {
 #[derive(Default)]
 struct Out {
     text: String,
-    lines: Vec<Option<(usize, Option<usize>)>>,
+    lines: Vec<Option<What>>,
 }
 
 impl Out {
-    fn line(&mut self, text: &str, what: Option<(usize, Option<usize>)>) {
+    fn line(&mut self, text: &str, what: Option<What>) {
         self.text.push_str(text);
         self.text.push('\n');
         self.lines.push(what);

@@ -139,6 +139,15 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     }
 }
 
+/// Whether a text can be the host of a node: a name, an address, or the folder of a socket.
+pub(super) fn check_host(text: &str) -> Result<(), String> {
+    let is_name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    if is_name || text.starts_with('/') || text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Ok(());
+    }
+    Err(format!("{} is not a host: a name, an address, or the folder of a socket", crate::config::quote(text)))
+}
+
 /// A name that Forebay's console can write, made of any text: letters, digits, `_` and `-`.
 pub(super) fn console_name(text: &str) -> String {
     let name: String =

@@ -203,6 +203,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ("[databases]\nx = host='a\n", "p.ini:2: "),
         ("[databases]\nx = host\n", "p.ini:2: "),
         ("[databases]\nx = port=many\n", "p.ini:2: "),
+        ("[databases]\nx = host=a=b\n", "p.ini:2: "),
         ("[pgbouncer]\npool_mode = some\n", "p.ini:2: "),
         ("[pgbouncer]\ndefault_pool_size = some\n", "p.ini:2: "),
         ("[pgbouncer]\nserver_lifetime = 1 h\nquery_timeout = x\n", "p.ini:3: "),
@@ -221,6 +222,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ("a =\n", "pgpool.conf:1: "),
         ("backend_hostname0 = 'a'\nbackend_flag0 = 'NO'\n", "pgpool.conf:2: "),
         ("load_balance_mode = maybe\n", "pgpool.conf:1: "),
+        ("backend_hostname0 = 'd=b'\n", "pgpool.conf:1: "),
     ] {
         wrong(Tool::Pgpool, "pgpool.conf", text, place);
     }
@@ -232,6 +234,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ("listen pg\nbind nothing\n", "h.cfg:2: "),
         ("listen pg\nserver a\n", "h.cfg:2: "),
         ("listen pg\nserver a b:x\n", "h.cfg:2: "),
+        ("listen pg\nserver a b=c:5432\n", "h.cfg:2: "),
         ("listen pg from nowhere\n", "h.cfg:1: "),
         ("listen pg\nbind :5432\nserver a b:5432\ntimeout connect long\n", "h.cfg:4: "),
     ] {
@@ -466,7 +469,56 @@ fn nothing_to_serve_is_a_placeholder() {
     assert_says(&made, "h.cfg:4: server a b:80");
 }
 
+#[test]
+fn an_entry_that_is_written_twice_hides_its_password_only() {
+    let ini =
+        "[databases]\nx = host=a password=hidden user=u pool_size=3\nx = host=b user=u password=hidden\n[pgbouncer]\n";
+    let (made, _) = pgbouncer(ini, "\"app\" \"app\"\n");
+    assert_says(&made, "p.ini:2: x = host=a password=*** user=u pool_size=3");
+}
+
 // -- any text -----------------------------------------------------------------------------------------------------
+
+const PGBOUNCER: &str = "\
+[databases]
+app = host=db1 port=5433 dbname=app_production pool_size=7 connect_query='select x' auth_user=looker
+forebay = host=10.0.0.1,10.0.0.2 user=pooled password='it''s' target_session_attrs=primary
+* = host=2001:db8::1
+[users]
+app = pool_mode=session max_user_connections=3
+[pgbouncer]
+listen_addr = *, localhost
+auth_type = md5
+auth_file = userlist.txt
+pool_mode = transaction
+min_pool_size = 50
+reserve_pool_timeout = 0
+client_tls_sslmode = require
+server_tls_sslmode = verify-full
+admin_users = app, other
+";
+
+/// A text that somebody has edited: each edit takes out, doubles or replaces something.
+fn edited(text: &str, edits: &[(usize, usize, u8)]) -> String {
+    const WORDS: [&str; 16] =
+        ["", "\n", "=", "'", "\"", ",", " ", "0", "99999999999", "*", "::1", "/x", "$", "[", "\u{7f}", "\u{fc}"];
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for &(at, inside, what) in edits {
+        let at = at % lines.len().max(1);
+        match what % 4 {
+            0 if lines.len() > 1 => drop(lines.remove(at)),
+            1 => lines.insert(at, lines[(at + inside) % lines.len()].clone()),
+            _ => {
+                let line: Vec<char> = lines[at].chars().collect();
+                let cut = inside % (line.len() + 1);
+                let keep = (cut + usize::from(what % 3)).min(line.len());
+                let word = WORDS[usize::from(what / 4) % WORDS.len()];
+                lines[at] = line[..cut].iter().collect::<String>() + word + &line[keep..].iter().collect::<String>();
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}
 
 proptest::proptest! {
     #[test]
@@ -478,6 +530,27 @@ proptest::proptest! {
                     proptest::prop_assert!(loaded.is_ok(), "{}", made.text);
                 }
                 Err(error) => proptest::prop_assert!(!error.what.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_edited_is_accepted_or_told_with_its_place(
+        edits in proptest::collection::vec((0_usize..80, 0_usize..80, 0_u8..=255), 1..6)
+    ) {
+        let inputs = [
+            (Tool::PgBouncer, "p.ini", PGBOUNCER, "userlist.txt", "\"app\" \"app\"\n\"x\" \"md53175bce1d3201d16594cebf9d7eb3f9d\"\n"),
+            (Tool::Pgpool, "pgpool.conf", PGPOOL, "pool_passwd", "app:TEXTapp\n"),
+            (Tool::HaProxy, "h.cfg", PATRONI, "more.cfg", "frontend more\n bind :5439\n"),
+        ];
+        for (tool, name, text, other, more) in inputs {
+            let text = edited(text, &edits);
+            match try_import(tool, &[(name, &text), (other, more)]) {
+                Ok(made) => {
+                    let loaded = config::load_resolved(&made.text, "made.toml", Path::new("/"), resolve);
+                    proptest::prop_assert!(loaded.is_ok(), "{}\n{}", text, made.text);
+                }
+                Err(error) => proptest::prop_assert!(error.line > 0 && error.line <= text.lines().count(), "{}\n{}", error, text),
             }
         }
     }

@@ -110,7 +110,8 @@ fn users(
         );
         notes.push(format!("write a [[postgres.user]] with its password for each login in place of {PLACEHOLDER}"));
     }
-    if !(cluster.rights.is_superuser && has_password) && !cluster.logins.is_empty() {
+    let are_looked_up = cluster.rights.is_superuser && has_password;
+    if !are_looked_up && !cluster.logins.is_empty() {
         *out += "\n# Logins that there are, too; each needs its password, or auth_user and auth_query:\n";
         for name in &cluster.logins {
             *out +=
@@ -185,7 +186,7 @@ fn redis(wish: &Wish, group: &Group, port: usize, groups: &[Group], out: &mut St
     let mut from_variable = |key: &str, variable: &str| {
         let known = std::env::var(variable).unwrap_or_default();
         *out += &format!("{key} = {}\n", secret(wish, &known, variable));
-        if !(wish.with_password && !known.is_empty()) {
+        if !wish.with_password || known.is_empty() {
             notes.push(format!(
                 "{name}: {key} is taken from the environment: {variable} has to be set where Forebay runs"
             ));

@@ -3,7 +3,7 @@
 use super::lex::Line;
 use super::words;
 use crate::import::ImportError;
-use crate::import::source::{endpoint, parts, port};
+use crate::import::source::{check_host, endpoint, parts, port};
 
 /// Ports of one `bind` at most: a range of more is not for databases.
 const MOST_PORTS: u16 = 16;
@@ -133,6 +133,9 @@ pub(super) fn server(line: &Line, defaults: &Options, base: &dyn Fn(&str) -> Str
         None if bare.contains('$') => (bare.to_owned(), None),
         None => host_and_port(bare).map_err(|why| line.place.error(why))?,
     };
+    if !host.contains('$') {
+        check_host(&host).map_err(|why| line.place.error(why))?;
+    }
     let options = options(line, 3, defaults.clone(), base)?;
     Ok(Server { line: line.clone(), name: name.to_owned(), host, port, options })
 }

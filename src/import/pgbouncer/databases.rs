@@ -4,7 +4,7 @@ use super::{PgBouncer, keys, of_entry};
 use crate::config::quote;
 use crate::import::ImportError;
 use crate::import::draft::{Draft, LeftKind, list};
-use crate::import::source::{Place, console_name, endpoint, parts, port, unique_name};
+use crate::import::source::{Place, check_host, console_name, endpoint, is_secret, parts, port, unique_name};
 use crate::import::table::{Entry, Unit, set};
 
 /// Where libpq's files of authorities are on Debian: what PgBouncer checks with when it is told no file.
@@ -37,9 +37,9 @@ pub(super) fn write(all: &PgBouncer, draft: &mut Draft) -> Result<(), ImportErro
             }
         };
         if let Some(before) = databases.iter().position(|(other, ..)| other.key == entry.key) {
-            let (other, ..) = databases.remove(before);
+            let (other, others, _) = databases.remove(before);
             let why = "It is written again further down, which holds.";
-            draft.leave_text(LeftKind::Moot, &other.place, format!("{} = {}", other.key, hidden(&other.value)), why);
+            draft.leave_text(LeftKind::Moot, &other.place, format!("{} = {}", other.key, hidden(&others)), why);
         }
         databases.push((entry, keys, at));
     }
@@ -63,11 +63,12 @@ pub(super) fn write(all: &PgBouncer, draft: &mut Draft) -> Result<(), ImportErro
 }
 
 /// A connection string without its password.
-fn hidden(text: &str) -> String {
-    match text.split_once("password") {
-        Some((before, _)) => format!("{before}password=***"),
-        None => text.to_owned(),
-    }
+fn hidden(keys: &[Entry]) -> String {
+    let shown = keys.iter().map(|pair| match is_secret(&pair.key) {
+        true => format!("{}=***", pair.key),
+        false => format!("{}={}", pair.key, pair.value),
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// The nodes as Forebay writes them, and whether they are all behind Unix sockets.
@@ -90,6 +91,7 @@ fn nodes(all: &PgBouncer, entry: &Entry, keys: &[Entry]) -> Result<(Vec<String>,
     let mut nodes = Vec::new();
     for (i, host) in hosts.iter().enumerate() {
         let number = ports.get(i).or(ports.last()).copied().unwrap_or(5432);
+        check_host(host).map_err(|why| entry.place.error(format!("{}: {why}", entry.key)))?;
         let node = endpoint(host.trim_end_matches('/'), number);
         if !nodes.contains(&node) {
             nodes.push(node);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::ImportError;
 use super::draft::{Draft, LeftKind, list, literals};
-use super::source::{Source, Text, endpoint, flag, parts, port, thousandths};
+use super::source::{Source, Text, check_host, endpoint, flag, parts, port, thousandths};
 use super::table::{Entry, apply};
 use crate::config::quote;
 use conf::{File, Login};
@@ -230,6 +230,9 @@ fn nodes(all: &Pgpool, draft: &mut Draft) -> Result<(), ImportError> {
             Some(entry) => port(&entry.value).map_err(|why| entry.place.error(why))?,
             None => 5432,
         };
+        if let Some(entry) = of("backend_hostname") {
+            check_host(host).map_err(|why| entry.place.error(why))?;
+        }
         if seen.contains(&(host.to_owned(), port)) {
             if let Some(entry) = of("backend_hostname") {
                 let why = "This server is listed already.";
