@@ -171,7 +171,11 @@ impl Draft {
         text: impl Into<String>,
         why: impl Into<String>,
     ) {
-        self.left.push(Left { kind, place: place.clone(), text: text.into(), why: why.into() });
+        let (text, why) = (text.into(), why.into());
+        // A line that several proxies inherit is told once.
+        if !self.left.iter().any(|left| left.place == *place && left.text == text) {
+            self.left.push(Left { kind, place: place.clone(), text, why });
+        }
     }
 
     /// Something that has to be done before the configuration is of use.

@@ -1,6 +1,6 @@
 //! Configurations of other tools, made into one of Forebay's.
 //!
-//! A tool's files are read by its own folder here and told to a [`Draft`](draft::Draft): what has an equal becomes a key,
+//! A tool's files are read by its own folder here and told to a [`Draft`]: what has an equal becomes a key,
 //! all else a comment that names it, its place, and why. Nothing that was written is dropped silently, and what comes out
 //! is accepted by `forebay check`: what would not be is commented out with the reason, and told of.
 //!

@@ -457,6 +457,22 @@ fn several_clusters_of_haproxy_need_the_names_of_their_databases() {
 }
 
 #[test]
+fn a_limit_that_one_proxy_lacks_is_told() {
+    let cfg = "listen a\n bind :5432\n maxconn 5\n timeout connect 0\n server s db1:5432\nlisten b\n bind :5433\n server s db1:5432\n\
+        listen r\n bind :6379\n timeout connect 3s\n timeout client 1s\n timeout tunnel 2s\n server s db1:6380\n";
+    let (made, config) = haproxy(cfg);
+    assert_eq!(config.postgres.max_clients, 10000);
+    for told in [
+        "h.cfg:3: maxconn 5",
+        "h.cfg:4: timeout connect 0",
+        "h.cfg:11: timeout connect 3s",
+        "h.cfg:12: timeout client 1s",
+    ] {
+        assert_says(&made, told);
+    }
+}
+
+#[test]
 fn quotes_and_escapes_of_haproxy_are_read() {
     let (_, config) = haproxy("listen \"my pg\"\n bind ':5432'\n server a\\ b \"db1\":5432 # comment\n");
     assert_eq!(config.postgres.clusters[0].nodes[0].host, "db1");

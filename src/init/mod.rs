@@ -1,7 +1,7 @@
 //! `forebay init`: looks at running servers and writes the configuration that serves them.
 //!
 //! Connects to the PostgreSQL servers that it is told of and those that they tell of ([`postgres`]), and to Sentinels
-//! ([`sentinel`]); nothing is changed anywhere. What was found becomes text ([`write`]), what was not found becomes a line for
+//! ([`sentinel`]); nothing is changed anywhere. What was found becomes text ([`mod@write`]), what was not found becomes a line for
 //! the user. The command line is the only caller.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]

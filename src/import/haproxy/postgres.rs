@@ -144,7 +144,11 @@ fn limits(services: &[&Service<'_>], draft: &mut Draft) -> Result<(), ImportErro
             let Some(line) = service.line(words) else { continue };
             let ms = time_of(line, line.word(2))?;
             let value = match (ms, key) {
-                (0, "connect_timeout" | "check_timeout") => continue,
+                (0, "connect_timeout" | "check_timeout") => {
+                    let why = "Connecting and checking always have an end here; Forebay's default holds.";
+                    draft.leave_text(LeftKind::NoEqual, &line.place, line.raw.clone(), why);
+                    continue;
+                }
                 (0, _) => quote("off"),
                 (ms, _) => time(ms),
             };
@@ -165,6 +169,11 @@ fn limits(services: &[&Service<'_>], draft: &mut Draft) -> Result<(), ImportErro
             clients.to_string(),
             format!("{} maxconn, their sum", from.join(", ")),
         );
+    } else {
+        for line in services.iter().filter_map(|service| service.line(&["maxconn"])) {
+            let why = "postgres.max_clients is one for all of PostgreSQL, and another proxy has no limit.";
+            draft.leave_text(LeftKind::NoEqual, &line.place, line.raw.clone(), why);
+        }
     }
     for service in services {
         if let Some(line) = service.line(&["balance"]) {

@@ -86,6 +86,16 @@ pub(super) fn write(service: &Service<'_>, draft: &mut Draft) -> Result<(), Impo
         let why = "reads = \"replica\" sends what only reads to replicas; writes that come here go to the primary.";
         draft.leave_text(LeftKind::NoEqual, &head.place, head.raw.clone(), why);
     }
+    for words in [["timeout", "connect"], ["timeout", "queue"], ["timeout", "check"]] {
+        let Some(line) = service.line(&words) else { continue };
+        let why = "For Redis, hold is how long commands wait while there is no primary; connecting and probing have times of their own.";
+        draft.leave_text(LeftKind::NoEqual, &line.place, line.raw.clone(), why);
+    }
+    if let Some(line) = service.line(&["timeout", "client"]).filter(|_| service.line(&["timeout", "tunnel"]).is_some())
+    {
+        let why = "timeout tunnel holds instead, as in HAProxy.";
+        draft.leave_text(LeftKind::Moot, &line.place, line.raw.clone(), why);
+    }
     if let Some(line) = service.line(&["balance"]) {
         let why = "Replicas of Redis take reads alike.";
         draft.leave_text(LeftKind::NoEqual, &line.place, line.raw.clone(), why);

@@ -333,9 +333,11 @@ fn functions(all: &Pgpool, draft: &mut Draft) {
                        those of which it says otherwise.";
             draft.leave(LeftKind::NoEqual, &entry.place, theirs, pattern, why);
         }
-        let routing = draft.one("postgres.routing");
-        if !names.is_empty() && !routing.has(ours) {
-            routing.set(ours, literals(names.into_iter()), entry.from());
+        if draft.one("postgres.routing").has(ours) {
+            let why = "It is the older name of a list that is written, too; put both into one.";
+            draft.leave(LeftKind::NoEqual, &entry.place, theirs, &entry.value, why);
+        } else if !names.is_empty() {
+            draft.one("postgres.routing").set(ours, literals(names.into_iter()), entry.from());
         }
     }
 }
