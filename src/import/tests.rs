@@ -165,6 +165,15 @@ fn a_login_that_nobody_knows_the_password_of_is_a_placeholder() {
 }
 
 #[test]
+fn the_database_of_lookups_is_the_one_on_the_server() {
+    let ini =
+        "[databases]\na = host=db dbname=real query_wait_timeout=-1\n[pgbouncer]\nauth_user = app\nauth_dbname = a\n";
+    let (made, config) = pgbouncer(ini, "\"app\" \"app\"\n");
+    assert_eq!(config.postgres.auth_dbname.as_deref(), Some("real"));
+    assert_says(&made, "a: query_wait_timeout = -1");
+}
+
+#[test]
 fn one_user_with_two_passwords_has_both() {
     let ini = "[databases]\na = host=db user=app password=server\n[pgbouncer]\n";
     let (_, config) = pgbouncer(ini, "\"app\" \"client\"\n");

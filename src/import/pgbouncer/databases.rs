@@ -134,7 +134,7 @@ fn write_cluster(all: &PgBouncer, cluster: &Cluster, draft: &mut Draft) -> Resul
     let mode = all.main("server_tls_sslmode");
     match mode {
         Some(entry) => drop(set(section, "tls.mode", Unit::Word(keys::TLS_MODES), entry)?),
-        None => section.set("tls.mode", quote("prefer"), "PgBouncer's default (before 1.21: \"disable\")"),
+        None => section.set("tls.mode", quote("prefer"), "PgBouncer's default (of older versions: \"disable\")"),
     }
     let files =
         [("server_tls_ca_file", "tls.ca"), ("server_tls_cert_file", "tls.cert"), ("server_tls_key_file", "tls.key")];

@@ -100,6 +100,10 @@ pub(super) static MAIN: &[(&str, Meaning)] = &[
     ("log_pooler_errors", Moot("What Forebay refuses is logged as a warning.")),
     ("log_stats", Moot("SHOW STATS has the figures; they are not logged.")),
     ("logfile", Nothing(LOG)),
+    (
+        "login_notify_message",
+        Nothing("Clients are told nothing at a login; SHOW forebay.node answers through Forebay only."),
+    ),
     ("max_client_conn", Key("postgres", "max_clients", CountFrom1)),
     ("max_db_client_connections", Nothing(CLIENT_SUMS)),
     ("max_db_connections", Nothing(SUMS)),
@@ -116,6 +120,7 @@ pub(super) static MAIN: &[(&str, Meaning)] = &[
     ),
     ("pidfile", Moot(SERVICE)),
     ("pkt_buf", Moot(BUFFERS)),
+    ("pool_idle_timeout", Moot("Pools cost nothing once their connections are idle and closed.")),
     ("pool_mode", Key(POOL, "mode", Word(MODES))),
     ("query_timeout", Key(POOL, "query_timeout", Time(SECONDS, OFF))),
     ("query_wait_notify", Key(POOL, "queue_notice", Time(SECONDS, OFF))),

@@ -57,7 +57,7 @@ pub(super) fn write(all: &PgBouncer, draft: &mut Draft) -> Result<(), ImportErro
         users.push(User { name, password, previous: None, from: listed.place.to_string(), remark: None });
     }
     forced(all, &mut users, draft)?;
-    let lookup_user = look_up(all, &mut users, draft);
+    let lookup_user = look_up(all, &mut users, draft)?;
     let needs_password = !matches!(auth, "trust" | "cert" | "hba");
     for user in &users {
         let section = draft.more("postgres.user");
@@ -191,7 +191,7 @@ fn forced(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Result<(
 }
 
 /// `auth_user`, `auth_query`, `auth_dbname`. Answers who looks up.
-fn look_up(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Option<String> {
+fn look_up(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Result<Option<String>, ImportError> {
     let user = lookup(all, "auth_user").filter(|entry| !entry.value.is_empty());
     let Some(user) = user else {
         for key in ["auth_query", "auth_dbname"] {
@@ -200,7 +200,7 @@ fn look_up(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Option<
                 draft.leave(LeftKind::Moot, &entry.place, key, &entry.value, why);
             }
         }
-        return None;
+        return Ok(None);
     };
     let known = users.iter_mut().find(|known| known.name == user.value);
     let placeholder = format!("write the password of auth_user {} in place of {PLACEHOLDER}", quote(&user.value));
@@ -232,7 +232,13 @@ fn look_up(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Option<
         postgres.set("auth_query", quote(&query.value), query.from());
     }
     match database {
-        Some(entry) => postgres.set("auth_dbname", quote(&entry.value), entry.from()),
+        // A name of [databases], which may be another one on the server.
+        Some(entry) => {
+            let named = all.ini.databases.iter().rev().find(|database| database.key == entry.value);
+            let keys = named.map(ini::connection_string).transpose()?.unwrap_or_default();
+            let dbname = keys.iter().find(|pair| pair.key == "dbname").map_or(&entry.value, |pair| &pair.value);
+            postgres.set("auth_dbname", quote(dbname), entry.from());
+        }
         None => {
             let first = all.ini.databases.iter().find(|entry| entry.key != "*" && entry.key != "pgbouncer");
             if let Some(entry) = first {
@@ -247,7 +253,7 @@ fn look_up(all: &PgBouncer, users: &mut Vec<User>, draft: &mut Draft) -> Option<
         let why = "It was taken over. Forebay runs it with search_path = pg_catalog: functions of your own need their schema.";
         draft.leave(LeftKind::NoEqual, &query.place, &query.key, &query.value, why);
     }
-    Some(user.value)
+    Ok(Some(user.value))
 }
 
 /// `[users]`

@@ -247,6 +247,8 @@ fn of_entry(
     section: &mut super::draft::Section,
 ) -> Result<Option<(LeftKind, &'static str)>, ImportError> {
     Ok(match keys::meaning(table, &entry.key) {
+        // Of a database or a user: as if it were not written.
+        Some(Meaning::Key(..)) if entry.value == "-1" => Some((LeftKind::Moot, "-1 means that it is not set here.")),
         Some(Meaning::Key(_, name, unit)) => set(section, name, *unit, entry)?.map(|why| (LeftKind::NoEqual, why)),
         Some(Meaning::Special) => None,
         Some(Meaning::Moot(why)) => Some((LeftKind::Moot, why)),
