@@ -93,6 +93,11 @@ def test_every_page_is_in_the_index():
     assert not [name for name in pages if f"({name})" not in index]
 
 
+def test_the_book_has_every_page_once():
+    chapters = re.findall(r"\(([\w-]+\.md)\)", (ROOT / "docs" / "SUMMARY.md").read_text("utf-8"))
+    assert sorted(chapters) == sorted(page.name for page in PAGES if page.parent.name == "docs" and page.name != "SUMMARY.md")
+
+
 def test_commands_of_the_shell_exist():
     """Every `forebay COMMAND` that a page names is one."""
     known = subprocess.run([binary(), "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
