@@ -70,6 +70,9 @@ install_redis() {
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 
+# Prometheus' checker of metrics, rules and configurations.
+install_promtool() { command -v promtool >/dev/null || without_services install_packages prometheus; }
+
 # Other languages and their drivers, for tests/system/languages: JDBC, PHP and Go.
 install_languages() {
     install_packages default-jdk-headless libpostgresql-jdbc-java php-cli php-pgsql golang-go golang-github-lib-pq-dev

@@ -44,6 +44,14 @@ enum Command {
         #[command(flatten)]
         running: Running,
     },
+    /// Ask the running instance whether it works, over HTTP: exit code 0 if it does, for health checks of containers
+    Health {
+        #[command(flatten)]
+        file: File,
+        /// Ask whether it is of use to clients (/readyz) instead of whether it works (/healthz)
+        #[arg(long)]
+        ready: bool,
+    },
     /// Run one admin statement in the running instance
     Admin {
         /// For instance "SHOW POOLS"
@@ -88,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Run { file } => run(&file.config),
         Command::Check { file, show } => check(&file.config, show),
         Command::Status { running } => ask(&running, STATUS),
+        Command::Health { file, ready } => health(&file.config, ready),
         Command::Admin { sql, running } => ask(&running, &[sql.as_str()]),
     }
 }
@@ -123,10 +132,7 @@ fn run(path: &Path) -> ExitCode {
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    match ops::serve(config, path, level, admin::console::serve, |instance| {
-        admin::start(&instance);
-        Ok(())
-    }) {
+    match ops::serve(config, path, level, admin::console::serve, |instance| admin::start(&instance)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!(error = %e, "stopped");
@@ -149,6 +155,33 @@ fn check(path: &Path, show: bool) -> ExitCode {
     }
 }
 
+fn health(path: &Path, ready: bool) -> ExitCode {
+    let config = match config::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    let question = if ready { admin::Probe::Ready } else { admin::Probe::Healthy };
+    match wait_for(async { admin::probe(&config, question).await }) {
+        Ok(said) => {
+            print!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("forebay: {}", e.trim_end());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Runs one thing to its end.
+fn wait_for<T>(what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(what)
+}
+
 /// Runs statements in the console of the running instance and prints their rows.
 fn ask(running: &Running, statements: &[&str]) -> ExitCode {
     let config = match config::load(&running.config) {
@@ -158,12 +191,7 @@ fn ask(running: &Running, statements: &[&str]) -> ExitCode {
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    let answered = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())
-        .and_then(|runtime| runtime.block_on(query(&config, running, statements)));
-    match answered {
+    match wait_for(query(&config, running, statements)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("forebay: {e}");

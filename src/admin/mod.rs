@@ -12,6 +12,9 @@ mod drivers;
 pub mod errors;
 mod facts;
 mod help;
+mod http;
+mod metrics;
+mod process;
 mod route;
 mod run;
 mod servers;
@@ -24,16 +27,21 @@ mod views;
 use std::sync::Arc;
 
 pub use errors::Refusal;
+pub use http::probe::{Probe, probe};
 pub use run::{Answer, Caller, execute};
 pub use views::{VIEWS, View};
 
 use crate::config::model::AdminRole;
 use crate::ops::Instance;
 
-/// Starts what the console needs all the time: the counters of the last two minutes. Must be called on the control
-/// thread.
-pub fn start(instance: &Arc<Instance>) {
+/// Starts what the console needs all the time, the counters of the last two minutes, and HTTP. Must be called on the
+/// control thread.
+///
+/// # Errors
+/// An `admin.listen` cannot be had.
+pub fn start(instance: &Arc<Instance>) -> std::io::Result<()> {
     tokio::task::spawn_local(stats::keep(Arc::clone(instance)));
+    http::start(instance)
 }
 
 /// What somebody may do.

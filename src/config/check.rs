@@ -128,6 +128,10 @@ fn console_name(place: &str, name: &str, reader: &mut Reader<'_>) {
 }
 
 fn admin(admin: &Admin, reader: &mut Reader<'_>) {
+    if admin.tls_cert.is_some() != admin.tls_key.is_some() {
+        reader.error_in("admin.tls", "admin.tls.cert and admin.tls.key need each other".to_owned());
+    }
+    postgres::warn_of_key("admin.tls.key", admin.tls_key.as_deref(), reader);
     for (i, address) in admin.listen.iter().enumerate() {
         if admin.users.is_empty() && !address.ip().is_loopback() {
             reader.error_in(

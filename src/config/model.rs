@@ -4,7 +4,7 @@
 //! inherited (`[postgres.pool]` into a database into a user) is already merged by [`PoolSettings`] lookups.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,11 +90,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// `admin.listen` unless the file has one.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8404));
+
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// HTTP listeners.
     pub listen: Vec<SocketAddr>,
+    /// Whose views need no credentials over HTTP.
+    pub views_from: Vec<Network>,
+    /// Certificate chain of the HTTP listeners, PEM; without it they speak clear text.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
+    /// The floor.
+    pub tls_min_version: TlsVersion,
     /// Name of the console's database; `pgbouncer` answers too.
     pub database: String,
     /// `[[admin.user]]`

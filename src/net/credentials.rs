@@ -17,7 +17,7 @@ use rustls::{
 };
 
 use super::tls::Acceptor;
-use crate::config::model::{ChannelBinding, ClientTls, Postgres, RedisService, ServerTls, TlsMode, TlsVersion};
+use crate::config::model::{Admin, ChannelBinding, ClientTls, Postgres, RedisService, ServerTls, TlsMode, TlsVersion};
 
 /// What PostgreSQL's clients name as the protocol inside of TLS (`libpq`, since version 17).
 pub const ALPN: &[u8] = b"postgresql";
@@ -47,6 +47,33 @@ pub fn for_postgres_clients(postgres: &Postgres) -> Result<Option<Arc<Acceptor>>
         return Err(named(cert, why));
     }
     Ok(Some(Arc::new(acceptor)))
+}
+
+/// How HTTP is spoken; `None` in clear text.
+///
+/// # Errors
+/// In words, with the file that cannot be used.
+pub fn for_admin(admin: &Admin) -> Result<Option<Arc<ServerConfig>>, String> {
+    let (Some(cert), Some(key)) = (&admin.tls_cert, &admin.tls_key) else { return Ok(None) };
+    let shown = Shown {
+        mode: TlsMode::Require,
+        cert: Some(cert),
+        key: Some(key),
+        ca: None,
+        min_version: admin.tls_min_version,
+    };
+    let (mut config, _) =
+        shown.config().map_err(|why| why.unwrap_or_else(|| "admin.tls needs cert and key".to_owned()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(config)))
+}
+
+/// How the running instance on this machine is asked: nothing is told that it could give away, so its name does not matter.
+///
+/// # Errors
+/// In words.
+pub fn for_this_machine() -> Result<ServerTls, String> {
+    Met { mode: TlsMode::Require, ca: None, cert: None, key: None }.config()
 }
 
 /// Reads the files of every Redis service.

@@ -11,6 +11,7 @@ use crate::topology::failover::hooks::{self, Told};
 /// one more to run it for.
 pub async fn run(instance: Arc<Instance>) {
     let mut seen = 0;
+    let mut added = instance.events.watch();
     loop {
         for event in instance.events.since(seen) {
             seen = event.seq;
@@ -19,7 +20,9 @@ pub async fn run(instance: Arc<Instance>) {
                 tracing::warn!(event = event.event, why, "event_command failed");
             }
         }
-        instance.events.added().await;
+        if added.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use super::log::LogLevel;
@@ -39,6 +40,8 @@ pub enum Stop {
 /// What an instance is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// How HTTP is spoken.
+    pub admin_tls: Option<Arc<ServerConfig>>,
     /// What the data threads share.
     pub shared: Arc<Shared>,
     /// The PostgreSQL nodes.
@@ -58,6 +61,8 @@ pub struct Instance {
     pub config: ArcSwap<Config>,
     /// Where it was read from.
     pub path: PathBuf,
+    /// How HTTP is spoken; `None` in clear text.
+    pub admin_tls: ArcSwapOption<ServerConfig>,
     /// What the data threads share.
     pub shared: Arc<Shared>,
     /// The PostgreSQL nodes.
@@ -82,10 +87,11 @@ pub struct Instance {
 impl Instance {
     /// An instance that has just been started.
     pub fn new(config: Arc<Config>, path: PathBuf, parts: Parts, level: LogLevel) -> Arc<Self> {
-        let Parts { shared, monitor, redis_shared, redis, events } = parts;
+        let Parts { admin_tls, shared, monitor, redis_shared, redis, events } = parts;
         Arc::new(Instance {
             config: ArcSwap::new(config),
             path,
+            admin_tls: ArcSwapOption::new(admin_tls),
             shared,
             monitor,
             redis_shared,
@@ -98,6 +104,11 @@ impl Instance {
             stop: watch::Sender::new(Stop::Run),
             last_reload: Mutex::default(),
         })
+    }
+
+    /// The configuration file could be used when it was read last.
+    pub fn has_good_config(&self) -> bool {
+        !matches!(&*self.last_reload.lock().unwrap_or_else(PoisonError::into_inner), Some(Err(_)))
     }
 
     /// Who holds writes back during a switchover of a Redis service.
@@ -157,11 +168,13 @@ impl Instance {
             credentials::for_servers(&mut loaded.config.postgres)?;
             credentials::for_redis(&mut loaded.config.redis)?;
             let tls = credentials::for_postgres_clients(&loaded.config.postgres)?;
-            Ok((loaded, tls))
+            let admin_tls = credentials::for_admin(&loaded.config.admin)?;
+            Ok((loaded, tls, admin_tls))
         });
         let done = match result {
-            Ok((loaded, tls)) => {
+            Ok((loaded, tls, admin_tls)) => {
                 self.shared.tls.store(tls);
+                self.admin_tls.store(admin_tls);
                 for warning in &loaded.warnings {
                     tracing::warn!("{warning}");
                 }

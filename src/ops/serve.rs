@@ -188,6 +188,7 @@ where
             worker.post(move |core| core.set_topology(&snapshot));
         }
         let parts = Parts {
+            admin_tls: credentials::for_admin(&config.admin).map_err(io::Error::other)?,
             shared: Arc::clone(&shared),
             monitor,
             redis_shared: Arc::clone(&redis_shared),

@@ -284,10 +284,10 @@ impl Session {
     fn ready(&mut self, backend: &mut Backend, body: &[u8]) {
         let status = body.first().copied().unwrap_or(b'I');
         let stats = &self.pool.stats;
-        add(&stats.queries, 1);
         let now = self.core.read_clock();
         let took = now.saturating_sub(self.me.query_began.get());
         add(&stats.query_time, took);
+        stats.query_times.add(took);
         self.me.query_began.set(now);
         backend.track.ready(status);
         if backend.track.is_quiet() {
@@ -299,8 +299,9 @@ impl Session {
         }
         let stats = &self.pool.stats;
         if status == b'I' {
-            add(&stats.xacts, 1);
-            add(&stats.xact_time, now.saturating_sub(self.me.tx_began.get()));
+            let took = now.saturating_sub(self.me.tx_began.get());
+            add(&stats.xact_time, took);
+            stats.xact_times.add(took);
             self.me.tx_began.set(now);
             if self.rare.listening.is_some() {
                 self.settle_listening(backend);

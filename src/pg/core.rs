@@ -259,6 +259,7 @@ impl Core {
 
     /// New nodes or roles.
     pub fn set_topology(self: &Rc<Self>, snapshot: Arc<Snapshot>) {
+        self.note_targets();
         *self.topology.borrow_mut() = snapshot;
         self.review_servers();
         for pool in self.all_pools() {

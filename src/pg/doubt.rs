@@ -291,7 +291,9 @@ impl Session {
         let why = std::mem::take(&mut wait.why);
         let trouble = match outcome {
             Outcome::Committed => {
-                add(&self.pool.stats.xacts, 1);
+                let took = self.wrote_at.saturating_sub(self.me.tx_began.get());
+                add(&self.pool.stats.xact_time, took);
+                self.pool.stats.xact_times.add(took);
                 self.output.append(&mut wait.committed);
                 return match wait.is_bound {
                     true => Err(End::Trouble(Box::new(Trouble::Ended(BOUND)))),

@@ -48,6 +48,10 @@ pub struct PoolReport {
     pub oldest: Option<u64>,
     /// Since the start of the process.
     pub totals: Totals,
+    /// Statements that primaries and replicas were sent.
+    pub by_target: (u64, u64),
+    /// Clients that keep their connection, by reason.
+    pub pins: BTreeMap<&'static str, usize>,
     /// `PAUSE`, `SUSPEND` or `KILL`.
     pub is_paused: bool,
     /// `DISABLE`
@@ -149,6 +153,10 @@ impl PoolReport {
         add_by_index(&mut self.by_node, &other.by_node);
         self.oldest = [self.oldest, other.oldest].into_iter().flatten().min();
         self.totals.add(&other.totals);
+        self.by_target = (self.by_target.0 + other.by_target.0, self.by_target.1 + other.by_target.1);
+        for (reason, clients) in &other.pins {
+            *self.pins.entry(reason).or_default() += clients;
+        }
         self.is_paused |= other.is_paused;
         self.is_disabled |= other.is_disabled;
         self.is_removed |= other.is_removed;
@@ -176,6 +184,7 @@ pub fn merged(threads: Vec<Vec<PoolReport>>) -> Vec<PoolReport> {
 #[derive(Default)]
 struct Tally {
     clients: ClientCounts,
+    pins: BTreeMap<&'static str, usize>,
     tested: usize,
     being_canceled: usize,
     cancels: usize,
@@ -183,6 +192,17 @@ struct Tally {
 }
 
 impl Core {
+    fn primary_of(&self, pool: &super::pool::PgPool) -> Option<usize> {
+        self.topology.borrow().clusters.get(pool.cluster.get()).and_then(|cluster| cluster.primary)
+    }
+
+    /// Puts down what every node was sent so far to the role that it has now.
+    pub(super) fn note_targets(&self) {
+        for pool in self.pools.borrow().values() {
+            pool.stats.targets(self.primary_of(pool));
+        }
+    }
+
     /// Every pool of this thread.
     pub fn report_pools(&self) -> Vec<PoolReport> {
         let mut tallies: FxHashMap<(Arc<str>, Arc<str>), Tally> = FxHashMap::default();
@@ -192,6 +212,9 @@ impl Core {
                 ClientState::Idle => tally.clients.idle += 1,
                 ClientState::Active => tally.clients.active += 1,
                 ClientState::Waiting => {}
+            }
+            if let Some(reason) = client.pin.get() {
+                *tally.pins.entry(reason).or_default() += 1;
             }
         }
         for server in self.servers.borrow().values() {
@@ -234,6 +257,8 @@ impl Core {
                 by_node: by_node.collect(),
                 oldest: counts.oldest,
                 totals: pool.stats.totals(),
+                by_target: pool.stats.targets(self.primary_of(pool)),
+                pins: tally.pins,
                 is_paused: state.is_paused(),
                 is_disabled: pool.is_disabled.get(),
                 is_removed: pool.is_removed.get(),

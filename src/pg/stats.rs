@@ -4,10 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::ops::AddAssign;
 
+use crate::worker::times::{Durations, Times};
+
 /// Makes [`Stats`], [`Totals`] and [`Averages`] of one list, so that no counter can be forgotten on its way from a
 /// thread to the console.
 macro_rules! counters {
     (
+        timed { $($(#[$timed_doc:meta])* $times:ident counts $timed:ident: $timed_how:ident(),)* }
         averaged { $($(#[$shown_doc:meta])* $shown:ident: $how:ident($($over:ident)?),)* }
         counted { $($(#[$kept_doc:meta])* $kept:ident,)* }
     ) => {
@@ -15,16 +18,21 @@ macro_rules! counters {
         #[derive(Debug)]
         #[allow(missing_docs, reason = "PgBouncer's names, see SHOW STATS")]
         pub struct Stats {
+            $($(#[$timed_doc])* pub $times: Times,)*
             $($(#[$shown_doc])* pub $shown: Cell<u64>,)*
             $($(#[$kept_doc])* pub $kept: Cell<u64>,)*
             /// Statements by node.
             pub by_node: RefCell<Vec<NodeStats>>,
+            /// The same by what the node was at the time.
+            pub by_target: RefCell<ByTarget>,
         }
 
         /// A plain copy of [`Stats`], added up over threads.
         #[derive(Debug, Clone, Default, PartialEq)]
         #[allow(missing_docs, reason = "the same names as Stats")]
         pub struct Totals {
+            $(pub $times: Durations,)*
+            $(pub $timed: u64,)*
             $(pub $shown: u64,)*
             $(pub $kept: u64,)*
             pub by_node: Vec<NodeStats>,
@@ -34,15 +42,18 @@ macro_rules! counters {
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[allow(missing_docs, reason = "PgBouncer's names without their avg_, see SHOW STATS")]
         pub struct Averages {
+            $(pub $timed: u64,)*
             $($(#[$shown_doc])* pub $shown: u64,)*
         }
 
         impl Default for Stats {
             fn default() -> Self {
                 Stats {
+                    $($times: Times::default(),)*
                     $($shown: Cell::new(0),)*
                     $($kept: Cell::new(0),)*
                     by_node: RefCell::default(),
+                    by_target: RefCell::default(),
                 }
             }
         }
@@ -51,6 +62,8 @@ macro_rules! counters {
             /// A copy.
             pub fn totals(&self) -> Totals {
                 Totals {
+                    $($times: self.$times.durations(),)*
+                    $($timed: self.$times.durations().count(),)*
                     $($shown: self.$shown.get(),)*
                     $($kept: self.$kept.get(),)*
                     by_node: self.by_node.borrow().clone(),
@@ -60,6 +73,8 @@ macro_rules! counters {
 
         impl Totals {
             fn add_counts(&mut self, other: &Totals) {
+                $(self.$times += other.$times;)*
+                $(self.$timed += other.$timed;)*
                 $(self.$shown += other.$shown;)*
                 $(self.$kept += other.$kept;)*
             }
@@ -68,17 +83,26 @@ macro_rules! counters {
         impl Averages {
             /// What was done from `old` to `new` in `span` ns; all 0 over no time.
             pub fn between(old: &Totals, new: &Totals, span: u64) -> Self {
-                Averages { $($shown: $how(span, [old.$shown, new.$shown] $(, [old.$over, new.$over])?),)* }
+                Averages {
+                    $($timed: $timed_how(span, [old.$timed, new.$timed]),)*
+                    $($shown: $how(span, [old.$shown, new.$shown] $(, [old.$over, new.$over])?),)*
+                }
             }
         }
     };
 }
 
 counters! {
+    timed {
+        /// From a request to the answer's end.
+        query_times counts queries: rate(),
+        /// From the beginning of a transaction to its end.
+        xact_times counts xacts: rate(),
+        /// In the queue, in vain or not.
+        wait_times counts waits: rate(),
+    }
     averaged {
         assignments: rate(),
-        xacts: rate(),
-        queries: rate(),
         received: rate(),
         sent: rate(),
         xact_time: mean(xacts),
@@ -140,6 +164,36 @@ impl Stats {
     }
 }
 
+/// Statements by what their node was. Roles change rarely and statements come often, so nothing is counted a second time:
+/// what a node was sent is put down to its role when it loses it, or when somebody asks.
+#[derive(Debug, Clone, Default)]
+pub struct ByTarget {
+    primary: u64,
+    replica: u64,
+    /// Statements by node that are in the two.
+    counted: Vec<u64>,
+}
+
+impl Stats {
+    /// Statements that primaries and replicas were sent, if `primary` has been one since this was called last. Without any,
+    /// what has come since then is left to the next call.
+    pub fn targets(&self, primary: Option<usize>) -> (u64, u64) {
+        let mut by_target = self.by_target.borrow_mut();
+        let ByTarget { primary: to_primary, replica: to_replica, counted } = &mut *by_target;
+        if let Some(primary) = primary {
+            let nodes = self.by_node.borrow();
+            counted.resize(nodes.len().max(counted.len()), 0);
+            for (node, (now, counted)) in nodes.iter().zip(counted).enumerate() {
+                let all = now.all();
+                let target = if node == primary { &mut *to_primary } else { &mut *to_replica };
+                *target += all.saturating_sub(*counted);
+                *counted = all;
+            }
+        }
+        (*to_primary, *to_replica)
+    }
+}
+
 impl Totals {
     /// Adds another thread's counts.
     pub fn add(&mut self, other: &Totals) {
@@ -194,6 +248,11 @@ summed! {
 }
 
 impl NodeStats {
+    /// Statements of every kind, those that failed included.
+    fn all(&self) -> u64 {
+        self.selects + self.inserts + self.updates + self.deletes + self.ddl + self.other + self.errors
+    }
+
     /// Counts a completed statement by its command tag.
     #[inline]
     pub fn completed(&mut self, tag: &[u8]) {

@@ -78,6 +78,7 @@ impl Session {
     fn waited(&mut self, waited: u64) {
         let stats = &self.pool.stats;
         add(&stats.wait_time, waited);
+        stats.wait_times.add(waited);
         self.me.state.set(ClientState::Idle);
     }
 

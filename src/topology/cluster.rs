@@ -335,6 +335,7 @@ impl Watched {
                         node.turn.want(now_ns);
                     }
                 }
+                Action::Served { gap, changed } => self.events.count_served(&self.name, gap, changed),
                 Action::Report { node, event, detail } => {
                     let name = node.and_then(|node| self.nodes.get(node)).map_or("", |node| &node.conf.name);
                     self.events.record(&self.name, self.plan.epoch(), event, name, &detail);

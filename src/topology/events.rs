@@ -2,11 +2,13 @@
 //!
 //! Any thread may add a row; readers copy. The ring is bounded, the log lines are what lasts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
+
+use crate::worker::times::{Durations, Times};
 
 /// One row of `SHOW EVENTS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,24 @@ pub struct Event {
 #[derive(Debug, Clone)]
 pub struct EventLog {
     ring: Arc<Mutex<Ring>>,
-    added: Arc<Notify>,
+    added: Arc<watch::Sender<u64>>,
+}
+
+/// What became of a service's primaries since the start of the process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Served {
+    /// So often another node became the primary.
+    pub failovers: u64,
+    /// Each time without a primary that has ended.
+    pub gaps: Durations,
+    /// All of them together.
+    pub without: Duration,
 }
 
 #[derive(Debug)]
 struct Ring {
     rows: VecDeque<Event>,
+    served: BTreeMap<String, Served>,
     capacity: usize,
     last_seq: u64,
 }
@@ -44,8 +58,8 @@ struct Ring {
 impl EventLog {
     /// Keeps the last `capacity` events (at least one).
     pub fn new(capacity: usize) -> Self {
-        let ring = Ring { rows: VecDeque::new(), capacity: capacity.max(1), last_seq: 0 };
-        Self { ring: Arc::new(Mutex::new(ring)), added: Arc::default() }
+        let ring = Ring { rows: VecDeque::new(), served: BTreeMap::new(), capacity: capacity.max(1), last_seq: 0 };
+        Self { ring: Arc::new(Mutex::new(ring)), added: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Adds a row and writes it as a log line. `node` is empty when the service as a whole is meant.
@@ -66,13 +80,30 @@ impl EventLog {
             ring.rows.pop_front();
         }
         ring.rows.push_back(row);
-        drop(ring);
-        self.added.notify_one();
+        self.added.send_replace(ring.last_seq);
     }
 
-    /// Returns when a row was added since it returned last. For one waiter.
-    pub async fn added(&self) {
-        self.added.notified().await;
+    /// Tells each new `seq`.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
+    }
+
+    /// Counts that a service has a primary again after `gap`, or another one (`changed`).
+    pub(super) fn count_served(&self, service: &str, gap: Option<Duration>, changed: bool) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = ring.served.entry(service.to_owned()).or_default();
+        served.failovers += u64::from(changed);
+        if let Some(gap) = gap {
+            let times = Times::default();
+            times.add(u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX));
+            served.gaps += times.durations();
+            served.without += gap;
+        }
+    }
+
+    /// By service.
+    pub fn served(&self) -> BTreeMap<String, Served> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).served.clone()
     }
 
     /// Every kept row, oldest first.

@@ -79,6 +79,13 @@ pub enum Action {
     },
     /// A new epoch has begun: earlier positions say nothing any more.
     ForgetPositions,
+    /// A primary serves again, or another one does.
+    Served {
+        /// For so long nobody did; `None` if that was never so.
+        gap: Option<Duration>,
+        /// It is another one.
+        changed: bool,
+    },
     /// A row for `SHOW EVENTS`.
     Report {
         /// Index of the node, `None` for the cluster as a whole.
@@ -341,7 +348,7 @@ impl Plan {
     }
 
     fn report_service(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let mut report = |node, event, detail| {
+        let report = |actions: &mut Vec<Action>, node, event, detail| {
             actions.push(Action::Report { node: Some(node), event, detail });
         };
         let Some(serving) = self.primary() else {
@@ -353,25 +360,25 @@ impl Plan {
                     State::Up => format!("is a {} now", standing.role),
                     _ => standing.reason,
                 };
-                report(last, "primary_lost", why);
+                report(actions, last, "primary_lost", why);
             }
             return;
         };
-        let gap = match self.lost_at_ns.take() {
-            Some(lost) => {
-                let gap = Duration::from_nanos(now_ns.saturating_sub(lost));
-                format!(", after {:.3}s without a primary", gap.as_secs_f64())
-            }
+        let lost_for = self.lost_at_ns.take().map(|lost| Duration::from_nanos(now_ns.saturating_sub(lost)));
+        let gap = match lost_for {
+            Some(gap) => format!(", after {:.3}s without a primary", gap.as_secs_f64()),
             None if self.last_served == Some(serving) => return,
             None => String::new(),
         };
+        let changed = self.last_served.is_some_and(|last| last != serving);
+        actions.push(Action::Served { gap: lost_for, changed });
         let timeline = self.record.map_or(0, |record| record.timeline);
         match self.last_served.replace(serving) {
             Some(last) if last != serving => {
                 let (from, to) = (self.name(last), self.name(serving));
-                report(serving, "primary_changed", format!("{from} to {to}, timeline {timeline}{gap}"));
+                report(actions, serving, "primary_changed", format!("{from} to {to}, timeline {timeline}{gap}"));
             }
-            _ => report(serving, "primary_found", format!("timeline {timeline}{gap}")),
+            _ => report(actions, serving, "primary_found", format!("timeline {timeline}{gap}")),
         }
     }
 

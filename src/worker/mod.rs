@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod thread;
+pub mod times;
 mod wheel;
 
 pub use thread::{Jobs, Remote, inbox, spawn};

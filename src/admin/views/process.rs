@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::admin::drivers;
 use crate::admin::facts::Facts;
 use crate::admin::table::{Row, row};
-use crate::admin::time;
+use crate::admin::{process, time};
 use crate::config;
 use crate::guard::Ban;
 
@@ -70,15 +70,11 @@ pub(super) fn bans(facts: &Facts) -> Vec<Row> {
 
 /// Only what is known exactly: pages of the process, the buffers of the data threads, and texts of statements.
 pub(super) fn mem(facts: &Facts) -> Vec<Row> {
-    const PAGE: usize = 4096;
     const SCRATCH: usize = 64 * 1024;
     let line = |name: &'static str, size: usize, used: usize| row![name, size, used, 0, size * used];
     let mut rows = Vec::new();
-    // On kernels with other pages the numbers of statm are in those; x86-64 and the usual arm64 have 4 KiB.
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    if let Some(pages) = statm.split_whitespace().nth(1).and_then(|p| p.parse().ok()) {
-        rows.push(line("resident", PAGE, pages));
-    }
+    let page = rustix::param::page_size();
+    rows.push(line("resident", page, process::resident_memory() / page));
     rows.push(line("scratch_buffer", SCRATCH, facts.config.general.threads));
     rows.push(row!["statement_text", 0, facts.statements, 0, 0]);
     rows

@@ -219,6 +219,8 @@ fn facts() -> Facts {
             ],
             ..Totals::default()
         },
+        by_target: (60, 40),
+        pins: std::collections::BTreeMap::new(),
         is_paused: false,
         is_disabled: false,
         is_removed: false,

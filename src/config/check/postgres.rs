@@ -32,7 +32,7 @@ pub(super) fn tls(postgres: &Postgres, reader: &mut Reader<'_>) {
 }
 
 /// A private key that others can read.
-fn warn_of_key(place: &str, key: Option<&Path>, reader: &mut Reader<'_>) {
+pub(super) fn warn_of_key(place: &str, key: Option<&Path>, reader: &mut Reader<'_>) {
     if let Some(why) = key.and_then(exposed::by_others) {
         reader.warning_in(place, format!("{}: {why}", without_numbers(place)));
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::section;
 use crate::config::Network;
-use crate::config::model::{Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security};
+use crate::config::model::{
+    Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security, TlsVersion,
+};
 use crate::config::setting::words;
 
 words! {
@@ -37,7 +39,18 @@ section! {
     One Admin = "admin" {
         /// Where the status page, metrics and the HTTP API answer; an empty list turns them off.
         /// Anything but loopback needs an `[[admin.user]]`.
+        /// If only the default is taken by somebody else, Forebay warns, and tries again until it is free.
         listen: Vec<SocketAddr> = "[\"127.0.0.1:8404\"]" [restart()];
+        /// CIDR blocks (or single addresses) whose requests over HTTP need no credentials to look; commands always do.
+        /// An empty list lets only `[[admin.user]]`s look. `/healthz` and `/readyz` answer everybody.
+        views_from: Vec<Network> = "[\"127.0.0.0/8\", \"::1\"]";
+        /// Certificate chain of the HTTP listeners, PEM: with it they speak HTTPS and nothing else.
+        /// Without it credentials are taken from this machine only.
+        tls_cert as "tls.cert": Option<PathBuf> [file_only()];
+        /// Private key of `tls.cert`, PEM.
+        tls_key as "tls.key": Option<PathBuf> [file_only()];
+        /// The lowest version of TLS that is spoken over HTTP.
+        tls_min_version as "tls.min_version": TlsVersion = "\"1.2\"" [file_only()];
         /// The database name at which the SQL console answers; "pgbouncer" answers too.
         database: String = "\"forebay\"";
     }

@@ -168,6 +168,13 @@ pub enum Action {
     ForgetPositions,
     /// Something is going on: everybody is asked at once, and often for a while.
     Look,
+    /// A primary serves again, or another one does.
+    Served {
+        /// For so long nobody did; `None` if that was never so.
+        gap: Option<Duration>,
+        /// It is another one.
+        changed: bool,
+    },
     /// A row for `SHOW EVENTS`.
     Report {
         /// Index of the node, `None` for the service as a whole.

@@ -279,6 +279,7 @@ impl Watched {
                     self.schedule.hurry(now_ns);
                     self.nodes.iter_mut().for_each(|node| node.turn.want_for_doubt(now_ns));
                 }
+                Action::Served { gap, changed } => self.events.count_served(&self.conf.name, gap, changed),
                 Action::Report { node, event, detail } => {
                     let name = node.and_then(|node| self.plan.node(node)).map_or("", |(_, name)| name);
                     self.events.record(&self.conf.name, self.plan.epoch(), event, name, &detail);

@@ -11,7 +11,7 @@ import psutil
 import psycopg
 from psycopg.rows import dict_row
 
-from harness import ports, process, rundir, toml
+from harness import ports, process, rundir, toml, web
 from harness.endpoint import Endpoint
 from harness.redis_servers import RedisEndpoint
 from harness.waiting import wait_until
@@ -256,6 +256,10 @@ class Forebay(Endpoint):
         with self.console(**login) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
+
+    def http(self, path, body=None, **more):
+        """One request to the admin listener, see `web.ask`."""
+        return web.ask(self.admin_port, path, body, **more)
 
     def nodes_are_up(self):
         """Every node is up and exactly one of each service the primary."""

@@ -69,22 +69,20 @@ impl Plan {
     }
 
     fn report_service(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let mut report = |node, event, detail| {
+        let report = |actions: &mut Vec<Action>, node, event, detail| {
             actions.push(Action::Report { node: Some(node), event, detail });
         };
         let Some(serving) = self.primary() else {
             if let (Some(last), None) = (self.last_served, self.lost_at_ns) {
                 self.lost_at_ns = Some(now_ns);
-                report(last, "primary_lost", self.reason());
+                report(actions, last, "primary_lost", self.reason());
                 actions.push(Action::Look);
             }
             return;
         };
-        let gap = match self.lost_at_ns.take() {
-            Some(lost) => {
-                let gap = Duration::from_nanos(now_ns.saturating_sub(lost));
-                format!("after {:.3}s without a primary", gap.as_secs_f64())
-            }
+        let lost_for = self.lost_at_ns.take().map(|lost| Duration::from_nanos(now_ns.saturating_sub(lost)));
+        let gap = match lost_for {
+            Some(gap) => format!("after {:.3}s without a primary", gap.as_secs_f64()),
             None if self.last_served == Some(serving) => return,
             None => String::new(),
         };
@@ -99,9 +97,10 @@ impl Plan {
             Some(from) if from != serving => format!("{} to {to}", self.name(from)),
             _ => String::new(),
         };
+        actions.push(Action::Served { gap: lost_for, changed: !change.is_empty() });
         let event = if change.is_empty() { "primary_found" } else { "primary_changed" };
         let parts: Vec<String> = [change, config_epoch, gap].into_iter().filter(|part| !part.is_empty()).collect();
-        report(serving, event, parts.join(", "));
+        report(actions, serving, event, parts.join(", "));
     }
 }
 
