@@ -7,6 +7,7 @@ own and reads it back: reading less than what was acknowledged is counted as los
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,8 +18,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 PAUSE = 0.02
-# Longer than Forebay holds a request while there is no primary.
+# Seconds: longer than Forebay holds a request while there is no primary, and how long its machine may say nothing at all.
 PATIENCE = 20
+SILENCE = 5
 
 
 def secret(name):
@@ -78,8 +80,8 @@ class Postgres:
         # libpq tries one host after the other.
         self.connection = psycopg2.connect(
             host=",".join(hosts), port=",".join(["6432"] * len(hosts)), dbname="app", user="app",
-            password=secret("app_password"), connect_timeout=PATIENCE, application_name=name,
-            keepalives_idle=5, keepalives_interval=2, keepalives_count=2, tcp_user_timeout=PATIENCE * 1000)
+            password=secret("app_password"), connect_timeout=SILENCE, application_name=name,
+            keepalives_idle=3, keepalives_interval=1, keepalives_count=2, tcp_user_timeout=SILENCE * 1000)
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
 
@@ -103,12 +105,16 @@ class Redis:
     def __init__(self, hosts, name):
         self.name = name
         for host in hosts:
-            self.client = redis.Redis(host, 6380, password=secret("redis_password"), socket_timeout=PATIENCE,
-                                      socket_connect_timeout=3, single_connection_client=True, retry=Retry(NoBackoff(), 0))
             try:
+                self.client = redis.Redis(
+                    host, 6380, password=secret("redis_password"), single_connection_client=True,
+                    retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE, socket_connect_timeout=SILENCE,
+                    socket_keepalive=True, socket_keepalive_options={
+                        socket.TCP_KEEPIDLE: 3, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 2,
+                        socket.TCP_USER_TIMEOUT: SILENCE * 1000})
                 self.client.ping()
                 return
-            except redis.ConnectionError as error:
+            except (redis.ConnectionError, redis.TimeoutError) as error:
                 reason = error
         raise reason
 
