@@ -8,7 +8,7 @@ packages='postgresql redis-server redis-tools python3-psycopg2 python3-redis pro
 
 install_engine() {
     (( EUID == 0 )) || die "root rights are needed: containers, and a folder with Debian's packages (debootstrap)"
-    without_services install_packages docker.io docker-compose debootstrap binutils
+    without_services install_packages docker.io docker-compose debootstrap binutils iproute2
     mkdir -p "$folder"
     exec 8>"$folder/lock"
     flock -n 8 || die "another run is under way in $folder"
@@ -17,9 +17,9 @@ install_engine() {
 
 engine_answers() { docker version; }
 
-# Uses the engine that is there, or starts one that touches nothing of this machine but its own folder: no rules of the
-# firewall, no bridge of its own besides those of networks that are made and removed here.
-engine=''
+# Uses the engine that is there, or starts one that leaves nothing on this machine but its folder: no rules of the firewall,
+# and the bridge that it makes is removed.
+engine='' bridge=''
 start_engine() {
     if engine_answers >/dev/null 2>&1; then
         note "the engine that runs is used"
@@ -32,10 +32,11 @@ start_engine() {
         return
     fi
     mkdir -p "$folder/engine"
+    [[ -e /sys/class/net/docker0 ]] || bridge=docker0
     echo '{}' >"$folder/daemon.json"
     rm -f "$folder/docker.pid"
     setsid dockerd --config-file "$folder/daemon.json" --data-root "$folder/engine" --exec-root "$folder/run" \
-        --pidfile "$folder/docker.pid" -H "$DOCKER_HOST" --bridge none --iptables=false --ip6tables=false \
+        --pidfile "$folder/docker.pid" -H "$DOCKER_HOST" --iptables=false --ip6tables=false \
         </dev/null >"$folder/engine.log" 2>&1 8>&- &
     engine=$!
     wait_for 30 "Docker's engine" engine_answers || { tail -n 20 "$folder/engine.log" >&2; die "the engine does not start"; }
@@ -47,6 +48,7 @@ stop_engine() {
     [[ $engine ]] || return 0
     kill -TERM "$engine" 2>/dev/null || true
     wait_for 30 "Docker's engine to end" eval "! kill -0 $engine" || true
+    [[ -z $bridge ]] || ip link delete "$bridge" 2>/dev/null || true
     local mounted
     while read -r mounted; do umount -l "$mounted"; done < <(awk -v dir="$folder/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r)
     rm -rf "$folder/run" "$folder/docker.sock" "$folder/docker.pid" "$folder/daemon.json"
