@@ -61,7 +61,7 @@ make_debian() {
     note "fetching Debian's packages, once"
     rm -rf "$tree" "$folder/base" "$folder/debian.done"
     docker image rm -f forebay-test-base forebay-test-stores >>"$folder/log" 2>&1 || true
-    quietly debootstrap --variant=minbase "$suite" "$tree" "${FOREBAY_DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+    quietly debootstrap --variant=minbase "$suite" "$tree"
     cp -a "$tree" "$folder/base"
     printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
     chmod 755 "$tree/usr/sbin/policy-rc.d"
