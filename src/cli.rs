@@ -8,12 +8,14 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::model::{AdminRole, Config, ListenAddr};
 use crate::{admin, config, ops};
 
+mod make;
+
 /// Failed at run time.
 const FAILED: u8 = 1;
 /// Bad configuration or arguments; also what clap exits with.
 const BAD_CONFIG: u8 = 2;
 
-/// One endpoint for PostgreSQL: pooling, a queue, reads on replicas, failover.
+/// One endpoint for PostgreSQL and Redis: pooling, a queue, reads on replicas, failover.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -59,6 +61,37 @@ enum Command {
         #[command(flatten)]
         running: Running,
     },
+    /// Print a configuration made from another tool's files
+    ///
+    /// What has no equal becomes a comment that names the key, its value, its file and line, and what to do instead. What has
+    /// to be done before the configuration is of use is told on standard error.
+    Import {
+        /// Whose files they are
+        tool: make::ToolName,
+        /// pgbouncer.ini and userlist.txt; pgpool.conf, pool_passwd, pool_hba.conf and pcp.conf; haproxy.cfg
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Look at running servers and print a configuration for them
+    ///
+    /// Connects to PostgreSQL, finds the primary and the replicas, asks Sentinels for Redis' ones, and changes nothing. The
+    /// password is taken from PGPASSWORD or ~/.pgpass, or asked for; Sentinels' own is REDISCLI_AUTH. What was not found is
+    /// told on standard error.
+    Init {
+        #[command(flatten)]
+        wish: make::Wish,
+    },
+    /// Print the manual page
+    Man {
+        /// Write this page and one for each command into a folder instead, for packages
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
+    /// Print the completion of a shell
+    Completions {
+        /// Whose completion
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +131,10 @@ pub fn main() -> ExitCode {
         Command::Status { running } => ask(&running, STATUS),
         Command::Health { file, ready } => health(&file.config, ready),
         Command::Admin { sql, running } => ask(&running, &[sql.as_str()]),
+        Command::Import { tool, files } => make::import(tool, &files),
+        Command::Init { wish } => make::init(&wish),
+        Command::Man { output } => make::man(output.as_deref()),
+        Command::Completions { shell } => make::completions(shell),
     }
 }
 

@@ -17,7 +17,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("redis", &["topology", "guard", "worker", "pool", "net", "config", "wire"]),
     ("ops", &["pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
     ("admin", &["ops", "pg", "redis", "topology", "guard", "worker", "pool", "net", "config", "wire", "sql"]),
-    ("cli", &["admin", "ops", "config"]),
+    ("import", &["config", "wire"]),
+    ("init", &["topology", "net", "config"]),
+    ("cli", &["admin", "ops", "init", "import", "config"]),
     ("main", &["cli"]),
 ];
 

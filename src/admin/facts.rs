@@ -13,6 +13,7 @@ use crate::guard::Ban;
 use crate::ops::Instance;
 use crate::ops::instance::Stop;
 use crate::pg::orders::Orders;
+use crate::pg::queries::{self, QueryReport};
 use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerReport, merged};
 use crate::pg::stats::Totals;
 use crate::redis::report::{ClientReport as RedisClientReport, ServiceReport, together};
@@ -20,10 +21,13 @@ use crate::topology::redis::RedisSnapshot;
 use crate::topology::{ClusterView, Event, NodeView, Snapshot};
 use crate::worker::clock::now_ns;
 
+/// Statements that `SHOW QUERIES` lists.
+const MOST_QUERIES: usize = 500;
+
 bitflags! {
     /// What a view has to have gathered.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub struct Needs: u8 {
+    pub struct Needs: u16 {
         /// Pools and their counters.
         const POOLS = 1;
         /// Clients.
@@ -40,6 +44,8 @@ bitflags! {
         const REPLICATION = 64;
         /// Who is banned.
         const BANS = 128;
+        /// Statements that are run most.
+        const QUERIES = 256;
     }
 }
 
@@ -70,6 +76,7 @@ pub struct Facts {
     pub(super) history: History,
     pub(super) events: Vec<Event>,
     pub(super) bans: Vec<Ban>,
+    pub(super) queries: Vec<QueryReport>,
     pub(super) checks: Vec<Check>,
     /// By cluster and node; of those alone of which it is known.
     pub(super) streams: BTreeMap<(usize, usize), Stream>,
@@ -123,6 +130,10 @@ impl Facts {
             true => together(instance.ask_redis(|core| core.report(now_ns())).await),
             false => Vec::new(),
         };
+        let queries = match needs.contains(Needs::QUERIES) {
+            true => queries::top(instance.ask_all(|core| core.queries.report()).await, MOST_QUERIES),
+            false => Vec::new(),
+        };
         let checks = if needs.contains(Needs::CHECKS) { checks::run(instance, &pools).await } else { Vec::new() };
         let streams = match needs.contains(Needs::REPLICATION) {
             true => replication::streams(instance).await,
@@ -149,6 +160,7 @@ impl Facts {
             history,
             bans: if needs.contains(Needs::BANS) { instance.shared.guard.bans() } else { Vec::new() },
             events: if needs.contains(Needs::EVENTS) { instance.events.rows() } else { Vec::new() },
+            queries,
             checks,
             streams,
         }

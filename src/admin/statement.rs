@@ -261,7 +261,6 @@ pub(super) fn shown(name: &str) -> Option<Result<Statement, Refusal>> {
     let lower = name.to_ascii_lowercase();
     let not_available = |what, why| Some(Err(Refusal::NotAvailable { what, why }));
     match lower.as_str() {
-        "queries" => not_available("SHOW QUERIES", "is not available in this version"),
         "fds" => not_available(
             "SHOW FDS",
             "is not offered: it would hand out sockets, cancel keys and passwords; a new process takes over without it",

@@ -13,6 +13,8 @@ pub enum Kind {
     Int8,
     /// numeric; whole numbers only.
     Numeric,
+    /// double precision; thousandths at the finest.
+    Float8,
     /// boolean
     Bool,
 }
@@ -25,6 +27,7 @@ impl Kind {
             Kind::Int8 => 20,
             Kind::Int4 => 23,
             Kind::Text => 25,
+            Kind::Float8 => 701,
             Kind::Numeric => 1700,
         }
     }
@@ -34,7 +37,7 @@ impl Kind {
         match self {
             Kind::Bool => 1,
             Kind::Int4 => 4,
-            Kind::Int8 => 8,
+            Kind::Int8 | Kind::Float8 => 8,
             Kind::Text | Kind::Numeric => -1,
         }
     }
@@ -69,6 +72,8 @@ pub enum Value {
     Text(Cow<'static, str>),
     /// For all others; booleans are 0 and 1. Kept within the column's range when it is written.
     Int(i64),
+    /// Thousandths, for [`Kind::Float8`].
+    Thousandths(i64),
 }
 
 /// One row; as many values as there are columns.
@@ -142,6 +147,7 @@ impl Value {
         Some(match (self, kind) {
             (Value::Null, _) => return None,
             (Value::Text(text), _) => Cow::Borrowed(text.as_ref()),
+            (Value::Thousandths(number), _) => Cow::Owned((*number as f64 / 1e3).to_string()),
             (Value::Int(number), Kind::Bool) => Cow::Borrowed(if *number == 0 { "f" } else { "t" }),
             (Value::Int(number), kind) => Cow::Owned(within(*number, kind).to_string()),
         })
@@ -152,12 +158,14 @@ impl Value {
         let number = match self {
             Value::Null => return None,
             Value::Text(text) => return Some(text.as_bytes().to_vec()),
+            Value::Thousandths(number) => return Some((*number as f64 / 1e3).to_be_bytes().to_vec()),
             Value::Int(number) => within(*number, kind),
         };
         Some(match kind {
             Kind::Bool => vec![u8::from(number != 0)],
             Kind::Int4 => i32::try_from(number).unwrap_or(i32::MAX).to_be_bytes().to_vec(),
             Kind::Int8 => number.to_be_bytes().to_vec(),
+            Kind::Float8 => (number as f64).to_be_bytes().to_vec(),
             Kind::Numeric => numeric(number),
             Kind::Text => number.to_string().into_bytes(),
         })
@@ -211,6 +219,13 @@ mod tests {
         assert_eq!(words(-12_345_678), [2, 1, 0x4000, 0, 1234, 5678]);
         assert_eq!(words(50_000), [1, 1, 0, 0, 5], "50000 is 5 * 10000 + 0: zeros at the end are not sent");
         assert_eq!(words(50_001), [2, 1, 0, 0, 5, 1]);
+    }
+
+    #[test]
+    fn thousandths_are_a_float() {
+        let value = Value::Thousandths(1_250);
+        assert_eq!(value.text(Kind::Float8).as_deref(), Some("1.25"));
+        assert_eq!(value.binary(Kind::Float8).unwrap(), 1.25f64.to_be_bytes());
     }
 
     #[test]

@@ -32,13 +32,11 @@ static PLACEHOLDERS: &[Placeholder] = &[
 ];
 
 /// Existing keys that have no effect: section, keys, what will not happen.
-static WITHOUT_EFFECT: &[(&str, &[&str], &str)] =
-    &[("notify", &["webhook"], "webhooks are not called in this version")];
+static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[];
 
 /// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
-static TUNING: &[(&str, &[&str])] =
-    &[("coordination", &["etcd", "prefix", "lease", "user", "password"]), ("notify", &["events"])];
+static TUNING: &[(&str, &[&str])] = &[("coordination", &["etcd", "prefix", "lease", "user", "password"])];
 
 /// What is said of etcd's endpoints; `None` once instances can agree.
 pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);

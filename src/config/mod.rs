@@ -34,6 +34,7 @@ pub use keys::{KeyInfo, Shape, reference};
 pub use model::*;
 pub use network::Network;
 pub use reader::Resolve;
+pub use setting::quote;
 pub use units::duration;
 pub use view::{Change, ConfigRow, diff, rows, set, show};
 
@@ -82,7 +83,11 @@ pub fn load_resolved(text: &str, file_name: &str, base_dir: &Path, resolve: Reso
     read(text, file_name, reader::Reader::new(base_dir, resolve), None)
 }
 
-fn by_system(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+/// The system's way from a host name to addresses: waits for DNS.
+///
+/// # Errors
+/// The resolver's.
+pub fn by_system(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     (host, port).to_socket_addrs().map(Vec::from_iter)
 }
 

@@ -77,6 +77,8 @@ pub struct General {
     pub log_level: String,
     /// Shape of a log line.
     pub log_format: LogFormat,
+    /// Statements that take so long have a line in the log.
+    pub log_slow_statements: Option<Duration>,
     /// Whether a crash may leave the memory, secrets included, in a file, and the user's other processes may look into it.
     pub core_dumps: bool,
 }
@@ -745,6 +747,8 @@ pub struct Security {
 pub struct Notify {
     /// URLs.
     pub webhook: Vec<String>,
+    /// Authorities that their certificates are checked against, PEM; `None`: the system's.
+    pub tls_ca: Option<PathBuf>,
     /// Names of events; empty means all.
     pub events: Vec<String>,
 }

@@ -109,7 +109,7 @@ pub(super) fn found_type(value: &DeValue<'_>) -> &'static str {
 }
 
 /// A TOML basic string.
-pub(super) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     // It may be a secret: a string that grows leaves copies behind.
     let mut out = String::with_capacity(text.len() * 6 + 2);
     out.push('"');

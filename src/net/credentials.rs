@@ -68,6 +68,27 @@ pub fn for_admin(admin: &Admin) -> Result<Option<Arc<ServerConfig>>, String> {
     Ok(Some(Arc::new(config)))
 }
 
+/// How servers of the world are met: by the authorities of `ca`, or those that this system trusts.
+///
+/// # Errors
+/// In words, with the file that cannot be used.
+pub fn for_the_world(ca: Option<&Path>) -> Result<ServerTls, String> {
+    if let Some(ca) = ca {
+        return Met { mode: TlsMode::VerifyFull, ca: Some(ca), cert: None, key: None }.config();
+    }
+    let mut store = RootCertStore::empty();
+    let (_, refused) = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() {
+        return Err(format!("this system has no authorities to check certificates by ({refused} cannot be used)"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(ServerTls::new(Arc::new(config), true, 0))
+}
+
 /// How the running instance on this machine is asked: nothing is told that it could give away, so its name does not matter.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod credentials;
 mod dial;
 mod end_point;
+mod io;
 mod listener;
 mod stream;
 pub mod tls;

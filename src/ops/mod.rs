@@ -8,6 +8,7 @@ pub mod log;
 mod logins;
 pub mod redis;
 mod serve;
+mod webhook;
 
 pub use instance::Instance;
 pub use serve::serve;

@@ -200,6 +200,7 @@ where
         tokio::task::spawn_local(super::listeners::keep(Arc::clone(&instance), wishes));
         tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
+        tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {
             for (listener, worker) in bound.into_iter().zip(shared.workers()) {

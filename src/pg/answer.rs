@@ -180,6 +180,9 @@ impl Session {
     #[inline]
     fn completed(&mut self, backend: &Backend, tag: &[u8]) {
         self.pool.stats.count_on(backend.entry.node, |n| n.completed(tag));
+        if self.flags.watching {
+            self.watch_completed(backend, tag);
+        }
         if self.flags.wrote && self.core.is_bounded.get() {
             self.note_written(tag);
         }
@@ -232,6 +235,9 @@ impl Session {
                 }
             }
             b's' | b'I' => {
+                if self.flags.watching {
+                    self.watch_completed(backend, b"");
+                }
                 if let Some(op) = backend.track.executed() {
                     self.apply(backend, *op);
                 }
@@ -289,6 +295,9 @@ impl Session {
         add(&stats.query_time, took);
         stats.query_times.add(took);
         self.me.query_began.set(now);
+        if self.flags.watching {
+            self.watch_ready(backend);
+        }
         backend.track.ready(status);
         if backend.track.is_quiet() {
             self.flags.running = false;
@@ -402,6 +411,9 @@ impl Session {
             if self.flags.undecided {
                 self.decide(backend);
             }
+        }
+        if self.flags.watching && !self.flags.rerun {
+            self.watch_failed(backend);
         }
         self.flags.rolled_back = true;
         let mut lost = Vec::new();

@@ -14,6 +14,7 @@ use super::errors::{Trouble, seconds};
 use super::listen::Channels;
 use super::orders::Orders;
 use super::pool::{PgPool, PoolConfig, PoolKey, PoolShared, ServerFailure, ServerLogin};
+use super::queries::Queries;
 use super::registry::{Client, ClientState, Order, Server};
 use super::route::splits;
 use super::shared::Shared;
@@ -76,6 +77,8 @@ pub struct Core {
     pub channels: RefCell<Channels>,
     /// Of the replicas that may serve, by bit, those that show what the client at hand has to see; 0 for all.
     pub among: Cell<u64>,
+    /// What is run most.
+    pub queries: Queries,
     /// Buffers to be used again.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The last reading of the clock, ns.
@@ -110,6 +113,7 @@ impl Core {
             kept: RefCell::default(),
             channels: RefCell::default(),
             among: Cell::new(0),
+            queries: Queries::for_config(&config),
             config: RefCell::new(config),
             topology: RefCell::new(topology),
             pools: RefCell::default(),
@@ -288,6 +292,7 @@ impl Core {
     /// A new configuration: pools take their new settings, those of removed databases and users end.
     pub fn set_config(self: &Rc<Self>, config: Arc<Config>) {
         self.is_bounded.set(config.postgres.failover.is_bounded());
+        self.queries.follow(&config);
         *self.config.borrow_mut() = config;
         for pool in self.all_pools() {
             match self.pool_config(&pool.shared.key) {
@@ -487,6 +492,7 @@ impl Core {
     /// Every 100 ms: sessions whose time is up are woken, broken and aged connections end, missing ones are opened.
     pub fn tick(self: &Rc<Self>, now: u64) {
         self.clock.set(now);
+        self.queries.tick();
         self.call_served(now);
         self.call_in_doubt();
         for pool in self.all_pools() {

@@ -65,6 +65,7 @@ impl Session {
         let mut is_first = false;
         if (backend.track.is_quiet() || backend.track.is_only_asked()) && at == 0 {
             self.begin_request(backend);
+            self.flags.watches = true;
             is_first = backend.track.status == b'I';
         }
         let kept = loop {
@@ -128,6 +129,9 @@ impl Session {
         verdict: Option<&Arc<Verdict>>,
     ) {
         self.begin_request(backend);
+        if self.core.queries.is_due() {
+            self.watch_plain(backend, request, batch);
+        }
         match verdict {
             Some(verdict) => self.note_access(backend, verdict),
             None => {
@@ -177,6 +181,9 @@ impl Session {
         self.flags.heals = false;
         self.rare.held_from = self.output.len();
         backend.retained.clear();
+        if self.flags.watching {
+            self.watch_anew();
+        }
         if backend.track.status == b'I' {
             self.flags.wrote = false;
             self.flags.unexamined = false;
@@ -203,6 +210,9 @@ impl Session {
             b'S' => {
                 self.flags.unsynced = false;
                 backend.track.synced();
+                if self.flags.watching {
+                    self.watch_sync();
+                }
                 if !backend.track.is_copying_in() {
                     backend.track.push(Expect::Sync);
                 }
@@ -236,6 +246,9 @@ impl Session {
                     b'P' => self.step_parse(backend, frame, is_whole, run),
                     b'B' => self.step_bind(backend, frame, run),
                     b'E' if is_whole => {
+                        if self.flags.watching {
+                            self.watch_execute();
+                        }
                         let op = match body.first() {
                             Some(0) => self.rare.bound.take(),
                             _ => self.op_of_portal(body),
@@ -345,6 +358,12 @@ impl Session {
             return Ok(Step::Rewritten(frame.len()));
         }
         let op = if verdict.is_plain() { None } else { self.note(&verdict, text).map(Box::new) };
+        self.flags.watches &= self.flags.watching || backend.track.is_quiet();
+        if self.core.queries.is_due() || self.flags.watching {
+            self.watch_query(backend, text);
+        } else {
+            self.flags.watches = false;
+        }
         backend.unnamed_of = 0;
         backend.track.push(Expect::Query(op));
         Ok(Step::Pass)
@@ -594,6 +613,11 @@ impl Session {
             [] => self.rare.bound = op,
             name => self.remember_portal(backend, name, op),
         }
+        if self.core.queries.is_due() || self.flags.watching {
+            self.watch_bind(backend, bind.statement);
+        } else {
+            self.flags.watches = false;
+        }
         let step = self.step_name(backend, Target::Statement, bind.statement, frame, run, rewrite::bind)?;
         backend.track.push(Expect::Bind);
         Ok(step)
@@ -647,7 +671,7 @@ impl Session {
         self.rare.portals.iter().find(|(known, _)| **known == *name).map(|(_, op)| op.clone())
     }
 
-    fn text_of_statement(&self, name: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn text_of_statement(&self, name: &[u8]) -> Option<Vec<u8>> {
         Some(match self.names.as_ref()? {
             names if name.is_empty() => names.unnamed_text().to_vec(),
             names => names.find(name)?.text().to_vec(),

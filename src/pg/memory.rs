@@ -7,6 +7,7 @@ use super::listen::Listening;
 use super::look::Looks;
 use super::settings::Settings;
 use super::track::Op;
+use super::watch::Watched;
 use crate::config::model::ListenRoute;
 use crate::topology::Lsn;
 
@@ -45,6 +46,10 @@ pub(super) struct Rare {
     pub read_after: Option<Box<Lsn>>,
     /// Of what was left on connections; nothing before the first.
     pub looks: Option<Box<Looks>>,
+    /// Which statement an answer is about, where statements are counted.
+    pub watched: Option<Box<Watched>>,
+    /// How long the request at hand waited for its connection, ns.
+    pub waited: u64,
     /// Channels; nothing before the first.
     pub listening: Option<Box<Listening>>,
 }
@@ -69,6 +74,8 @@ impl Rare {
             actual: None,
             read_after: None,
             looks: None,
+            watched: None,
+            waited: 0,
             listening: None,
         }
     }
@@ -105,6 +112,10 @@ pub(super) struct Flags {
     pub skip_to_sync: bool,
     /// The request at hand was run before and comes again.
     pub is_rerun: bool,
+    /// Something in flight is counted.
+    pub watching: bool,
+    /// Everything in flight is counted, or nothing is in flight.
+    pub watches: bool,
     /// A request is running (between its first byte sent and ReadyForQuery).
     pub running: bool,
     /// `hold` waits to hear whether a LISTEN can be shared.

@@ -29,6 +29,7 @@ mod memory;
 pub mod orders;
 pub mod pool;
 mod prepare;
+pub mod queries;
 pub mod registry;
 mod release;
 mod replicate;
@@ -42,6 +43,7 @@ pub mod shared;
 pub mod stats;
 mod track;
 mod wait;
+mod watch;
 mod welcome;
 
 pub use core::Core;

@@ -79,6 +79,7 @@ impl Session {
         let stats = &self.pool.stats;
         add(&stats.wait_time, waited);
         stats.wait_times.add(waited);
+        self.rare.waited = waited;
         self.me.state.set(ClientState::Idle);
     }
 

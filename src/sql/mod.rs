@@ -14,6 +14,7 @@ pub mod classify;
 mod code;
 mod control;
 mod dotted;
+mod fingerprint;
 mod hint;
 mod inert;
 pub mod lex;
@@ -26,6 +27,7 @@ pub use catalog_builder::CatalogBuilder;
 pub use classify::classify;
 pub use control::{is_plain_commit, unlistened};
 pub use dotted::dotted_names;
+pub use fingerprint::{common_form, fingerprint};
 pub use inert::is_inert;
 
 use bitflags::bitflags;

@@ -51,6 +51,13 @@ impl AddAssign for Durations {
 }
 
 impl Durations {
+    /// Counts so many of so many ns.
+    pub fn add(&mut self, ns: u64, count: u64) {
+        if let Some(entry) = self.0.get_mut((ns | 1).ilog2() as usize) {
+            *entry += count;
+        }
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.0.iter().sum()

@@ -1,4 +1,4 @@
-//! A [`Stream`] as hyper wants it.
+//! A [`Stream`] that tells when it moved last.
 
 use std::cell::Cell;
 use std::io;
@@ -22,49 +22,34 @@ impl Watched {
     pub(super) fn new(stream: Stream, moved: Rc<Cell<u64>>) -> Self {
         Watched { stream, moved }
     }
+
+    fn note(&self, moved: bool) {
+        if moved {
+            self.moved.set(now_ns());
+        }
+    }
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        let read = match me.stream.poll_read(cx, buf.initialize_unfilled())? {
-            Poll::Ready(read) => read,
-            Poll::Pending => return Poll::Pending,
-        };
-        buf.advance(read);
-        me.moved.set(now_ns());
-        Poll::Ready(Ok(()))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.note(done.is_ready());
+        done
     }
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let written = self.stream.try_write(buf)?;
-            if written > 0 || buf.is_empty() {
-                self.moved.set(now_ns());
-                return Poll::Ready(Ok(written));
-            }
-            match self.stream.poll_write_ready(cx)? {
-                Poll::Ready(()) => {}
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(done.is_ready());
+        done
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = cx;
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Tcp(tcp) => Pin::new(&mut **tcp).poll_shutdown(cx),
-            Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
-            Stream::Tls(tls) => {
-                tls.say_goodbye();
-                Pin::new(&mut **tls.tcp_mut()).poll_shutdown(cx)
-            }
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -15,6 +15,7 @@ fn field((column, value): (&Column, &Value)) -> (String, Json) {
     let value = match (value, column.kind) {
         (Value::Null, _) => Json::Null,
         (Value::Text(text), _) => Json::from(text.as_ref()),
+        (Value::Thousandths(number), _) => Json::from(*number as f64 / 1e3),
         (Value::Int(number), Kind::Bool) => Json::from(*number != 0),
         (Value::Int(number), _) => Json::from(*number),
     };

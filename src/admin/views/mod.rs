@@ -287,6 +287,16 @@ pub static VIEWS: &[View] = &[
         rows: nodes::nodes,
     },
     View {
+        name: "QUERIES",
+        columns: columns![
+            Text "fingerprint" "database" "user" "target"; Int8 "calls"; Float8 "total_ms" "mean_ms" "p99_ms";
+            Int8 "rows" "errors"; Text "sample";
+        ],
+        about: "statements that took the servers longest in all, their constants left out",
+        needs: Needs::QUERIES,
+        rows: nodes::queries,
+    },
+    View {
         name: "EVENTS",
         columns: columns![Text "time" "service"; Int8 "epoch"; Text "event" "node" "detail"],
         about: "what happened, oldest first",

@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use super::redis;
 use crate::admin::facts::{Facts, Placed};
-use crate::admin::table::{Row, row};
+use crate::admin::table::{Row, Value, row};
 use crate::admin::time;
 use crate::config::model::{Durability, Failover, FailoverMode, ListenAddr};
 use crate::ops::instance::Stop;
+use crate::pg::queries::QueryReport;
 use crate::topology::{ClusterView, Event, Role, State};
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
@@ -38,6 +39,27 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
 pub(super) fn events(facts: &Facts) -> Vec<Row> {
     let row = |e: &Event| row![time::precise(e.time), &e.service, e.epoch, &e.event, &e.node, &e.detail];
     facts.events.iter().map(row).collect()
+}
+
+pub(super) fn queries(facts: &Facts) -> Vec<Row> {
+    let ms = |ns: u64| Value::Thousandths(i64::try_from(ns / 1000).unwrap_or(i64::MAX));
+    let row = |query: &QueryReport| {
+        let figures = &query.figures;
+        row![
+            format!("{:016x}", query.fingerprint),
+            &query.pool.database,
+            &query.pool.user,
+            if query.is_replica { "replica" } else { "primary" },
+            figures.calls,
+            ms(figures.time),
+            ms(figures.time.checked_div(figures.calls).unwrap_or(0)),
+            ms(figures.times.quantile(0.99).unwrap_or(0)),
+            figures.rows,
+            figures.errors,
+            &query.text,
+        ]
+    };
+    facts.queries.iter().map(row).collect()
 }
 
 pub(super) fn queue(facts: &Facts) -> Vec<Row> {

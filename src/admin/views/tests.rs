@@ -8,6 +8,7 @@ use crate::admin::table::{Kind, Value};
 use crate::ops::instance::Stop;
 use crate::pg::orders::Orders;
 use crate::pg::pool::PoolKey;
+use crate::pg::queries::{Figures, QueryReport};
 use crate::pg::registry::{ClientState, ServerState};
 use crate::pg::report::{ClientCounts, ClientReport, History, PoolReport, ServerCounts, ServerReport};
 use crate::pg::stats::{NodeStats, Totals};
@@ -24,6 +25,7 @@ fn kinds(view: &View) -> String {
         Kind::Int8 => 'q',
         Kind::Numeric => 'N',
         Kind::Bool => 'b',
+        Kind::Float8 => 'f',
     };
     view.columns.iter().map(letter).collect()
 }
@@ -308,6 +310,13 @@ fn facts() -> Facts {
         history: History::new(0),
         bans: Vec::new(),
         events: vec![event],
+        queries: vec![QueryReport {
+            fingerprint: 0xabc,
+            pool: PoolKey { database: "shop".into(), user: "app".into() },
+            is_replica: true,
+            figures: Figures { calls: 4, time: 6_000_000, ..Figures::default() },
+            text: "select ?".into(),
+        }],
         checks: Vec::new(),
         streams: [((0, 1), Stream { state: "streaming".into(), sync_state: "async".into() })].into(),
     }
@@ -335,6 +344,7 @@ fn every_row_has_a_value_of_the_right_kind_for_every_column() {
                     Value::Null => true,
                     Value::Text(_) => column.kind == Kind::Text,
                     Value::Int(_) => column.kind != Kind::Text,
+                    Value::Thousandths(_) => column.kind == Kind::Float8,
                 };
                 assert!(fits, "SHOW {}: {} is {value:?}", view.name, column.name);
             }

@@ -30,6 +30,9 @@ section! {
         log_level as "log.level": String = "\"info\"";
         /// text is one readable line an event, json one object an event for log collectors.
         log_format as "log.format": LogFormat = "\"text\"" [restart()];
+        /// A statement of PostgreSQL that takes longer, its wait for a connection included, has a line in the log, with
+        /// its constants left out: "500ms". Every statement is timed then, which costs about a microsecond each.
+        log_slow_statements as "log.slow_statements": Option<Duration> = "\"off\"";
         /// Whether a crash may leave a core dump, and a debugger of the same user may attach. Both show every secret.
         core_dumps: bool = "false" [restart()];
     }
@@ -116,7 +119,10 @@ section! {
 section! {
     One Notify = "notify" {
         /// URLs that get a POST with a JSON body for each event; chat services show it as text.
+        /// What cannot be delivered is tried again for ten minutes. The path of a URL is shown to nobody.
         webhook: Vec<String> = "[]" [urls()];
+        /// Authorities that certificates of `https` URLs are checked against, PEM; without it, the system's.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
         /// Names of the events to send; empty means all.
         events: Vec<String> = "[]";
     }

@@ -5,6 +5,7 @@
 //! of the corpora fails if one of them is missing.
 
 mod doors;
+mod imports;
 mod pg;
 mod resp;
 mod scram;
@@ -22,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", settings::config),
     ("console", statements::console),
     ("hba", doors::hba),
+    ("import", imports::import),
     ("pg_frames", pg::frames),
     ("pg_messages", pg::messages),
     ("pg_startup", pg::startup),

@@ -1,0 +1,358 @@
+//! Which statements a thread's clients run most: the rows of `SHOW QUERIES`.
+//!
+//! Bounded in memory by [`MOST`] statements, of which those that took least give way, and bounded in time by tokens: to
+//! find what a statement has in common with its like takes as long as everything else that we do with it. Up to
+//! [`BURST`] at once and [`EACH_TICK`] a tick are counted one by one, and of what comes faster one in [`SHARE`], which
+//! then counts for those that were passed over.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::pool::PoolKey;
+use crate::config::model::Config;
+use crate::sql;
+use crate::worker::times::Durations;
+
+/// Statements that are kept apart, by thread.
+const MOST: usize = 1000;
+/// Tokens that may be saved up.
+const BURST: u32 = 2000;
+/// Tokens of each tick.
+const EACH_TICK: u32 = 2;
+/// One more token for so many statements.
+const SHARE: u32 = 100;
+
+/// ns
+const SECOND: u64 = 1_000_000_000;
+/// Lines about slow statements that a thread writes in a second; of the others the next line tells the number.
+const MOST_LINES: u32 = 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Queries {
+    tokens: Cell<u32>,
+    /// Statements since one was counted.
+    passed: Cell<u32>,
+    /// Statements in this tick.
+    in_tick: Cell<u32>,
+    /// Every statement is counted, whatever it costs.
+    all: Cell<bool>,
+    by_key: RefCell<FxHashMap<Key, Entry>>,
+    /// A statement that takes longer has a line in the log, ns.
+    slow: Cell<Option<u64>>,
+    lines: Cell<SlowLines>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct SlowLines {
+    second: u64,
+    written: u32,
+    passed: u32,
+}
+
+/// What tells statements apart: the common form, whose it is, and where it ran. Database and user by their address, which
+/// the entry keeps alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    fingerprint: u64,
+    database: usize,
+    user: usize,
+    is_replica: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pool: PoolKey,
+    text: Arc<str>,
+    figures: Figures,
+}
+
+/// What is known of a statement.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figures {
+    /// How often it ended.
+    pub calls: u64,
+    /// In the server, ns.
+    pub time: u64,
+    /// Its distribution.
+    pub times: Durations,
+    /// Rows that its command tags tell.
+    pub rows: u64,
+    /// How often it failed.
+    pub errors: u64,
+}
+
+/// A statement in `SHOW QUERIES`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryReport {
+    /// See [`sql::fingerprint`].
+    pub fingerprint: u64,
+    /// Whose.
+    pub pool: PoolKey,
+    /// It ran on a replica.
+    pub is_replica: bool,
+    /// See [`Figures`].
+    pub figures: Figures,
+    /// See [`sql::common_form`].
+    pub text: Arc<str>,
+}
+
+/// A statement that is being counted, from its sending to its end.
+#[derive(Debug, Clone)]
+pub(super) struct Counted {
+    key: Key,
+    /// For so many it counts.
+    weight: u32,
+    /// When it began, ns.
+    pub began: u64,
+    /// Of its command tags so far.
+    pub rows: u64,
+    /// It has failed.
+    pub failed: bool,
+}
+
+impl Default for Queries {
+    fn default() -> Self {
+        Queries {
+            tokens: Cell::new(BURST),
+            passed: Cell::new(0),
+            in_tick: Cell::new(0),
+            all: Cell::new(false),
+            by_key: RefCell::default(),
+            slow: Cell::new(None),
+            lines: Cell::default(),
+        }
+    }
+}
+
+impl Queries {
+    /// A statement is sent. True if it is to be counted.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.passed.set(self.passed.get().wrapping_add(1));
+        self.tokens.get() > 0
+    }
+
+    /// New tokens, once a tick.
+    pub(super) fn tick(&self) {
+        let statements = self.in_tick.replace(0) + self.passed.get();
+        let tokens = if self.all.get() { BURST } else { EACH_TICK + statements / SHARE };
+        self.tokens.set((self.tokens.get() + tokens).min(BURST));
+    }
+
+    /// As configured.
+    pub(super) fn for_config(config: &Config) -> Self {
+        let queries = Queries::default();
+        queries.follow(config);
+        queries
+    }
+
+    /// Goes by another configuration.
+    pub(super) fn follow(&self, config: &Config) {
+        let slow = config.general.log_slow_statements;
+        self.set_slow(slow.map(|slow| u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX)));
+    }
+
+    /// From now on a statement that takes so long (ns) has a line in the log. To find those, every one is counted.
+    fn set_slow(&self, slow: Option<u64>) {
+        self.slow.set(slow);
+        self.all.set(slow.is_some());
+        if slow.is_some() {
+            self.tokens.set(BURST);
+        }
+    }
+
+    /// A statement has taken so long, its wait included, ns. If it deserves a line: how many such had none.
+    pub(super) fn slow_line(&self, took: u64, now: u64) -> Option<u32> {
+        if took < self.slow.get()? {
+            return None;
+        }
+        let mut lines = self.lines.get();
+        if lines.second != now / SECOND {
+            lines = SlowLines { second: now / SECOND, written: 0, ..lines };
+        }
+        let told = (lines.written < MOST_LINES).then(|| std::mem::take(&mut lines.passed));
+        match told {
+            Some(_) => lines.written += 1,
+            None => lines.passed += 1,
+        }
+        self.lines.set(lines);
+        told
+    }
+
+    /// A statement may be counted.
+    pub(super) fn has_tokens(&self) -> bool {
+        self.tokens.get() > 0
+    }
+
+    /// Begins to count a statement for which [`Queries::is_due`].
+    pub(super) fn begin(&self, text: &[u8], pool: &PoolKey, is_replica: bool, now: u64) -> Counted {
+        if !self.all.get() {
+            self.tokens.set(self.tokens.get().saturating_sub(1));
+        }
+        let weight = self.passed.replace(0).max(1);
+        self.in_tick.set(self.in_tick.get().saturating_add(weight));
+        let key = Key {
+            fingerprint: sql::fingerprint(text),
+            database: pool.database.as_ptr() as usize,
+            user: pool.user.as_ptr() as usize,
+            is_replica,
+        };
+        let mut by_key = self.by_key.borrow_mut();
+        if !by_key.contains_key(&key) {
+            if by_key.len() >= MOST {
+                forget_half(&mut by_key);
+            }
+            let text = sql::common_form(text).into();
+            by_key.insert(key, Entry { pool: pool.clone(), text, figures: Figures::default() });
+        }
+        Counted { key, weight, began: now, rows: 0, failed: false }
+    }
+
+    /// It has ended. The answer is its common form, and the number to find it by.
+    pub(super) fn end(&self, counted: &Counted, now: u64) -> Option<(u64, Arc<str>)> {
+        let mut by_key = self.by_key.borrow_mut();
+        let entry = by_key.get_mut(&counted.key)?;
+        let weight = u64::from(counted.weight);
+        let took = now.saturating_sub(counted.began);
+        let figures = &mut entry.figures;
+        figures.calls += weight;
+        figures.time = figures.time.saturating_add(took.saturating_mul(weight));
+        figures.times.add(took, weight);
+        figures.rows += counted.rows * weight;
+        figures.errors += u64::from(counted.failed) * weight;
+        Some((counted.key.fingerprint, Arc::clone(&entry.text)))
+    }
+
+    /// Copies of everything.
+    pub fn report(&self) -> Vec<QueryReport> {
+        let by_key = self.by_key.borrow();
+        let report = |(key, entry): (&Key, &Entry)| QueryReport {
+            fingerprint: key.fingerprint,
+            pool: entry.pool.clone(),
+            is_replica: key.is_replica,
+            figures: entry.figures.clone(),
+            text: Arc::clone(&entry.text),
+        };
+        by_key.iter().filter(|(_, entry)| entry.figures.calls > 0).map(report).collect()
+    }
+}
+
+/// Drops the half that took least.
+fn forget_half(by_key: &mut FxHashMap<Key, Entry>) {
+    let mut times: Vec<u64> = by_key.values().map(|entry| entry.figures.time).collect();
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or(0);
+    let mut left = by_key.len() / 2;
+    by_key.retain(|_, entry| {
+        let goes = left > 0 && entry.figures.time <= median;
+        left -= usize::from(goes);
+        !goes
+    });
+}
+
+impl Figures {
+    fn add(&mut self, other: &Figures) {
+        self.calls += other.calls;
+        self.time = self.time.saturating_add(other.time);
+        self.times += other.times;
+        self.rows += other.rows;
+        self.errors += other.errors;
+    }
+}
+
+/// The statements of all threads, those that took longest in all first, `most` at the most.
+pub fn top(threads: Vec<Vec<QueryReport>>, most: usize) -> Vec<QueryReport> {
+    let mut all: BTreeMap<(u64, PoolKey, bool), QueryReport> = BTreeMap::new();
+    for report in threads.into_iter().flatten() {
+        match all.get_mut(&(report.fingerprint, report.pool.clone(), report.is_replica)) {
+            Some(known) => known.figures.add(&report.figures),
+            None => drop(all.insert((report.fingerprint, report.pool.clone(), report.is_replica), report)),
+        }
+    }
+    let mut all: Vec<QueryReport> = all.into_values().collect();
+    all.sort_by_key(|report| std::cmp::Reverse(report.figures.time));
+    all.truncate(most);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> PoolKey {
+        PoolKey { database: "shop".into(), user: "app".into() }
+    }
+
+    fn run(queries: &Queries, pool: &PoolKey, text: &str, took: u64) {
+        if queries.is_due() {
+            let mut counted = queries.begin(text.as_bytes(), pool, false, 0);
+            counted.rows = 1;
+            queries.end(&counted, took);
+        }
+    }
+
+    #[test]
+    fn a_few_statements_are_counted_one_by_one() {
+        let (queries, pool) = (Queries::default(), pool());
+        (0..500).for_each(|i| run(&queries, &pool, &format!("select {i}"), 1000));
+        let rows = top(vec![queries.report()], 10);
+        assert_eq!(rows.len(), 1);
+        let figures = &rows[0].figures;
+        assert_eq!((figures.calls, figures.time, figures.rows, figures.errors), (500, 500_000, 500, 0));
+        assert_eq!(&*rows[0].text, "select ?");
+    }
+
+    #[test]
+    fn of_many_some_count_for_all() {
+        let (queries, pool) = (Queries::default(), pool());
+        for tick in 0..100 {
+            (0..3000).for_each(|i| run(&queries, &pool, if i % 3 == 0 { "select a" } else { "select b" }, 1000));
+            queries.tick();
+            assert!(tick == 0 || queries.tokens.get() < 100, "{}", queries.tokens.get());
+        }
+        let rows = top(vec![queries.report()], 10);
+        let calls: Vec<u64> = rows.iter().map(|row| row.figures.calls).collect();
+        let all: u64 = calls.iter().sum();
+        assert!((295_000..=300_000).contains(&all), "{calls:?}");
+    }
+
+    #[test]
+    fn who_takes_least_gives_way() {
+        let (queries, pool) = (Queries::default(), pool());
+        for i in 0..3 * MOST {
+            queries.tokens.set(BURST);
+            run(&queries, &pool, &format!("select c{i}"), i as u64);
+        }
+        let rows = queries.report();
+        assert!(rows.len() <= MOST, "{}", rows.len());
+        assert!(rows.iter().any(|row| *row.text == format!("select c{}", 3 * MOST - 1)));
+    }
+
+    #[test]
+    fn the_threads_are_one_and_the_slowest_first() {
+        let pool = pool();
+        let threads = [Queries::default(), Queries::default()];
+        threads.iter().for_each(|queries| run(queries, &pool, "select a", 10));
+        run(&threads[0], &pool, "select b", 100);
+        let rows = top(threads.iter().map(Queries::report).collect(), 10);
+        let told: Vec<_> = rows.iter().map(|row| (&*row.text, row.figures.calls)).collect();
+        assert_eq!(told, [("select b", 1), ("select a", 2)]);
+        assert_eq!(top(threads.iter().map(Queries::report).collect(), 1).len(), 1);
+    }
+
+    #[test]
+    fn no_more_than_so_many_lines_a_second_and_the_rest_is_told() {
+        let queries = Queries::default();
+        assert_eq!(queries.slow_line(SECOND, 5), None, "nothing is slow unless that is wanted");
+        queries.set_slow(Some(100));
+        let told: Vec<_> = (0..12).map(|_| queries.slow_line(100, 5)).collect();
+        assert_eq!(told.iter().filter(|line| line.is_some()).count(), 10);
+        assert_eq!(queries.slow_line(99, SECOND + 5), None);
+        assert_eq!(queries.slow_line(100, SECOND + 5), Some(2));
+        assert_eq!(queries.slow_line(100, SECOND + 5), Some(0));
+    }
+}
