@@ -368,7 +368,7 @@ impl Core {
             cancels: Default::default(),
             cancelled: Default::default(),
             close_needed: Default::default(),
-            primary_of: self.view(pool).filter(|view| view.primary == Some(node)).map(|view| view.epoch),
+            primary_of: self.epoch_led_by(pool, node).into(),
             is_cut: Default::default(),
             prepared: Default::default(),
             doubt: Default::default(),

@@ -93,7 +93,7 @@ impl Session {
     pub(super) fn ask(&mut self, backend: &mut Backend) {
         let is_quiet = backend.track.is_quiet() && backend.track.status == b'T';
         let is_between = is_quiet && !self.flags.unsynced && self.left == 0 && backend.out.is_empty();
-        if is_between && matches!(backend.asked, Asked::No) && backend.entry.primary_of.is_some() {
+        if is_between && matches!(backend.asked, Asked::No) && backend.entry.primary_of.get().is_some() {
             self.ask_now(backend);
         }
     }
@@ -103,7 +103,7 @@ impl Session {
     pub(super) fn may_ask_behind(&self, backend: &Backend, verdict: &Verdict) -> bool {
         backend.track.status == b'T'
             && matches!(backend.asked, Asked::No)
-            && backend.entry.primary_of.is_some()
+            && backend.entry.primary_of.get().is_some()
             && matches!(verdict.reason, Reason::Keyword("INSERT" | "UPDATE" | "DELETE" | "MERGE"))
     }
 
@@ -217,7 +217,7 @@ impl Session {
     /// What has to be found out if the COMMIT that this connection is sent is not answered.
     pub(super) fn doubt_of(&self, backend: &Backend) -> Option<Doubt> {
         let entry = &backend.entry;
-        let (transaction, epoch) = (entry.doubt.get()?, entry.primary_of?);
+        let (transaction, epoch) = (entry.doubt.get()?, entry.primary_of.get()?);
         let at = At { host: entry.target.host.clone(), port: entry.target.port };
         Some(Doubt { cluster: self.core.cluster_name(&self.pool)?, at, epoch, transaction })
     }
@@ -325,7 +325,8 @@ impl Core {
         for server in self.servers.borrow().values().filter(|server| server.is_cut.get()) {
             let pool = self.pool_of(server);
             let cluster = pool.and_then(|pool| self.cluster_name(&pool));
-            if let (Some(cluster), Some(transaction), Some(epoch)) = (cluster, server.doubt.get(), server.primary_of) {
+            let epoch = server.primary_of.get();
+            if let (Some(cluster), Some(transaction), Some(epoch)) = (cluster, server.doubt.get(), epoch) {
                 let at = At { host: server.target.host.clone(), port: server.target.port };
                 doubts.push(Doubt { cluster, at, epoch, transaction });
             }

@@ -143,8 +143,8 @@ pub struct Server {
     pub cancelled: RefCell<Option<Waker>>,
     /// Close it when it comes back (`RECONNECT`, a changed configuration).
     pub close_needed: Cell<bool>,
-    /// The node was the primary when it was made, in this epoch.
-    pub primary_of: Option<u64>,
+    /// The epoch in which the node was the primary: when this was made, or since it was promoted under it.
+    pub primary_of: Cell<Option<u64>>,
     /// Taken away from its client, by an admin or because of a failover: it reads as lost.
     pub is_cut: Cell<bool>,
     /// Statements that it knows.

@@ -24,6 +24,10 @@ impl Core {
         let mut pools: Vec<Rc<PgPool>> = Vec::new();
         for server in servers {
             let Some(pool) = self.pool_of(&server) else { continue };
+            // Made for reads on a replica that has been promoted since: from now on it carries writes.
+            if server.primary_of.get().is_none() {
+                server.primary_of.set(self.epoch_led_by(&pool, server.node));
+            }
             let is_superseded = self.is_superseded(&pool, &server);
             if is_superseded || self.state_of(&pool, &server) == Some(State::Detached) {
                 self.cut(&server);
@@ -55,10 +59,15 @@ impl Core {
         }
     }
 
-    /// It was made to a primary that is none any more: what it still acknowledges would be lost.
+    /// The epoch, if the node is its primary.
+    pub(super) fn epoch_led_by(&self, pool: &PgPool, node: usize) -> Option<u64> {
+        self.view(pool).filter(|view| view.primary == Some(node)).map(|view| view.epoch)
+    }
+
+    /// It led to a primary that is none any more: what it still acknowledges would be lost.
     pub(super) fn is_superseded(&self, pool: &PgPool, server: &Server) -> bool {
         let Some(view) = self.view(pool) else { return false };
-        server.primary_of.is_some_and(|epoch| epoch <= view.cut_epoch) && view.primary != Some(server.node)
+        server.primary_of.get().is_some_and(|epoch| epoch <= view.cut_epoch) && view.primary != Some(server.node)
     }
 
     /// Connections of this thread to a node that have a client's work.

@@ -367,6 +367,37 @@ def test_a_delayed_replica_is_not_promoted_and_follows(begin):
     scene.judge(other)
 
 
+def test_a_connection_made_for_reads_is_taken_away_when_its_promoted_node_hangs(begin):
+    """Since the promotion it carries writes: what the hung primary would still acknowledge on it reaches nobody."""
+    scene = begin(sync="")
+    second = scene.cluster.nodes[1]
+    scene.forebay.admin("DRAIN NODE pg3")
+
+    def connections():
+        return [row["ptr"] for row in scene.forebay.admin("SHOW SERVERS")
+                if row["user"] == "other" and int(row["port"]) == second.port]
+    with scene.forebay.connect(user="other", row_factory=None) as client, ThreadPoolExecutor(1) as pool:
+        # In use, or it might be closed while nobody is the primary.
+        client.execute("begin read only")
+        client.execute("select count(*) from pg_class")
+        [made_for_reads] = connections()
+        scene.forebay.admin("SWITCHOVER main TO pg2")
+        client.execute("commit")
+        client.execute("select txid_current()")
+        assert connections() == [made_for_reads]
+        scene.forebay.admin("ATTACH NODE pg3")
+        scene.forebay.wait_node("pg3", role="replica", state="up")
+        second.pause()
+        try:
+            answer = pool.submit(client.execute, "select txid_current()")
+            scene.primary(other_than="pg2")
+            with pytest.raises(psycopg.OperationalError) as told:
+                answer.result(timeout=20)
+            assert told.value.sqlstate == "08007"
+        finally:
+            second.resume()
+
+
 @pytest.mark.parametrize("busy", ["delayed", "paused", "held up"])
 def test_a_hung_primary_is_replaced_though_a_replica_cannot_stop_receiving(begin, busy):
     """PostgreSQL looks at primary_conninfo only once it has replayed what it has."""
