@@ -393,7 +393,7 @@ impl Session {
             return Err(end);
         }
         backend.entry.doubt.set(None);
-        self.pool.stats.count_on(backend.entry.node, |n| n.errors += 1);
+        self.pool.stats.count_on(backend.entry.node, |n| add(&n.errors, 1));
         add(&self.pool.stats.errors, 1);
         if self.flags.undecided && is_standby_error(code, fields.message().unwrap_or_default()) {
             (self.flags.undecided, self.flags.heals) = (false, false);

@@ -415,7 +415,7 @@ impl Session {
             return None;
         }
         let is_panic = severity == b"PANIC";
-        self.pool.stats.count_on(backend.entry.node, |n| if is_panic { n.panics += 1 } else { n.fatals += 1 });
+        self.pool.stats.count_on(backend.entry.node, |n| add(if is_panic { &n.panics } else { &n.fatals }, 1));
         Some(End::ServerLost(Box::new(Trouble::ServerEnded {
             code: String::from_utf8_lossy(fields.sqlstate().unwrap_or_default()).into_owned(),
             message: String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned(),

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::AddAssign;
+use std::rc::Rc;
 
 use crate::worker::times::{Durations, Times};
 
@@ -22,7 +23,7 @@ macro_rules! counters {
             $($(#[$shown_doc])* pub $shown: Cell<u64>,)*
             $($(#[$kept_doc])* pub $kept: Cell<u64>,)*
             /// Statements by node.
-            pub by_node: RefCell<Vec<NodeStats>>,
+            pub by_node: ByNode,
             /// The same by what the node was at the time.
             pub by_target: RefCell<ByTarget>,
         }
@@ -52,7 +53,7 @@ macro_rules! counters {
                     $($times: Times::default(),)*
                     $($shown: Cell::new(0),)*
                     $($kept: Cell::new(0),)*
-                    by_node: RefCell::default(),
+                    by_node: ByNode::default(),
                     by_target: RefCell::default(),
                 }
             }
@@ -66,7 +67,7 @@ macro_rules! counters {
                     $($timed: self.$times.durations().count(),)*
                     $($shown: self.$shown.get(),)*
                     $($kept: self.$kept.get(),)*
-                    by_node: self.by_node.borrow().clone(),
+                    by_node: self.by_node.copies(),
                 }
             }
         }
@@ -150,17 +151,50 @@ pub fn add(cell: &Cell<u64>, n: u64) {
     cell.set(cell.get().wrapping_add(n));
 }
 
+/// Nodes whose statements are counted in place; those of further ones, which hardly anybody has, are found more slowly.
+const NEAR: usize = 8;
+
+/// Statements by node.
+#[derive(Debug, Default)]
+pub struct ByNode {
+    near: [NodeCounts; NEAR],
+    far: RefCell<Vec<Rc<NodeCounts>>>,
+}
+
+impl ByNode {
+    #[inline]
+    fn with(&self, node: usize, count: impl FnOnce(&NodeCounts)) {
+        match self.near.get(node) {
+            Some(counts) => count(counts),
+            None => count(&self.far(node - NEAR)),
+        }
+    }
+
+    #[cold]
+    fn far(&self, index: usize) -> Rc<NodeCounts> {
+        let mut far = self.far.borrow_mut();
+        while far.len() <= index {
+            far.push(Rc::default());
+        }
+        far.get(index).map(Rc::clone).unwrap_or_default()
+    }
+
+    /// A copy, up to the last node that has had a statement.
+    fn copies(&self) -> Vec<NodeStats> {
+        let far = self.far.borrow();
+        let mut all: Vec<NodeStats> =
+            self.near.iter().chain(far.iter().map(|counts| &**counts)).map(NodeCounts::copy).collect();
+        let used = all.iter().rposition(|node| *node != NodeStats::default()).map_or(0, |last| last + 1);
+        all.truncate(used);
+        all
+    }
+}
+
 impl Stats {
     /// A statement whose command tag or error ended it ran on `node`.
     #[inline]
-    pub fn count_on(&self, node: usize, count: impl FnOnce(&mut NodeStats)) {
-        let mut nodes = self.by_node.borrow_mut();
-        if nodes.len() <= node {
-            nodes.resize(node + 1, NodeStats::default());
-        }
-        if let Some(entry) = nodes.get_mut(node) {
-            count(entry);
-        }
+    pub fn count_on(&self, node: usize, count: impl FnOnce(&NodeCounts)) {
+        self.by_node.with(node, count);
     }
 }
 
@@ -181,7 +215,7 @@ impl Stats {
         let mut by_target = self.by_target.borrow_mut();
         let ByTarget { primary: to_primary, replica: to_replica, counted } = &mut *by_target;
         if let Some(primary) = primary {
-            let nodes = self.by_node.borrow();
+            let nodes = self.by_node.copies();
             counted.resize(nodes.len().max(counted.len()), 0);
             for (node, (now, counted)) in nodes.iter().zip(counted).enumerate() {
                 let all = now.all();
@@ -252,19 +286,68 @@ impl NodeStats {
     fn all(&self) -> u64 {
         self.selects + self.inserts + self.updates + self.deletes + self.ddl + self.other + self.errors
     }
+}
 
+/// Makes [`NodeCounts`], the same in cells.
+macro_rules! node_counts {
+    ($($field:ident)*) => {
+        /// What a thread counts of one node, see [`NodeStats`].
+        #[derive(Debug, Default)]
+        #[allow(missing_docs, reason = "the names of NodeStats")]
+        pub struct NodeCounts { $(pub $field: Cell<u64>,)* }
+
+        impl NodeCounts {
+            fn copy(&self) -> NodeStats {
+                NodeStats { $($field: self.$field.get(),)* }
+            }
+        }
+    };
+}
+node_counts!(selects inserts updates deletes ddl other panics fatals errors);
+
+impl NodeCounts {
     /// Counts a completed statement by its command tag.
     #[inline]
-    pub fn completed(&mut self, tag: &[u8]) {
-        match tag {
-            [b'S', b'E', b'L', ..] => self.selects += 1,
-            [b'I', b'N', b'S', ..] => self.inserts += 1,
-            [b'U', b'P', b'D', ..] => self.updates += 1,
-            [b'D', b'E', b'L', ..] => self.deletes += 1,
+    pub fn completed(&self, tag: &[u8]) {
+        let counter = match tag {
+            [b'S', b'E', b'L', ..] => &self.selects,
+            [b'I', b'N', b'S', ..] => &self.inserts,
+            [b'U', b'P', b'D', ..] => &self.updates,
+            [b'D', b'E', b'L', ..] => &self.deletes,
             [b'C', b'R', b'E', ..] | [b'A', b'L', b'T', ..] | [b'D', b'R', b'O', ..] | [b'T', b'R', b'U', ..] => {
-                self.ddl += 1;
+                &self.ddl
             }
-            _ => self.other += 1,
+            _ => &self.other,
+        };
+        add(counter, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_nodes_is_counted() {
+        let stats = Stats::default();
+        for node in [0, 2, NEAR, NEAR + 3, NEAR + 3] {
+            stats.count_on(node, |n| n.completed(b"SELECT 1"));
         }
+        let told: Vec<u64> = stats.totals().by_node.iter().map(|node| node.selects).collect();
+        let mut expected = vec![0; NEAR + 4];
+        (expected[0], expected[2], expected[NEAR], expected[NEAR + 3]) = (1, 1, 1, 2);
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_a_node_was_sent_stays_with_the_role_that_it_had() {
+        let stats = Stats::default();
+        stats.count_on(0, |n| n.completed(b"INSERT 0 1"));
+        stats.count_on(1, |n| n.completed(b"SELECT 1"));
+        assert_eq!(stats.targets(Some(0)), (1, 1));
+        stats.count_on(1, |n| n.completed(b"INSERT 0 1"));
+        assert_eq!(stats.targets(None), (1, 1), "nobody is the primary: it is not known yet");
+        assert_eq!(stats.targets(Some(1)), (2, 1));
+        assert_eq!(stats.targets(Some(1)), (2, 1));
     }
 }
