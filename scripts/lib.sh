@@ -78,6 +78,11 @@ install_languages() {
     install_packages default-jdk-headless libpostgresql-jdbc-java php-cli php-pgsql golang-go golang-github-lib-pq-dev
 }
 
+# A browser for the tests of the status page, and what drives it.
+install_browser() {
+    install_packages chromium chromium-driver fonts-dejavu-core
+}
+
 # The Python of the tests, with their drivers and tools, in .venv of the source.
 install_python() {
     install_packages python3 python3-venv

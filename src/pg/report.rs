@@ -4,6 +4,7 @@
 //! is one row to everybody outside.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::core::Core;
 use super::pool::PoolKey;
-use super::registry::{ClientState, ServerState};
+use super::registry::{Client, ClientState, ServerState};
 use super::stats::{Totals, add_by_index, summed};
 use crate::config::model::{Balance, PoolMode, PoolSettings};
 use crate::net::tls::Cipher;
@@ -169,6 +170,32 @@ impl PoolReport {
     }
 }
 
+impl ClientReport {
+    /// Where it stands among all when only some are shown: those that wait, the longest first, those that work, the longest
+    /// first, then those that were active last.
+    pub fn place(&self) -> (u8, u64) {
+        place(self.state, self.since)
+    }
+}
+
+fn place(state: ClientState, since: u64) -> (u8, u64) {
+    match state {
+        ClientState::Waiting => (0, since),
+        ClientState::Active => (1, since),
+        ClientState::Idle => (2, u64::MAX - since),
+    }
+}
+
+/// The first `most` by their places, in no order.
+fn foremost<'a>(clients: impl Iterator<Item = &'a Rc<Client>>, most: usize) -> Vec<&'a Rc<Client>> {
+    let mut all: Vec<_> = clients.collect();
+    if all.len() > most {
+        all.select_nth_unstable_by_key(most, |client| place(client.state.get(), client.since.get()));
+        all.truncate(most);
+    }
+    all
+}
+
 /// The reports of all threads as one, sorted by database and user.
 pub fn merged(threads: Vec<Vec<PoolReport>>) -> Vec<PoolReport> {
     let mut all: BTreeMap<PoolKey, PoolReport> = BTreeMap::new();
@@ -228,12 +255,12 @@ impl Core {
             }
         }
         let pools = self.pools.borrow();
-        let report = |(key, pool): (&PoolKey, &std::rc::Rc<super::pool::PgPool>)| {
+        let report = |(key, pool): (&PoolKey, &Rc<super::pool::PgPool>)| {
             let tally = tallies.remove(&(Arc::clone(&key.database), Arc::clone(&key.user))).unwrap_or_default();
             let state = pool.state.borrow();
             let counts = state.counts();
-            let config = std::rc::Rc::clone(&pool.config.borrow());
-            let login = std::rc::Rc::clone(&pool.login.borrow());
+            let config = Rc::clone(&pool.config.borrow());
+            let login = Rc::clone(&pool.login.borrow());
             let by_node = (0..state.nodes()).map(|node| state.node_counts(node).total());
             PoolReport {
                 key: key.clone(),
@@ -269,10 +296,26 @@ impl Core {
 
     /// Every client of this thread.
     pub fn report_clients(&self) -> Vec<ClientReport> {
+        self.reports_of(self.clients.borrow().values())
+    }
+
+    /// The `most` clients of this thread that come first by [`ClientReport::place`]: copies are made of those alone.
+    pub fn report_foremost_clients(&self, most: usize) -> Vec<ClientReport> {
+        let clients = self.clients.borrow();
+        self.reports_of(foremost(clients.values(), most))
+    }
+
+    /// The same of clients that keep their connection.
+    pub fn report_pinned_clients(&self, most: usize) -> Vec<ClientReport> {
+        let clients = self.clients.borrow();
+        self.reports_of(foremost(clients.values().filter(|client| client.pin.get().is_some()), most))
+    }
+
+    fn reports_of<'a>(&self, clients: impl IntoIterator<Item = &'a Rc<Client>>) -> Vec<ClientReport> {
         let servers = self.servers.borrow();
-        let links: FxHashMap<u64, &std::rc::Rc<super::registry::Server>> =
+        let links: FxHashMap<u64, &Rc<super::registry::Server>> =
             servers.values().map(|server| (server.client.get(), server)).collect();
-        let report = |client: &std::rc::Rc<super::registry::Client>| {
+        let report = |client: &Rc<Client>| {
             let link = links.get(&client.id);
             ClientReport {
                 id: client.id,
@@ -291,13 +334,13 @@ impl Core {
                 pin: client.pin.get(),
             }
         };
-        self.clients.borrow().values().map(report).collect()
+        clients.into_iter().map(report).collect()
     }
 
     /// Every server connection of this thread.
     pub fn report_servers(&self) -> Vec<ServerReport> {
         let pools = self.pools.borrow();
-        let report = |server: &std::rc::Rc<super::registry::Server>| {
+        let report = |server: &Rc<super::registry::Server>| {
             let key = PoolKey { database: Arc::clone(&server.database), user: Arc::clone(&server.user) };
             ServerReport {
                 id: server.id,

@@ -1,5 +1,8 @@
 //! What the console tells about the services, gathered from every thread.
 
+use std::rc::Rc;
+
+use super::client::Client;
 use super::core::Core;
 
 /// One service on one thread.
@@ -52,6 +55,18 @@ pub struct ClientReport {
     pub in_flight: u32,
     /// Keeps a connection of its own, and for what.
     pub pin: Option<&'static str>,
+}
+
+impl ClientReport {
+    /// Where it stands among all when only some are shown: those that wait for an answer, then those that were active
+    /// last.
+    pub fn place(&self) -> (bool, u64) {
+        place(self.in_flight, self.active)
+    }
+}
+
+fn place(in_flight: u32, active: u64) -> (bool, u64) {
+    (in_flight == 0, u64::MAX - active)
 }
 
 /// What the threads say about the same services, together.
@@ -121,33 +136,47 @@ impl Core {
 
     /// Every client of this thread.
     pub fn report_clients(&self) -> Vec<ClientReport> {
-        let clients = self.clients.borrow();
-        clients
-            .values()
-            .map(|client| {
-                let login = client.login.borrow();
-                let user = login.as_ref().map(|login| String::from_utf8_lossy(&login.user).into_owned());
-                let mode = client.mode.get();
-                ClientReport {
-                    service: client.service.name.clone(),
-                    id: client.id,
-                    user: user.unwrap_or_default(),
-                    db: client.db.get(),
-                    addresses: (client.peer.named(), client.local.named()),
-                    connected: client.connected,
-                    active: client.active.get(),
-                    name: String::from_utf8_lossy(&client.name.borrow()).into_owned(),
-                    in_flight: client.in_flight.get(),
-                    pin: match mode {
-                        mode if mode.is_monitor => Some("MONITOR"),
-                        mode if mode.subscriptions != (0, 0) => Some("subscribed"),
-                        mode if mode.is_blocked => Some("blocking command"),
-                        mode if mode.is_watching => Some("WATCH"),
-                        mode if mode.has_own => Some("own connection"),
-                        _ => None,
-                    },
-                }
-            })
-            .collect()
+        reports_of(self.clients.borrow().values())
     }
+
+    /// The `most` clients of this thread that come first by [`ClientReport::place`]: copies are made of those alone.
+    pub fn report_foremost_clients(&self, most: usize) -> Vec<ClientReport> {
+        let clients = self.clients.borrow();
+        let mut all: Vec<&Rc<Client>> = clients.values().collect();
+        if all.len() > most {
+            all.select_nth_unstable_by_key(most, |client| place(client.in_flight.get(), client.active.get()));
+            all.truncate(most);
+        }
+        reports_of(all)
+    }
+}
+
+fn reports_of<'a>(clients: impl IntoIterator<Item = &'a Rc<Client>>) -> Vec<ClientReport> {
+    clients
+        .into_iter()
+        .map(|client| {
+            let login = client.login.borrow();
+            let user = login.as_ref().map(|login| String::from_utf8_lossy(&login.user).into_owned());
+            let mode = client.mode.get();
+            ClientReport {
+                service: client.service.name.clone(),
+                id: client.id,
+                user: user.unwrap_or_default(),
+                db: client.db.get(),
+                addresses: (client.peer.named(), client.local.named()),
+                connected: client.connected,
+                active: client.active.get(),
+                name: String::from_utf8_lossy(&client.name.borrow()).into_owned(),
+                in_flight: client.in_flight.get(),
+                pin: match mode {
+                    mode if mode.is_monitor => Some("MONITOR"),
+                    mode if mode.subscriptions != (0, 0) => Some("subscribed"),
+                    mode if mode.is_blocked => Some("blocking command"),
+                    mode if mode.is_watching => Some("WATCH"),
+                    mode if mode.has_own => Some("own connection"),
+                    _ => None,
+                },
+            }
+        })
+        .collect()
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION,
+    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use serde_json::json;
@@ -19,7 +19,8 @@ pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) const JSON: &str = "application/json";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An answer of this type. Nothing of it may be kept, framed, or taken for another type.
+/// An answer of this type. Nothing of it may be kept, framed, or taken for another type; a page may run and look like what
+/// we serve alone, and its scripts cannot make markup of a text.
 pub(super) fn with(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
@@ -32,7 +33,7 @@ pub(super) fn with(status: StatusCode, kind: &'static str, body: impl Into<Bytes
         (
             CONTENT_SECURITY_POLICY,
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
         ),
     ];
     for (name, value) in always {
@@ -44,6 +45,19 @@ pub(super) fn with(status: StatusCode, kind: &'static str, body: impl Into<Bytes
 /// 200
 pub(super) fn ok(kind: &'static str, body: impl Into<Bytes>) -> Answer {
     with(StatusCode::OK, kind, body)
+}
+
+/// A file that may be kept, if it is asked each time whether it is still the same; nothing but that if `is_known`.
+pub(super) fn tagged(kind: &'static str, text: &'static str, tag: &str, is_known: bool) -> Answer {
+    let mut answer = match is_known {
+        true => with(StatusCode::NOT_MODIFIED, kind, ""),
+        false => with(StatusCode::OK, kind, text),
+    };
+    header(&mut answer, CACHE_CONTROL, "no-cache");
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        answer.headers_mut().insert(ETAG, tag);
+    }
+    answer
 }
 
 /// An error, and the way out.

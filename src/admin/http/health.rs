@@ -33,7 +33,7 @@ pub(super) fn readyz(instance: &Arc<Instance>) -> Answer {
 }
 
 /// A line for each reason not to send clients here.
-fn not_ready(instance: &Instance) -> Vec<String> {
+pub(super) fn not_ready(instance: &Instance) -> Vec<String> {
     let mut why = Vec::new();
     if instance.stopping() != Stop::Run {
         why.push("stopping".to_owned());

@@ -1,5 +1,5 @@
-//! HTTP: metrics, readiness, the views as JSON and as HAProxy's CSV, and one admin statement at a time. On the control
-//! thread, where a request costs one look at every data thread at most.
+//! HTTP: the status page, metrics, readiness, the views as JSON and as HAProxy's CSV, and one admin statement at a time.
+//! On the control thread, where a request costs a look or two at every data thread at most.
 //!
 //! Everything a client can make us keep is bounded: [`MOST_CONNECTIONS`] connections, heads of [`LONGEST_HEAD`], bodies of
 //! [`LONGEST_BODY`], and [`PATIENCE`] for whoever neither sends nor takes anything.
@@ -8,8 +8,10 @@ mod access;
 mod answer;
 mod haproxy;
 mod health;
+mod history;
 mod io;
 mod json;
+mod page;
 pub(super) mod probe;
 mod routes;
 
@@ -26,6 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::access::Remembered;
+use self::history::{Past, SharedPast};
 use self::io::Watched;
 use crate::config::model::DEFAULT_HTTP;
 use crate::net::tls::Tls;
@@ -54,10 +57,15 @@ const RETRY: Duration = Duration::from_secs(5);
 pub fn start(instance: &Arc<Instance>) -> std_io::Result<()> {
     let config = instance.config.load_full();
     let connections = Rc::new(Cell::new(0));
+    let past = Past::new();
+    if !config.admin.listen.is_empty() {
+        tokio::task::spawn_local(history::keep(Arc::clone(instance), Rc::clone(&past)));
+    }
     for address in &config.admin.listen {
         let named =
             |e: std_io::Error| std_io::Error::new(e.kind(), format!("admin.listen: cannot listen on {address}: {e}"));
-        let door = Door { instance: Arc::clone(instance), connections: Rc::clone(&connections) };
+        let door =
+            Door { instance: Arc::clone(instance), past: Rc::clone(&past), connections: Rc::clone(&connections) };
         match bind(*address).map_err(named) {
             Ok(listener) => {
                 tracing::info!(listen = %address, tls = config.admin.tls_cert.is_some(), "serving HTTP");
@@ -87,6 +95,7 @@ fn bind(address: SocketAddr) -> std_io::Result<TcpListener> {
 #[derive(Clone)]
 struct Door {
     instance: Arc<Instance>,
+    past: SharedPast,
     connections: Rc<Cell<usize>>,
 }
 
@@ -107,9 +116,9 @@ impl Door {
                 Ok((tcp, _)) => {
                     if self.connections.get() < MOST_CONNECTIONS {
                         let place = Place::take(&self.connections);
-                        let instance = Arc::clone(&self.instance);
+                        let (instance, past) = (Arc::clone(&self.instance), Rc::clone(&self.past));
                         tokio::task::spawn_local(async move {
-                            serve(instance, tcp).await;
+                            serve(instance, past, tcp).await;
                             drop(place);
                         });
                     }
@@ -142,6 +151,7 @@ impl Drop for Place {
 /// What a request's connection says of who asks.
 struct Connection {
     instance: Arc<Instance>,
+    past: SharedPast,
     peer: Endpoint,
     is_encrypted: bool,
     /// The credentials that were right the last time: checking them can take milliseconds.
@@ -151,7 +161,7 @@ struct Connection {
 }
 
 /// One connection, to its end.
-async fn serve(instance: Arc<Instance>, tcp: TcpStream) {
+async fn serve(instance: Arc<Instance>, past: SharedPast, tcp: TcpStream) {
     let _ = tcp.set_nodelay(true);
     let stream = Stream::Tcp(tcp.into());
     let peer = stream.peer();
@@ -172,8 +182,14 @@ async fn serve(instance: Arc<Instance>, tcp: TcpStream) {
         }
         (stream, _) => stream,
     };
-    let connection =
-        Rc::new(Connection { instance, peer, is_encrypted, remembered: Remembered::default(), busy: Cell::new(0) });
+    let connection = Rc::new(Connection {
+        instance,
+        past,
+        peer,
+        is_encrypted,
+        remembered: Remembered::default(),
+        busy: Cell::new(0),
+    });
     let moved = Rc::new(Cell::new(now_ns()));
     let served = {
         let connection = Rc::clone(&connection);

@@ -8,7 +8,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::access::{self, Denied};
 use super::answer::{self, Answer, JSON};
-use super::{Connection, LONGEST_BODY, PATIENCE, haproxy, health, json};
+use super::history::Span;
+use super::{Connection, LONGEST_BODY, PATIENCE, haproxy, health, json, page};
 use crate::admin::facts::Facts;
 use crate::admin::metrics;
 use crate::admin::statement::{self, Statement};
@@ -19,11 +20,12 @@ pub(super) async fn answer(connection: &Connection, request: Request<Incoming>) 
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
-    // These answer everybody: a balancer has no credentials.
+    // These answer everybody: a balancer has no credentials, and the page that asks for them has to be there first.
     match path {
         "/healthz" | "/readyz" if !is_read => return answer::method_not_allowed("GET, HEAD"),
         "/healthz" => return health::healthz(&connection.instance).await,
         "/readyz" => return health::readyz(&connection.instance),
+        path if let Some(file) = page::file(path).filter(|_| is_read) => return file.answer(&head.headers),
         _ => {}
     }
     let asks_itself = head.headers.get("x-requested-with").is_some_and(|by| by == "forebay");
@@ -51,12 +53,42 @@ pub(super) async fn answer(connection: &Connection, request: Request<Incoming>) 
             answer::ok("text/plain; charset=utf-8", haproxy::csv(&Facts::gather(instance, haproxy::NEEDS).await))
         }
         ("/stats", true) => answer::redirect("/"),
+        ("/api/v1/overview", true) => match since(query) {
+            Ok(since) => {
+                let whole = page::overview(instance, &connection.past, &caller, since).await;
+                answer::ok(JSON, format!("{whole}\n"))
+            }
+            Err(_) => no_moment(),
+        },
+        ("/api/v1/history", true) => past(connection, query),
         (path, true) => match path.strip_prefix("/api/v1/") {
             Some(name) => view(connection, caller, name, query).await,
             None => answer::error(StatusCode::NOT_FOUND, "there is nothing here; /api/v1 lists the views"),
         },
         (_, false) => answer::method_not_allowed("GET, HEAD"),
     }
+}
+
+/// The samples of `span=10m` or `24h`, with `since=MS` only those that are new to the reader.
+fn past(connection: &Connection, query: &str) -> Answer {
+    let span = Span::named(parameter(query, "span").unwrap_or("10m"));
+    match (span, since(query)) {
+        (Some(span), Ok(since)) => {
+            let samples = connection.past.borrow().json(span, since.unwrap_or(0));
+            answer::ok(JSON, format!("{samples}\n"))
+        }
+        (None, _) => answer::error(StatusCode::BAD_REQUEST, "span must be 10m or 24h"),
+        (_, Err(_)) => no_moment(),
+    }
+}
+
+/// Milliseconds since 1970 that the reader has seen everything of.
+fn since(query: &str) -> Result<Option<u64>, std::num::ParseIntError> {
+    parameter(query, "since").map(str::parse).transpose()
+}
+
+fn no_moment() -> Answer {
+    answer::error(StatusCode::BAD_REQUEST, "since must be a number: milliseconds since 1970")
 }
 
 /// Rows of a view, by its name in lower case and with `_` between words; `limit=N` for the last ones only.

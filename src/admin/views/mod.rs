@@ -10,7 +10,7 @@ pub(super) mod checks;
 mod hba;
 mod nodes;
 mod pgpool;
-mod pools;
+pub(super) mod pools;
 mod process;
 mod promotion;
 mod redis;

@@ -10,7 +10,7 @@ use crate::pg::report::PoolReport;
 /// The console's database and user, as PgBouncer calls its own.
 pub(super) const CONSOLE: &str = "pgbouncer";
 
-pub(super) fn mode(mode: PoolMode) -> &'static str {
+pub(in crate::admin) fn mode(mode: PoolMode) -> &'static str {
     match mode {
         PoolMode::Transaction => "transaction",
         PoolMode::Session => "session",
