@@ -1,8 +1,8 @@
 //! Keys of the reference whose capability this version does not have yet.
 //!
 //! They are read under their names so that a file says the same thing to every version. What could not be left out
-//! without harm (an instance believing that others agree with it) is refused; the rest is accepted, and warned of when
-//! something that was asked for will not happen. Whoever builds the capability deletes its lines here.
+//! without harm (an instance believing that others agree with it) is refused; the rest is accepted. Whoever builds the
+//! capability deletes its lines here.
 
 use super::reader::Reader;
 use super::setting::{At, Rules, Setting, Value};
@@ -31,9 +31,6 @@ static PLACEHOLDERS: &[Placeholder] = &[
     of_etcd("tls.key", "Private key of `tls.cert`, PEM.\n"),
 ];
 
-/// Existing keys that have no effect: section, keys, what will not happen.
-static WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[];
-
 /// Existing keys that only tune what this version does not do: marked in the docs, accepted without a word (but for
 /// etcd's endpoints, see [`ETCD_REFUSED`]).
 static TUNING: &[(&str, &[&str])] = &[("coordination", &["etcd", "prefix", "lease", "user", "password"])];
@@ -44,8 +41,7 @@ pub(super) const ETCD_REFUSED: Option<&str> = Some(NO_ETCD);
 /// Section and key of every row that speaks of a key with a field.
 #[cfg(test)]
 pub(super) fn rows_of_existing_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let keys = WITHOUT_EFFECT.iter().map(|row| (row.0, row.1)).chain(TUNING.iter().copied());
-    keys.flat_map(|(section, keys)| keys.iter().map(move |key| (section, *key)))
+    TUNING.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*section, *key)))
 }
 
 pub(super) fn placeholders(section: &str) -> impl Iterator<Item = &'static Placeholder> {
@@ -56,14 +52,9 @@ pub(super) fn placeholder(section: &str, key: &str) -> Option<&'static Placehold
     placeholders(section).find(|later| later.key == key)
 }
 
-/// What a value of this key other than the default does not do.
-pub(super) fn without_effect(section: &str, key: &str) -> Option<&'static str> {
-    WITHOUT_EFFECT.iter().find(|row| row.0 == section && row.1.contains(&key)).map(|row| row.2)
-}
-
 /// Whether this key does nothing yet.
 pub(super) fn is_later(section: &str, key: &str) -> bool {
-    without_effect(section, key).is_some() || TUNING.iter().any(|row| row.0 == section && row.1.contains(&key))
+    TUNING.iter().any(|row| row.0 == section && row.1.contains(&key))
 }
 
 impl Placeholder {

@@ -16,7 +16,7 @@ use super::diagnostic::{Diagnostic, position};
 use super::hba::Rules;
 use super::keys::{self, Key, Section, Shape};
 use super::later;
-use super::setting::{At, Secrets, Value, quote};
+use super::setting::{At, Value, quote};
 use super::suggest;
 
 /// Answers the addresses of a host name and a port.
@@ -185,7 +185,6 @@ impl<'a> Reader<'a> {
             if let Some(key) = keys.iter().find(|key| key.name == name) {
                 let at = At { key: path, place: at_place, rules: key.rules };
                 (key.load)(section, value, &at, self);
-                self.warn_if_later(section, key, value);
             } else if let Some(placeholder) = later::placeholder(T::PATH, &name) {
                 let at = At { key: path, place: at_place, rules: Default::default() };
                 placeholder.read(value, &at, self);
@@ -208,17 +207,6 @@ impl<'a> Reader<'a> {
                 let header = header::<T>();
                 self.error_at(written.span().start, format!("unknown key {} in {header}{hint}", quote(&name)));
             }
-        }
-    }
-
-    /// Warns of a value other than the default whose effect this version does not have.
-    fn warn_if_later<T: Section>(&mut self, section: &T, key: &Key<T>, value: &Value<'_>) {
-        let Some(why) = later::without_effect(T::PATH, key.name) else {
-            return;
-        };
-        let literal = (key.literal)(section, key.rules, Secrets::Masked);
-        if literal.as_deref() != key.default {
-            self.warning(value, format!("{}.{}: {why}", T::PATH, key.name));
         }
     }
 

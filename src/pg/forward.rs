@@ -654,21 +654,22 @@ impl Session {
 
     /// What the statement of a named portal means for the session, until the portal is executed.
     fn remember_portal(&mut self, backend: &Backend, name: &[u8], op: Option<Box<Op>>) {
-        let portals = &mut self.rare.portals;
         if backend.track.is_free() {
             // None outlives its transaction.
-            portals.clear();
+            self.rare.portals = None;
         }
-        portals.retain(|(known, _)| **known != *name);
+        if let Some(portals) = &mut self.rare.portals {
+            portals.0.retain(|(known, _)| **known != *name);
+        }
         if let Some(op) = op {
-            portals.push((name.into(), op));
+            self.rare.portals.get_or_insert_default().0.push((name.into(), op));
         }
     }
 
     /// What executing a named portal means for the session. `body` is that of the Execute.
     fn op_of_portal(&self, body: &[u8]) -> Option<Box<Op>> {
         let name = body.split(|byte| *byte == 0).next()?;
-        self.rare.portals.iter().find(|(known, _)| **known == *name).map(|(_, op)| op.clone())
+        self.rare.portals.as_ref()?.0.iter().find(|(known, _)| **known == *name).map(|(_, op)| op.clone())
     }
 
     pub(super) fn text_of_statement(&self, name: &[u8]) -> Option<Vec<u8>> {

@@ -11,6 +11,10 @@ use super::watch::Watched;
 use crate::config::model::ListenRoute;
 use crate::topology::Lsn;
 
+/// Named portals, and what executing them means for the session.
+#[derive(Debug, Default)]
+pub(super) struct Portals(pub Vec<(Box<[u8]>, Box<Op>)>);
+
 /// What few statements need.
 #[derive(Debug)]
 pub(super) struct Rare {
@@ -23,7 +27,7 @@ pub(super) struct Rare {
     /// What the statement bound last does to the session.
     pub bound: Option<Box<Op>>,
     /// The same for named portals whose statement means something for the session.
-    pub portals: Vec<(Box<[u8]>, Box<Op>)>,
+    pub portals: Option<Box<Portals>>,
     /// Names the text of the unnamed statement among all clients of the thread; 0 before the first.
     pub unnamed_serial: u64,
     /// Node of the last statement, for `SHOW forebay.node`.
@@ -48,8 +52,6 @@ pub(super) struct Rare {
     pub looks: Option<Box<Looks>>,
     /// Which statement an answer is about, where statements are counted.
     pub watched: Option<Box<Watched>>,
-    /// How long the request at hand waited for its connection, ns.
-    pub waited: u64,
     /// Channels; nothing before the first.
     pub listening: Option<Box<Listening>>,
 }
@@ -62,7 +64,7 @@ impl Rare {
             listen_route: route,
             route_local: None,
             bound: None,
-            portals: Vec::new(),
+            portals: None,
             unnamed_serial: 0,
             last_node: None,
             home,
@@ -75,7 +77,6 @@ impl Rare {
             read_after: None,
             looks: None,
             watched: None,
-            waited: 0,
             listening: None,
         }
     }

@@ -190,6 +190,11 @@ impl Queries {
         told
     }
 
+    /// Slow statements have lines in the log.
+    pub(super) fn logs_slow(&self) -> bool {
+        self.slow.get().is_some()
+    }
+
     /// A statement may be counted.
     pub(super) fn has_tokens(&self) -> bool {
         self.tokens.get() > 0

@@ -48,8 +48,8 @@ impl Session {
         self.me.since.set(self.core.now());
         self.flags.running = false;
         self.flags.hold = false;
-        if !self.rare.portals.is_empty() {
-            self.rare.portals = Vec::new();
+        if self.rare.portals.is_some() {
+            self.rare.portals = None;
         }
         if self.flags.may_pin {
             self.does_not_pin();

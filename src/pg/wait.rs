@@ -79,7 +79,9 @@ impl Session {
         let stats = &self.pool.stats;
         add(&stats.wait_time, waited);
         stats.wait_times.add(waited);
-        self.rare.waited = waited;
+        if self.core.queries.logs_slow() {
+            self.rare.watched.get_or_insert_default().waited = waited;
+        }
         self.me.state.set(ClientState::Idle);
     }
 

@@ -19,8 +19,8 @@ pub(super) struct Watched {
     bound: Option<Counted>,
     /// Something was sent behind it that is not in the queue.
     is_closed: bool,
-    /// How long the first of them had waited for its connection, ns.
-    waited: u64,
+    /// How long the first of them had waited for its connection, ns; only if slow statements are logged.
+    pub waited: u64,
 }
 
 #[derive(Debug)]
@@ -114,11 +114,7 @@ impl Session {
             self.watch_anew();
         }
         self.flags.watching = true;
-        let waited = std::mem::take(&mut self.rare.waited);
-        let watched = self.rare.watched.get_or_insert_default();
-        if waited > 0 {
-            watched.waited = waited;
-        }
+        self.rare.watched.get_or_insert_default();
         let now = self.core.read_clock();
         Some(self.core.queries.begin(text, &self.pool.shared.key, backend.is_standby, now))
     }
@@ -174,6 +170,10 @@ impl Session {
             }
         }
         self.flags.watching = self.rare.watched.as_ref().is_some_and(|w| !w.due.is_empty() || w.bound.is_some());
+        if !self.flags.watching {
+            // An idle client keeps nothing of it.
+            self.rare.watched = None;
+        }
     }
 
     fn watch_end(&mut self, backend: &Backend, counted: &Counted) {

@@ -67,7 +67,8 @@ struct Shown {
 
 impl Sink for Shown {
     fn put(&mut self, part: &[u8], token: Token) {
-        if self.is_cut || self.text.len() + part.len() > LONGEST_SHOWN {
+        // One more for a space before it.
+        if self.is_cut || self.text.len() + 1 + part.len() > LONGEST_SHOWN {
             self.is_cut = true;
             return;
         }

@@ -1,4 +1,4 @@
-//! What later versions will do: refused where ignoring it would be unsafe, warned of where it would be a surprise.
+//! What later versions will do: refused where ignoring it would be unsafe.
 
 use super::*;
 use crate::config::later::rows_of_existing_keys;
@@ -42,16 +42,6 @@ fn their_values_are_checked_all_the_same() {
     refused(
         "[postgres]\ntls = \"on\"\n",
         &["2:7: postgres.tls must be a table with mode, cert, key, ca, min_version, channel_binding"],
-    );
-}
-
-#[test]
-fn what_will_not_happen_is_warned_of() {
-    assert_eq!(
-        warnings(
-            "[[redis.service]]\nname = \"r\"\nlisten = [\":6380\"]\nnodes = [\"r1\"]\n[notify]\nwebhook = [\"https://a.example/hidden\"]\n"
-        ),
-        ["6:11: notify.webhook: webhooks are not called in this version"]
     );
 }
 
