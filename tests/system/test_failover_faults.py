@@ -386,6 +386,9 @@ def test_a_connection_made_for_reads_is_taken_away_when_its_promoted_node_hangs(
         client.execute("select txid_current()")
         assert connections() == [made_for_reads]
         scene.forebay.admin("ATTACH NODE pg3")
+        # Only who is on the new primary's timeline can take its place.
+        wait_until(lambda: scene.forebay.node("pg3")["timeline"] == scene.forebay.node("pg2")["timeline"] == 2, 20,
+                   "pg3 to be on pg2's timeline")
         scene.forebay.wait_node("pg3", role="replica", state="up")
         second.pause()
         try:
