@@ -357,6 +357,19 @@ def test_a_delayed_replica_is_not_promoted_and_follows(begin):
     scene = begin()
     delayed, other = scene.cluster.nodes[1:]
     delayed.configure(recovery_min_apply_delay="1h")
+
+    def received():
+        return [node.value("select pg_last_wal_receive_lsn() - '0/0'::pg_lsn") for node in (delayed, other)]
+
+    def has_no_more_than_the_other():
+        """Else it could follow only after a rewind: it would have what nobody else has. Leaves the primary hung."""
+        scene.old.pause()
+        found = received()
+        if found[0] <= found[1] and received() == found:
+            return True
+        scene.old.resume()
+        return False
+    wait_until(has_no_more_than_the_other, 20, "the delayed replica to have no more than the other one")
     scene.old.kill()
     assert scene.new_primary() is other
     # A server receives only once it has replayed what it has; the slot keeps what it will need.
