@@ -39,10 +39,8 @@ pub struct Queries {
     /// Statements that were counted since the last token came.
     in_tick: Cell<u32>,
     ticks: Cell<u32>,
-    /// Every statement is counted, whatever it costs.
-    all: Cell<bool>,
     by_key: RefCell<FxHashMap<Key, Entry>>,
-    /// A statement that takes longer has a line in the log, ns.
+    /// A statement that takes longer has a line in the log, ns; every one is counted then, whatever it costs.
     slow: Cell<Option<u64>>,
     lines: Cell<SlowLines>,
 }
@@ -122,7 +120,6 @@ impl Default for Queries {
             passed: Cell::new(0),
             in_tick: Cell::new(0),
             ticks: Cell::new(0),
-            all: Cell::new(false),
             by_key: RefCell::default(),
             slow: Cell::new(None),
             lines: Cell::default(),
@@ -141,12 +138,12 @@ impl Queries {
     /// New tokens, once a tick.
     pub(super) fn tick(&self) {
         let ticks = self.ticks.get() + 1;
-        if ticks < TICKS && !self.all.get() {
+        if ticks < TICKS && !self.logs_slow() {
             return self.ticks.set(ticks);
         }
         self.ticks.set(0);
         let statements = self.in_tick.replace(0);
-        let tokens = if self.all.get() { BURST } else { 1 + statements / SHARE };
+        let tokens = if self.logs_slow() { BURST } else { 1 + statements / SHARE };
         self.tokens.set((self.tokens.get() + tokens).min(BURST));
     }
 
@@ -166,7 +163,6 @@ impl Queries {
     /// From now on a statement that takes so long (ns) has a line in the log. To find those, every one is counted.
     fn set_slow(&self, slow: Option<u64>) {
         self.slow.set(slow);
-        self.all.set(slow.is_some());
         if slow.is_some() {
             self.tokens.set(BURST);
         }
@@ -202,7 +198,7 @@ impl Queries {
 
     /// Begins to count a statement for which [`Queries::is_due`].
     pub(super) fn begin(&self, text: &[u8], pool: &PoolKey, is_replica: bool, now: u64) -> Counted {
-        if !self.all.get() {
+        if !self.logs_slow() {
             self.tokens.set(self.tokens.get().saturating_sub(1));
         }
         let weight = self.passed.replace(0).max(1);

@@ -93,6 +93,13 @@ summed! {
     }
 }
 
+impl ClientCounts {
+    /// Clients that are logged in, and those that wait for their login.
+    pub fn all(&self) -> usize {
+        self.idle + self.active + self.waiting
+    }
+}
+
 impl ServerCounts {
     /// Connections, opening ones included.
     pub fn all(&self) -> usize {
@@ -165,8 +172,7 @@ impl PoolReport {
 
     /// Something of it is in use, or could be.
     pub fn is_there(&self) -> bool {
-        let clients = self.clients.idle + self.clients.active + self.clients.waiting;
-        !self.is_removed || clients + self.servers.all() > 0
+        !self.is_removed || self.clients.all() + self.servers.all() > 0
     }
 }
 

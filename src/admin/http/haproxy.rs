@@ -230,7 +230,7 @@ fn clusters(facts: &Facts) -> Vec<Line> {
         let service = cluster.name.as_str();
         let pools: Vec<_> = facts.pools.iter().filter(|pool| pool.cluster == c).collect();
         let (totals, averages) = facts.totals(pools.iter().copied());
-        let clients: usize = pools.iter().map(|p| p.clients.idle + p.clients.active + p.clients.waiting).sum();
+        let clients: usize = pools.iter().map(|p| p.clients.all()).sum();
         let waiting: usize = pools.iter().map(|pool| pool.clients.waiting).sum();
         lines.push(
             Line::new(service, "FRONTEND", FRONTEND)

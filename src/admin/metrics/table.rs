@@ -392,7 +392,7 @@ pub(super) static METRICS: &[Metric] = &[
     Metric {
         name: "forebay_query_seconds",
         kind: Histogram,
-        about: "From a query to the end of its answer, the wait for a server connection included",
+        about: "From a query, or the end of its wait for a server connection, to the end of its answer",
         labels: POOL,
         samples: |source, samples| {
             for pool in &source.pools {
@@ -403,7 +403,7 @@ pub(super) static METRICS: &[Metric] = &[
     Metric {
         name: "forebay_transaction_seconds",
         kind: Histogram,
-        about: "From the first query of a transaction to its end",
+        about: "From the first query of a transaction, or the end of its wait, to its end",
         labels: POOL,
         samples: |source, samples| {
             for pool in &source.pools {

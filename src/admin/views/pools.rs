@@ -112,7 +112,7 @@ fn database(facts: &Facts, name: &str) -> Row {
 }
 
 fn clients(pool: &PoolReport) -> usize {
-    pool.clients.active + pool.clients.idle + pool.clients.waiting
+    pool.clients.all()
 }
 
 pub(super) fn pools(facts: &Facts) -> Vec<Row> {

@@ -145,7 +145,7 @@ fn pool(config: &Config, pool: &PoolReport) -> (Subject, Reading) {
     let service = cluster.map(|cluster| cluster.name.clone()).unwrap_or_default();
     let names = vec![service, pool.key.database.to_string(), pool.key.user.to_string()];
     let (clients, totals) = (&pool.clients, &pool.totals);
-    let levels = [clients.idle + clients.active + clients.waiting, clients.waiting, pool.servers.active];
+    let levels = [clients.all(), clients.waiting, pool.servers.active];
     let reading = Reading {
         counts: vec![totals.queries, totals.xacts, totals.errors],
         levels: levels.map(|level| Some(level as u64)).to_vec(),

@@ -33,9 +33,8 @@ pub(in crate::admin::http) async fn overview(
     caller: &Caller,
     since: Option<u64>,
 ) -> Json {
-    let statements = views::named("QUERIES");
-    let more = statements.map_or(Needs::empty(), |view| view.needs);
-    let mut facts = Facts::gather(instance, Needs::POOLS | Needs::EVENTS | Needs::BANS | more).await;
+    let needs = Needs::POOLS | Needs::EVENTS | Needs::BANS | Needs::QUERIES;
+    let mut facts = Facts::gather(instance, needs).await;
     let mut whole = Map::new();
     let mut put = |name: &str, value: Json| drop(whole.insert(name.to_owned(), value));
     past.borrow_mut().look_at_primaries(instance);
@@ -47,9 +46,7 @@ pub(in crate::admin::http) async fn overview(
     put("queue", queue(&facts));
     put("events", events(&facts));
     put("bans", first(rows(&facts, "BANS"), MOST));
-    if let Some(view) = statements {
-        put("statements", statements_of(table(&facts, view)));
-    }
+    put("statements", first(rows(&facts, "QUERIES"), MOST_STATEMENTS));
     clients(instance, &mut facts, &mut put).await;
     if let Some(since) = since {
         put("history", past.borrow().json(Span::Minutes, since));
@@ -121,8 +118,7 @@ fn services(facts: &Facts, past: &SharedPast) -> Json {
 /// The busiest first.
 fn pools(facts: &Facts) -> Json {
     let mut pools: Vec<&PoolReport> = facts.pools.iter().collect();
-    let clients = |pool: &PoolReport| pool.clients.idle + pool.clients.active + pool.clients.waiting;
-    pools.sort_by_key(|pool| Reverse((pool.clients.waiting, clients(pool))));
+    pools.sort_by_key(|pool| Reverse((pool.clients.waiting, pool.clients.all())));
     let row = |pool: &&PoolReport| {
         json!({
             "service": facts.config.postgres.clusters.get(pool.cluster).map(|cluster| cluster.name.as_str()),
@@ -152,18 +148,6 @@ fn queue(facts: &Facts) -> Json {
     first(queue, MOST)
 }
 
-/// Those that took the most time.
-fn statements_of(mut statements: Json) -> Json {
-    let total = |row: &Json| match row.get("total_ms") {
-        Some(Json::String(number)) => number.parse().unwrap_or(0.0),
-        number => number.and_then(Json::as_f64).unwrap_or(0.0),
-    };
-    if let Some(rows) = statements.as_array_mut() {
-        rows.sort_by(|a, b| total(b).total_cmp(&total(a)));
-    }
-    first(statements, MOST_STATEMENTS)
-}
-
 /// The last ones, the newest first.
 fn events(facts: &Facts) -> Json {
     let mut events = rows(facts, "EVENTS");
@@ -187,8 +171,7 @@ async fn clients(instance: &Arc<Instance>, facts: &mut Facts, put: &mut impl FnM
     put("pins", with_total(pins, MOST, totals));
     facts.clients = foremost.into_iter().flatten().collect();
     facts.clients.sort_by_key(crate::pg::report::ClientReport::place);
-    let all: usize =
-        facts.pools.iter().map(|pool| pool.clients.idle + pool.clients.active + pool.clients.waiting).sum();
+    let all: usize = facts.pools.iter().map(|pool| pool.clients.all()).sum();
     put("clients", with_total(rows(facts, "CLIENTS"), MOST, all + facts.consoles.len()));
     let all: usize = facts.redis_services.iter().map(|service| service.clients).sum();
     let row = |client: &RedisClient| {
