@@ -136,19 +136,21 @@ def test_a_password_is_asked_for_on_a_terminal_without_echo(shared_cluster):
     shown = b""
 
     def read_until(text):
+        """Reads until `text` was shown; a terminal that was closed (None) ends with EIO."""
         nonlocal shown
-        while text not in shown:
+        while text is None or text not in shown:
             ready, _, _ = select.select([parent], [], [], 20)
             assert ready, f"no {text!r} in {shown!r}"
             try:
                 shown += os.read(parent, 4096)
             except OSError:
-                break
-        return shown
+                assert text is None, f"no {text!r} in {shown!r}"
+                return
 
     read_until(b"Password of app")
     os.write(parent, b"app\n")
-    read_until(b"monitor_user")
+    read_until(None)
+    assert b"monitor_user" in shown
     assert shown.count(b"\napp") == 0, "the password was shown"
     running.communicate(timeout=20)
     os.close(parent)
