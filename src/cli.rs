@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::model::{AdminRole, Config, ListenAddr};
+use crate::ops::upgrade::Heir;
 use crate::{admin, config, ops};
 
 mod make;
@@ -58,6 +59,14 @@ enum Command {
     Admin {
         /// For instance "SHOW POOLS"
         sql: String,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Replace the running instance by the program as it is now, without losing anyone
+    ///
+    /// The instance starts its own program file anew, hands over its listeners, and every client as its transaction ends.
+    /// Answers when the new process serves; if it cannot, the old one goes on as before and this says why.
+    Upgrade {
         #[command(flatten)]
         running: Running,
     },
@@ -131,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Status { running } => ask(&running, STATUS),
         Command::Health { file, ready } => health(&file.config, ready),
         Command::Admin { sql, running } => ask(&running, &[sql.as_str()]),
+        Command::Upgrade { running } => ask(&running, &["UPGRADE"]),
         Command::Import { tool, files } => make::import(tool, &files),
         Command::Init { wish } => make::init(&wish),
         Command::Man { output } => make::man(output.as_deref()),
@@ -158,24 +168,51 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 }
 
 fn run(path: &Path) -> ExitCode {
-    let config = match load(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let (heir, parent) = match heir() {
+        Ok(both) => both,
+        Err(e) => {
+            eprintln!("forebay: the process before this one cannot be heard: {e}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let refuse = |why: &str| parent.iter().for_each(|parent| parent.refuse(why));
+    let config = match config::load(path) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            loaded.config
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            refuse(&errors.to_string());
+            return ExitCode::from(BAD_CONFIG);
+        }
     };
     let level = match ops::log::start(&config.general.log_level, config.general.log_format) {
         Ok(level) => level,
         Err(e) => {
             eprintln!("forebay: log.level: {e}");
+            refuse(&format!("log.level: {e}"));
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    match ops::serve(config, path, level, admin::console::serve, |instance| admin::start(&instance)) {
+    match ops::serve(config, path, level, heir, admin::console::serve, |instance| admin::start(&instance)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+            refuse(&e.to_string());
             tracing::error!(error = %e, "stopped");
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// What a process that takes over from its parent needs, twice: to take over, and to say why it cannot.
+fn heir() -> std::io::Result<(Option<Heir>, Option<Heir>)> {
+    let Some(heir) = Heir::of_parent() else { return Ok((None, None)) };
+    let heir = heir?;
+    let parent = heir.try_clone()?;
+    Ok((Some(heir), Some(parent)))
 }
 
 fn check(path: &Path, show: bool) -> ExitCode {

@@ -21,6 +21,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "SHUTDOWN [WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS]",
         "end now, when no transaction runs, or when the clients have left",
     ),
+    ("UPGRADE", "start the program anew, and hand the clients over to it"),
     ("WAIT_CLOSE [db]", "wait until the connections that RECONNECT or a reload replaces are closed"),
     ("DETACH NODE node", "take a node out of service at once"),
     ("ATTACH NODE node [FORCE]", "put it back"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::errors::Refusal;
 use super::facts::Facts;
+use super::statement::command::Command;
 use super::statement::{Statement, Transaction};
 use super::table::{Column, Kind, Table, row};
 use super::{Rights, commands, drivers, help, route};
@@ -101,6 +102,7 @@ pub(super) fn columns(statement: &Statement) -> Option<Cow<'static, [Column]>> {
         Statement::Parameter(name) => Cow::Owned(vec![Column { name: name.clone().into(), kind: Kind::Text }]),
         Statement::Select(items) => drivers::columns(items),
         Statement::ExplainRoute { .. } => Cow::Borrowed(route::COLUMNS),
+        Statement::Command(Command::Upgrade) => Cow::Borrowed(commands::upgrade::COLUMNS),
         _ => return None,
     })
 }

@@ -73,6 +73,8 @@ pub struct General {
     pub state_dir: PathBuf,
     /// How long TERM waits for clients to finish.
     pub shutdown_grace: Duration,
+    /// How long a process that was replaced by `UPGRADE` waits for clients that cannot follow.
+    pub upgrade_grace: Duration,
     /// A `tracing` filter: `info`, `debug`, `forebay::pool=debug,info`.
     pub log_level: String,
     /// Shape of a log line.
@@ -251,7 +253,7 @@ pub enum ListenAddr {
 }
 
 /// `route` of a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum ListenRoute {
     /// Statement by statement.
     #[default]

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::task::{Context, Poll};
@@ -33,6 +34,24 @@ pub enum Accepted {
     Tcp(TcpListener),
     /// Unix domain
     Unix(UnixListener),
+}
+
+/// More listeners on an address of which this process has inherited some: `threads` in all.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_more(addr: &ListenAddr, inherited: Vec<OwnedFd>, threads: usize) -> io::Result<Vec<Listener>> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", name(addr)));
+    let mut all: Vec<Listener> = inherited.into_iter().map(|socket| Listener::inherited(addr, socket)).collect();
+    while all.len() < threads {
+        let next = match (addr, all.first()) {
+            (ListenAddr::Tcp(addr), _) => bind_tcp(*addr).map(Listener::Tcp),
+            (ListenAddr::Unix(_), Some(first)) => first.duplicate().map(|socket| Listener::inherited(addr, socket)),
+            (ListenAddr::Unix(path), None) => bind_unix(path).map(Listener::Unix),
+        };
+        all.push(next.map_err(named)?);
+    }
+    Ok(all)
 }
 
 /// Binds `addr` once for each of `threads` data threads.
@@ -93,6 +112,25 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 }
 
 impl Listener {
+    /// A second descriptor of the same listening socket.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Listener::Tcp(l) => l.as_fd().try_clone_to_owned(),
+            Listener::Unix(l) => l.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// The listening socket of `addr` that another process has bound.
+    pub fn inherited(addr: &ListenAddr, socket: OwnedFd) -> Self {
+        match addr {
+            ListenAddr::Tcp(_) => Listener::Tcp(socket.into()),
+            ListenAddr::Unix(_) => Listener::Unix(socket.into()),
+        }
+    }
+
     /// Registers the listener with the runtime of the calling thread.
     pub fn attach(self) -> io::Result<Accepted> {
         Ok(match self {

@@ -83,6 +83,14 @@ impl Tcp {
         self.told = Some(Box::new(client.map_or(Told::Somebody, Told::Client)));
     }
 
+    /// What a load balancer has told with [`Tcp::set_client`], if one has.
+    pub(super) fn told_client(&self) -> Option<Option<SocketAddr>> {
+        match self.told.as_deref()? {
+            Told::Client(client) => Some(Some(*client)),
+            Told::Somebody => Some(None),
+        }
+    }
+
     /// The other side; the client itself where a load balancer has told of it.
     pub fn peer(&self) -> Endpoint {
         let told = match self.told.as_deref() {
@@ -102,6 +110,12 @@ impl Tcp {
 }
 
 impl DetachedTcp {
+    /// A socket that was handed to this process, with what a load balancer has told of it.
+    pub(super) fn from_another_process(socket: std::net::TcpStream, told: Option<Option<SocketAddr>>) -> Self {
+        let told = told.map(|client| Box::new(client.map_or(Told::Somebody, Told::Client)));
+        DetachedTcp { socket, told }
+    }
+
     /// In the runtime of the calling thread.
     pub fn attach(self) -> io::Result<Tcp> {
         Ok(Tcp { socket: TcpStream::from_std(self.socket)?, told: self.told })

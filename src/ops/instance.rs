@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::log::LogLevel;
 use super::redis::Holds;
+use super::sockets::Sockets;
+use super::upgrade::{Departure, Program};
 use crate::config::{self, Change, model::Config};
 use crate::net::credentials;
 use crate::pg::orders::Orders;
@@ -29,6 +31,9 @@ use crate::worker::clock::now_ns;
 pub enum Stop {
     /// Not at all.
     Run,
+    /// When every client has followed to the process that has taken over, or has left; `general.upgrade_grace` at the
+    /// latest.
+    HandOver,
     /// When the last client has left, `shutdown_grace` at the latest.
     WaitForClients,
     /// When running transactions have ended, `shutdown_grace` at the latest.
@@ -52,6 +57,14 @@ pub struct Parts {
     pub redis: RedisMonitorHandle,
     /// What happened.
     pub events: EventLog,
+    /// Listening sockets.
+    pub sockets: Sockets,
+    /// Clients that go on in another process.
+    pub travellers: mpsc::UnboundedReceiver<Departure>,
+    /// How many of these are on their way.
+    pub travelling: Arc<AtomicUsize>,
+    /// How the process was started.
+    pub program: Program,
 }
 
 /// See the module. Cheap to clone behind its `Arc`; every method may be called from the control thread only.
@@ -75,6 +88,13 @@ pub struct Instance {
     pub events: EventLog,
     /// When the process started.
     pub started: SystemTime,
+    /// Listening sockets.
+    pub sockets: Sockets,
+    /// Clients that are on their way to another process.
+    pub travelling: Arc<AtomicUsize>,
+    /// How the process was started.
+    pub program: Program,
+    travellers: Mutex<Option<mpsc::UnboundedReceiver<Departure>>>,
     /// Earlier counters of the pools, for averages.
     pub history: Mutex<History>,
     orders: Mutex<Orders>,
@@ -87,7 +107,7 @@ pub struct Instance {
 impl Instance {
     /// An instance that has just been started.
     pub fn new(config: Arc<Config>, path: PathBuf, parts: Parts, level: LogLevel) -> Arc<Self> {
-        let Parts { admin_tls, shared, monitor, redis_shared, redis, events } = parts;
+        let Parts { admin_tls, shared, monitor, redis_shared, redis, events, .. } = parts;
         Arc::new(Instance {
             config: ArcSwap::new(config),
             path,
@@ -98,6 +118,10 @@ impl Instance {
             redis,
             events,
             started: SystemTime::now(),
+            sockets: parts.sockets,
+            travelling: parts.travelling,
+            program: parts.program,
+            travellers: Mutex::new(Some(parts.travellers)),
             history: Mutex::new(History::new(now_ns())),
             orders: Mutex::default(),
             level,
@@ -152,9 +176,16 @@ impl Instance {
         answers
     }
 
-    /// Client connections of both protocols.
+    /// Client connections of both protocols, with those that are on their way to another process.
     fn clients(&self) -> usize {
-        self.shared.clients.load(Ordering::Relaxed) + self.redis_shared.clients()
+        // In this order: who leaves counts as travelling before it is no client any more.
+        let clients = self.shared.clients.load(Ordering::SeqCst) + self.redis_shared.clients();
+        clients + self.travelling.load(Ordering::SeqCst)
+    }
+
+    /// Who is to go on in another process, for whoever sees them off: once.
+    pub(super) fn take_travellers(&self) -> Option<mpsc::UnboundedReceiver<Departure>> {
+        self.travellers.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Reads the configuration file again and applies it, all or nothing. `by` names who asked.
@@ -280,6 +311,20 @@ impl Instance {
         self.ask_redis(|core| core.close_doors()).await;
     }
 
+    /// Waits until another process has the listening sockets.
+    pub async fn handed_over(&self) {
+        let mut wishes = self.stop.subscribe();
+        if wishes.wait_for(|_| self.sockets.is_handed_on()).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// How long the process may take to end in this way.
+    pub(super) fn grace(&self, stop: Stop) -> Duration {
+        let general = &self.config.load().general;
+        if stop == Stop::HandOver { general.upgrade_grace } else { general.shutdown_grace }
+    }
+
     /// Waits for the wish to end.
     pub async fn stop_wished(&self) -> Stop {
         let mut wishes = self.stop.subscribe();
@@ -289,14 +334,20 @@ impl Instance {
         }
     }
 
-    /// Drains as `stop` says, `grace` at the longest. A stronger wish on the way is obeyed.
-    pub async fn drain(&self, grace: Duration) {
-        let deadline = tokio::time::Instant::now() + grace;
-        self.close_doors().await;
+    /// Drains as `stop` says, for as long as the configuration allows. A stronger wish on the way is obeyed.
+    pub async fn drain(&self) {
+        let mut deadline = tokio::time::Instant::now();
         let mut told = Stop::Run;
         loop {
             let stop = self.stopping();
             if stop != told {
+                if matches!(told, Stop::Run | Stop::HandOver) {
+                    deadline = tokio::time::Instant::now() + self.grace(stop);
+                }
+                match stop {
+                    Stop::HandOver => self.shared.consoles.end_all(),
+                    _ => self.close_doors().await,
+                }
                 told = stop;
                 for worker in self.workers() {
                     worker.post(move |core| core.tell_all(order_of(stop)));
@@ -306,7 +357,13 @@ impl Instance {
                 }
             }
             let left = self.clients();
-            if stop == Stop::Now || left == 0 || tokio::time::Instant::now() >= deadline {
+            let is_late = tokio::time::Instant::now() >= deadline;
+            if is_late && stop == Stop::HandOver {
+                tracing::info!(clients = left, "general.upgrade_grace is over");
+                self.stop(Stop::WaitForServers);
+                continue;
+            }
+            if stop == Stop::Now || left == 0 || is_late {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -330,7 +387,7 @@ const GOODBYE: &str = "terminating connection due to administrator command";
 
 fn order_of(stop: Stop) -> Option<Order> {
     match stop {
-        Stop::Run | Stop::WaitForClients => None,
+        Stop::Run | Stop::HandOver | Stop::WaitForClients => None,
         Stop::WaitForServers => Some(Order::EndWhenIdle(GOODBYE)),
         Stop::Now => Some(Order::End(GOODBYE)),
     }

@@ -8,6 +8,8 @@ pub mod log;
 mod logins;
 pub mod redis;
 mod serve;
+pub mod sockets;
+pub mod upgrade;
 mod webhook;
 
 pub use instance::Instance;

@@ -4,12 +4,17 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use super::sockets::Sockets;
+use super::upgrade::Departure;
 use crate::config::model::Config;
 use crate::net::Listener;
 use crate::pg;
-use crate::redis::{Control, Core, Shared, accept};
+use crate::redis::{Control, Core, Shared, accept, travel};
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::worker::clock::now_ns;
 use crate::worker::{Remote, TICK, inbox};
@@ -21,11 +26,19 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Asks {
     /// The nodes.
     pub monitor: RedisMonitorHandle,
+    /// To the process that follows this one.
+    pub travellers: mpsc::UnboundedSender<Departure>,
+    /// How many of these are on their way.
+    pub travelling: Arc<AtomicUsize>,
 }
 
 impl Control for Asks {
     fn suspect(&self, service: &str, node: u64, why: &str) {
         self.monitor.suspect(service, node, why);
+    }
+    fn depart(&self, departure: travel::Departure) {
+        self.travelling.fetch_add(1, Ordering::SeqCst);
+        let _ = self.travellers.send(Departure::Redis(departure));
     }
 }
 
@@ -53,7 +66,7 @@ pub fn start(workers: &[Remote<pg::Core>], shared: &Arc<Shared>, config: &Arc<Co
 
 /// Opens the doors of a service.
 pub fn listen(shared: &Shared, service: &str, bound: Vec<Listener>) {
-    for (listener, worker) in bound.into_iter().zip(shared.workers()) {
+    for (listener, worker) in bound.into_iter().zip(shared.workers().iter().cycle()) {
         let service = service.to_owned();
         worker.post(move |core| {
             if let Err(e) = accept::listen(core, listener, service) {
@@ -67,11 +80,11 @@ pub fn listen(shared: &Shared, service: &str, bound: Vec<Listener>) {
 ///
 /// # Errors
 /// The operating system's, with the address in front.
-pub fn bind(config: &Config) -> io::Result<Vec<(String, Vec<Listener>)>> {
+pub fn bind(config: &Config, sockets: &Sockets) -> io::Result<Vec<(String, Vec<Listener>)>> {
     let mut all = Vec::new();
     for service in &config.redis {
         for addr in &service.listen {
-            all.push((service.name.clone(), crate::net::bind(addr, config.general.threads)?));
+            all.push((service.name.clone(), sockets.bind(addr, config.general.threads)?));
         }
     }
     Ok(all)

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -15,19 +16,21 @@ use super::catalogs;
 use super::instance::{Instance, Parts, Stop};
 use super::log::LogLevel;
 use super::redis;
+use super::sockets::Sockets;
+use super::upgrade::{Departure, Heir, Program};
 use crate::config::model::{Config, ListenAddr};
 use crate::guard::Guard;
-use crate::net;
 use crate::net::credentials;
 use crate::pg::listen::{Place, Wish};
 use crate::pg::login::Newcomer;
 use crate::pg::lookup::Ask;
-use crate::pg::{Control, Core, Shared, accept};
+use crate::pg::{Control, Core, Shared, accept, travel};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::failover::hooks;
 use crate::topology::model::Workers;
 use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
+use crate::wire::pg::startup::Cancel;
 use crate::worker;
 
 /// Events that `SHOW EVENTS` remembers.
@@ -40,6 +43,9 @@ struct Asks {
     console: mpsc::UnboundedSender<Newcomer>,
     listeners: mpsc::UnboundedSender<(usize, Place, Wish)>,
     logins: mpsc::UnboundedSender<Ask>,
+    travellers: mpsc::UnboundedSender<Departure>,
+    travelling: Arc<AtomicUsize>,
+    cancels: mpsc::UnboundedSender<Cancel>,
 }
 
 impl Control for Asks {
@@ -60,6 +66,14 @@ impl Control for Asks {
     }
     fn listen(&self, worker: usize, place: Place, wish: Wish) {
         let _ = self.listeners.send((worker, place, wish));
+    }
+    fn depart(&self, departure: travel::Departure) {
+        self.travelling.fetch_add(1, Ordering::SeqCst);
+        let _ = self.travellers.send(Departure::Postgres(departure));
+    }
+    fn cancel_elsewhere(&self, cancel: &Cancel) {
+        // Without a process before this one nobody has such a key.
+        let _ = self.cancels.send(cancel.clone());
     }
 }
 
@@ -116,11 +130,18 @@ impl Workers for Threads {
 }
 
 /// Serves until stopped. Runs on the calling thread, which becomes the control thread. `console` takes each client of
-/// the admin console.
+/// the admin console. An `heir` takes over from the process that has started it.
 ///
 /// # Errors
 /// A listener or a thread could not be had. Once it serves, it only ends when it is told to.
-pub fn serve<C, H>(mut config: Config, path: &Path, level: LogLevel, console: C, http: H) -> io::Result<()>
+pub fn serve<C, H>(
+    mut config: Config,
+    path: &Path,
+    level: LogLevel,
+    heir: Option<Heir>,
+    console: C,
+    http: H,
+) -> io::Result<()>
 where
     C: Fn(Arc<Instance>, Newcomer) + 'static,
     H: FnOnce(Arc<Instance>) -> io::Result<()>,
@@ -136,13 +157,19 @@ where
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
+        let program = Program::current()?;
+        let mut inheritance = match heir {
+            Some(heir) => Some(heir.hear().await?),
+            None => None,
+        };
         // First, so that a taken port is reported before anything else is touched.
+        let sockets = Sockets::inherited(inheritance.iter_mut().flat_map(|known| known.doors.drain()));
         let mut listeners = Vec::new();
         for listen in &config.postgres.listen {
-            let bound = net::bind(&listen.addr, config.general.threads)?;
+            let bound = sockets.bind(&listen.addr, config.general.threads)?;
             listeners.push((listen.route, bound));
         }
-        let redis_listeners = redis::bind(&config)?;
+        let redis_listeners = redis::bind(&config, &sockets)?;
         let mut signals = Signals::new()?;
         let events = EventLog::new(EVENTS);
         let publish_to: Rc<std::cell::OnceCell<Arc<Shared>>> = Rc::default();
@@ -162,7 +189,19 @@ where
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
         let (listens, wishes) = mpsc::unbounded_channel();
         let (logins, unknown) = mpsc::unbounded_channel();
-        let asks = Asks { monitor: monitor.clone(), catalogs, console: newcomers, listeners: listens, logins };
+        let (departures, travellers) = mpsc::unbounded_channel();
+        let (cancels, mut unknown_keys) = mpsc::unbounded_channel();
+        let travelling: Arc<AtomicUsize> = Arc::default();
+        let asks = Asks {
+            monitor: monitor.clone(),
+            catalogs,
+            console: newcomers,
+            listeners: listens,
+            logins,
+            travellers: departures.clone(),
+            travelling: Arc::clone(&travelling),
+            cancels,
+        };
         let banned = events.clone();
         let guard = Guard::new(config.security.clone(), Box::new(move |what| banned.record("", 0, "banned", "", what)));
         let shared = Shared::new(Box::new(asks), Arc::clone(&guard));
@@ -179,7 +218,8 @@ where
             worker.post(move |core| core.set_topology(snapshot));
         }
         let redis_monitor = start_redis_monitor(&config, &redis_shared_cell, &events);
-        let redis_asks = redis::Asks { monitor: redis_monitor.clone() };
+        let redis_asks =
+            redis::Asks { monitor: redis_monitor.clone(), travellers: departures, travelling: Arc::clone(&travelling) };
         let redis_shared = Arc::new(crate::redis::Shared::new(Box::new(redis_asks), guard));
         redis::start(shared.workers(), &redis_shared, &config);
         let _ = redis_shared_cell.set(Arc::clone(&redis_shared));
@@ -194,6 +234,10 @@ where
             redis_shared: Arc::clone(&redis_shared),
             redis: redis_monitor,
             events: events.clone(),
+            sockets,
+            travellers,
+            travelling,
+            program,
         };
         let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
@@ -201,9 +245,20 @@ where
         tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
-        http(Arc::clone(&instance))?;
+        let take = match inheritance {
+            Some(mut inheritance) => {
+                inheritance.look(&instance).await;
+                http(Arc::clone(&instance))?;
+                Some(inheritance.take().await?)
+            }
+            None => {
+                http(Arc::clone(&instance))?;
+                None
+            }
+        };
+        instance.sockets.close_unused();
         for (route, bound) in listeners {
-            for (listener, worker) in bound.into_iter().zip(shared.workers()) {
+            for (listener, worker) in bound.into_iter().zip(shared.workers().iter().cycle()) {
                 worker.post(move |core| {
                     if let Err(e) = accept::listen(core, listener, route) {
                         tracing::error!(error = %e, "a listener cannot be used");
@@ -213,6 +268,11 @@ where
         }
         for (service, bound) in redis_listeners {
             redis::listen(&redis_shared, &service, bound);
+        }
+        match take {
+            Some(take) => drop(tokio::task::spawn_local(take.run(Arc::clone(&instance), unknown_keys))),
+            // They are nobody's.
+            None => unknown_keys.close(),
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let redis_addresses = config.redis.iter().flat_map(|service| service.listen.iter().map(ToString::to_string));
@@ -242,11 +302,12 @@ where
         });
         tokio::task::spawn_local(async move { signals.obey(&at_work).await });
         let stop = instance.stop_wished().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        let grace = instance.config.load().general.shutdown_grace;
-        tracing::info!(?stop, ?grace, "stopping");
-        instance.drain(grace).await;
-        for path in sockets {
+        if stop != Stop::HandOver {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        }
+        tracing::info!(?stop, grace = ?instance.grace(stop), "stopping");
+        instance.drain().await;
+        for path in sockets.into_iter().filter(|_| !instance.sockets.is_handed_on()) {
             let _ = std::fs::remove_file(path);
         }
         tracing::info!("stopped");

@@ -14,16 +14,18 @@ use super::errors::Trouble;
 use super::login::{self, LoginError, Newcomer, Talk};
 use super::memory::{Flags, Rare};
 use super::pool::{PgPool, PoolKey};
-use super::registry::{Client, ClientState};
+use super::registry::{Client, ClientState, Order};
 use super::replicate;
 use super::session::Session;
 use super::settings::Settings;
+use super::shared::Shared;
 use super::welcome;
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::guard::{Farewell, Introduced, Pass, Refused};
 use crate::net::{Accepted, Detached, Listener, Stream};
 use crate::topology::acknowledged::Volume;
 use crate::wire::pg::build;
+use crate::wire::pg::cancel_key::{CancelKey, SecretBytes};
 use crate::wire::pg::sqlstate::write_error;
 use crate::wire::pg::startup::{self, Startup};
 use crate::worker::Elapsed;
@@ -39,7 +41,11 @@ pub fn listen(core: &Rc<Core>, listener: Listener, route: ListenRoute) -> std::i
 
 async fn accept_all(core: &Rc<Core>, listener: &Accepted, route: ListenRoute) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = core.doors.left() => return,
+        };
+        match accepted {
             Ok(stream) => receive(core, stream, route),
             Err(e) => {
                 // Out of file descriptors, usually: the connections that wait in the backlog are not lost.
@@ -163,7 +169,7 @@ async fn hear(core: &Rc<Core>, talk: Talk) -> Result<Option<(Talk, startup::Sess
             Startup::GssEnc => talk.write(b"N").await?,
             Startup::Cancel(cancel) => {
                 // Its end: nobody ever says anything.
-                let _ = relay_cancel(core, &cancel).await;
+                let _ = relay_cancel(&core.shared, &cancel).await;
                 return Ok(None);
             }
             Startup::Session(session) => return Ok(Some((talk, session))),
@@ -344,25 +350,38 @@ async fn move_in(core: Rc<Core>, stream: Stream, guest: Guest) -> Option<Box<Ses
 fn register(core: &Core, pool: &PgPool, talk: &Talk, startup: &startup::Session) -> Option<Rc<Client>> {
     let id = core.shared.next_id();
     let key = core.shared.new_cancel_key(core.id, id, startup.spoken_minor())?;
-    let now = now_ns();
+    let name = startup.param("application_name").map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default();
+    pool.stats.logins.update(|n| n + 1);
+    Some(enlist(core, pool, talk.stream(), id, key, name, SystemTime::now()))
+}
+
+/// A client of this thread, under a number and a key that are known to cancels already.
+pub(super) fn enlist(
+    core: &Core,
+    pool: &PgPool,
+    stream: &Stream,
+    id: u64,
+    key: CancelKey,
+    application_name: String,
+    connected: SystemTime,
+) -> Rc<Client> {
     let me = Rc::new(Client {
         id,
         database: Arc::clone(&pool.shared.key.database),
         user: Arc::clone(&pool.shared.key.user),
-        peer: talk.stream().peer(),
-        local: talk.stream().local(),
-        connected: SystemTime::now(),
-        tls: talk.stream().cipher(),
+        peer: stream.peer(),
+        local: stream.local(),
+        connected,
+        tls: stream.cipher(),
         key,
-        application_name: RefCell::new(
-            startup.param("application_name").map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default(),
-        ),
+        application_name: RefCell::new(application_name),
         state: Cell::new(ClientState::Idle),
-        since: Cell::new(now),
+        since: Cell::new(now_ns()),
         query_began: Cell::new(0),
         tx_began: Cell::new(0),
-        order: Cell::new(None),
-        is_called: Cell::new(false),
+        // Who comes in while the others leave for another process follows them.
+        order: Cell::new(core.doors.is_left().then_some(Order::Travel)),
+        is_called: Cell::new(core.doors.is_left()),
         is_unwatched: Cell::new(false),
         waker: RefCell::default(),
         prepared: Cell::new(0),
@@ -372,22 +391,22 @@ fn register(core: &Core, pool: &PgPool, talk: &Talk, startup: &startup::Session)
     });
     core.clients.borrow_mut().insert(id, Rc::clone(&me));
     pool.clients.update(|n| n + 1);
-    pool.stats.logins.update(|n| n + 1);
     tracing::debug!(client_id = id, database = %me.database, user = %me.user, peer = %me.peer, "client logged in");
-    Some(me)
+    me
 }
 
 /// A CancelRequest that shows the right key is taken to the client's thread. Nothing is ever answered; what is returned
 /// ends when the cancel has been delivered, or is none.
-fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) -> oneshot::Receiver<()> {
+fn relay_cancel(shared: &Shared, cancel: &startup::Cancel) -> oneshot::Receiver<()> {
     let (done, delivered) = oneshot::channel();
-    let Some((worker, client)) = core.shared.cancels.get(&cancel.process_id).map(|e| *e.value()) else {
+    let Some((worker, client)) = shared.cancels.get(&cancel.process_id).map(|e| *e.value()) else {
+        shared.control.cancel_elsewhere(cancel);
         return delivered;
     };
     let cancel = cancel.clone();
     if worker == super::shared::CONSOLE {
-        core.shared.consoles.cancel(client, &cancel);
-    } else if let Some(worker) = core.shared.workers().get(worker) {
+        shared.consoles.cancel(client, &cancel);
+    } else if let Some(worker) = shared.workers().get(worker) {
         worker.post(move |core| {
             let client = core.clients.borrow().get(&client).cloned();
             if let Some(client) = client.filter(|c| c.key.allows(cancel.process_id, &cancel.secret)) {
@@ -396,6 +415,13 @@ fn relay_cancel(core: &Rc<Core>, cancel: &startup::Cancel) -> oneshot::Receiver<
         });
     }
     delivered
+}
+
+/// A CancelRequest that came to another process of ours.
+pub fn deliver_cancel(shared: &Shared, process_id: i32, secret: &[u8]) {
+    if let Some(secret) = SecretBytes::new(secret) {
+        drop(relay_cancel(shared, &startup::Cancel { process_id, secret }));
+    }
 }
 
 impl Talk {

@@ -79,6 +79,11 @@ impl Consoles {
         }
     }
 
+    /// Tells every session to end once it has answered.
+    pub fn end_all(&self) {
+        self.book().sessions.values().for_each(|(_, bells)| bells.end.notify_one());
+    }
+
     /// Tells a session to end; false if there is none with this id.
     pub fn end(&self, id: u64) -> bool {
         let book = self.book();

@@ -20,7 +20,7 @@ use super::route::splits;
 use super::shared::Shared;
 use crate::config::model::ServerTls;
 use crate::config::model::{Balance, Config, Postgres};
-use crate::net::{Endpoint, Target};
+use crate::net::{Doors, Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Catalog, Verdict, VerdictCache, classify};
 use crate::topology::failover::doubt::{Doubt, Outcome};
@@ -61,6 +61,8 @@ pub struct Core {
     pub scratch: RefCell<Box<[u8]>>,
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
+    /// Left to another process, perhaps.
+    pub doors: Doors,
     /// Of every statement that is not examined.
     pub inert: Arc<Verdict>,
     /// What an admin has ordered about databases.
@@ -121,6 +123,7 @@ impl Core {
             servers: RefCell::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             is_closing: Cell::new(false),
+            doors: Doors::default(),
             inert: Arc::new(Verdict::not_examined()),
             clock: Cell::new(now_ns()),
             spare: RefCell::default(),
@@ -511,7 +514,7 @@ impl Core {
                 if now > backend.expires || backend.entry.close_needed.get() {
                     return Stale::Yes;
                 }
-                match config.server_idle_timeout {
+                match self.idle_limit(&config) {
                     Some(limit) if now.saturating_sub(since) > limit => Stale::Unused,
                     _ => Stale::No,
                 }

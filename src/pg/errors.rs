@@ -23,6 +23,8 @@ pub enum End {
     Adjust,
     /// The answer of a COMMIT is not given: the client is told what became of it once that is known.
     InDoubt(Box<InDoubt>),
+    /// The client goes on in another process.
+    Travels,
     /// The client is told, then closed.
     Trouble(Box<Trouble>),
 }

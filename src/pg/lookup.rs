@@ -73,6 +73,16 @@ impl Logins {
         self.0.get(&(cluster.to_owned(), user.to_owned()))?.credential.clone()
     }
 
+    /// Every login that is known to exist, by cluster and name, for a process that follows this one.
+    pub fn all(&self) -> Vec<(String, String, Credential, Option<SystemTime>)> {
+        let exists = |found: &Found| Some((found.credential.clone()?, found.valid_until));
+        let one = |entry: dashmap::mapref::multiple::RefMulti<'_, (String, String), Found>| {
+            let (cluster, user) = entry.key().clone();
+            exists(entry.value()).map(|(credential, until)| (cluster, user, credential, until))
+        };
+        self.0.iter().filter_map(one).collect()
+    }
+
     /// True if what is known is not older than that.
     pub fn was_looked_up_since(&self, cluster: &str, user: &str, since: Instant) -> bool {
         self.0.get(&(cluster.to_owned(), user.to_owned())).is_some_and(|found| found.at >= since)

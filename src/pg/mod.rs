@@ -42,6 +42,7 @@ pub mod settings;
 pub mod shared;
 pub mod stats;
 mod track;
+pub mod travel;
 mod wait;
 mod watch;
 mod welcome;

@@ -35,7 +35,7 @@ impl Statement {
 }
 
 /// The query text at the front of a Parse body without its name.
-fn text_in(definition: &[u8]) -> &[u8] {
+pub(super) fn text_in(definition: &[u8]) -> &[u8] {
     definition.split(|b| *b == 0).next().unwrap_or_default()
 }
 

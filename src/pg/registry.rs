@@ -76,6 +76,8 @@ pub enum Order {
     End(&'static str),
     /// End when it next is outside a transaction: a drain.
     EndWhenIdle(&'static str),
+    /// Go on in another process as soon as it owns nothing but what can be packed.
+    Travel,
     /// A CancelRequest while it waits in the queue.
     CancelWait,
 }
@@ -85,7 +87,7 @@ impl Order {
     pub fn end(self) -> Option<&'static str> {
         match self {
             Order::End(why) | Order::EndWhenIdle(why) => Some(why),
-            Order::CancelWait => None,
+            Order::Travel | Order::CancelWait => None,
         }
     }
 }

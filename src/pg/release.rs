@@ -307,7 +307,7 @@ impl Session {
         let trouble = match end {
             End::Trouble(trouble) | End::ServerLost(trouble) => self.forget_kept(trouble),
             End::InDoubt(wait) => Box::new(Trouble::OutcomeUnknown(wait.why)),
-            End::Terminated | End::ClientGone | End::Rerun | End::Adjust => return,
+            End::Terminated | End::ClientGone | End::Rerun | End::Adjust | End::Travels => return,
         };
         if matches!(*trouble, Trouble::Protocol(_) | Trouble::TooLong) {
             tracing::warn!(

@@ -103,6 +103,14 @@ impl Session {
         let end = loop {
             let backend = match poll_fn(|cx| self.poll_stages(cx, &mut stage)).await {
                 Pause::Adjust(backend) => backend,
+                Pause::End(End::Travels) => match self.travel() {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(client_id = self.me.id, %error, "a client stays in the process that is leaving");
+                        self.me.order.set(None);
+                        continue;
+                    }
+                },
                 Pause::End(end) => break end,
             };
             match Box::pin(self.begin(backend)).await {
@@ -682,6 +690,9 @@ impl Session {
             }
             // Looks again at each turn until then.
             Some(Order::EndWhenIdle(_)) => self.me.is_called.set(true),
+            Some(Order::Travel) if is_outside && self.may_travel() => return Some(End::Travels),
+            // Looks again at each turn until then.
+            Some(Order::Travel) => self.me.is_called.set(true),
             Some(Order::CancelWait) => self.me.order.set(None),
             None => {}
         }

@@ -8,9 +8,10 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use rustc_hash::FxHasher;
+use serde::{Deserialize, Serialize};
 
 /// How a setting is made on another connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Value {
     /// By `set_config`, as a startup parameter means it.
     Text(String),
@@ -28,9 +29,14 @@ pub struct Settings {
 impl Settings {
     /// From startup parameters; the last of equal names counts.
     pub fn from_startup(params: impl IntoIterator<Item = (String, String)>) -> Arc<Self> {
+        Self::of(params.into_iter().map(|(name, value)| (name, Value::Text(value))))
+    }
+
+    /// Of these; the last of equal names counts.
+    pub fn of(values: impl IntoIterator<Item = (String, Value)>) -> Arc<Self> {
         let mut settings = Settings::default();
-        for (name, value) in params {
-            settings.insert(name, Value::Text(value));
+        for (name, value) in values {
+            settings.insert(name, value);
         }
         Arc::new(settings)
     }

@@ -15,6 +15,7 @@ use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use super::travel::Departure;
 use crate::config::model::Secret;
 use crate::guard::Guard;
 use crate::net::aside;
@@ -23,6 +24,7 @@ use crate::sql::Catalog;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::CancelKey;
 use crate::wire::pg::scram::{self, Keys, Verifier};
+use crate::wire::pg::startup::Cancel;
 use crate::worker::Remote;
 
 /// What the data threads ask of the control thread. Implementations must not block.
@@ -39,6 +41,10 @@ pub trait Control: Send + Sync {
     fn look_up(&self, ask: Ask);
     /// A client of the admin console, its startup packet read.
     fn console(&self, newcomer: Newcomer);
+    /// A client goes on in the process that follows this one.
+    fn depart(&self, departure: Departure);
+    /// A key that no client of this process has: it may be one of the process before this one.
+    fn cancel_elsewhere(&self, cancel: &Cancel);
 }
 
 /// Keys that are kept: of each password for its clients, and for each server with a salt of its own.
@@ -244,6 +250,17 @@ impl Shared {
             proofs.truncate(2);
             proofs.insert(0, (verifier.clone(), keys));
         }
+    }
+
+    /// What clients have proved, for a process that follows this one: by login, the verifier and the client's key.
+    pub fn proofs(&self) -> Vec<(String, Zeroizing<String>, [u8; 32])> {
+        let of_login = |entry: dashmap::mapref::multiple::RefMulti<'_, String, Vec<(Verifier, Keys)>>| {
+            let user = entry.key().clone();
+            let proof = |(verifier, keys): &(Verifier, Keys)| (user.clone(), verifier.format().into(), keys.client_key);
+            // The newest comes last, as it came here.
+            entry.value().iter().rev().map(proof).collect::<Vec<_>>()
+        };
+        self.proved.iter().flat_map(of_login).collect()
     }
 
     /// What was made of passwords that are not in force any more is forgotten: `passwords` are all of a user's. Those of

@@ -36,7 +36,11 @@ pub fn listen(core: &Rc<Core>, listener: Listener, service: String) -> std::io::
 
 async fn accept_all(core: &Rc<Core>, listener: &Accepted, service: &str) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = core.threshold.left() => return,
+        };
+        match accepted {
             Ok(stream) => receive(core, stream, service),
             Err(e) => {
                 // Out of file descriptors, usually: the connections that wait in the backlog are not lost.

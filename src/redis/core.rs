@@ -14,6 +14,7 @@ use super::connect::{connect, read_replies};
 use super::service::Service;
 use super::shared::Shared;
 use crate::config::model::Config;
+use crate::net::Doors;
 use crate::topology::redis::RedisSnapshot;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::encode;
@@ -39,6 +40,8 @@ pub struct Core {
     pub clients: RefCell<FxHashMap<u64, Rc<Client>>>,
     /// True while the process ends: nobody new is let in.
     pub is_closing: Cell<bool>,
+    /// Left to another process, perhaps.
+    pub(super) threshold: Doors,
     /// Tells connections that are not sessions yet to look whether they still may become some.
     pub(super) doors: Notify,
     services: RefCell<Vec<Rc<Service>>>,
@@ -66,6 +69,7 @@ impl Core {
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             clients: RefCell::default(),
             is_closing: Cell::new(false),
+            threshold: Doors::default(),
             doors: Notify::new(),
             services: RefCell::default(),
             weighed: Cell::default(),

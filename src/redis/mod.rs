@@ -35,6 +35,7 @@ mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod transaction;
+pub mod travel;
 mod unblock;
 mod verbs;
 

@@ -15,6 +15,7 @@ use super::core::Core;
 use super::login::Password;
 use super::session::Session;
 use super::shared::Totals;
+use super::travel::ELSEWHERE;
 use crate::guard::Pass;
 use crate::net::{Detached, Stream};
 use crate::wire::resp::Version;
@@ -117,7 +118,8 @@ impl Session {
     /// Where the client should go on, if this is a moment at which it can.
     pub(super) fn moves_now(&self) -> Option<usize> {
         let to = self.client.moves_to.get()?;
-        self.is_between_requests().then_some(to)
+        let may_go = to != ELSEWHERE || self.may_travel();
+        (may_go && self.is_between_requests()).then_some(to)
     }
 
     /// The client goes on on another thread; if that cannot be, it is lost.
@@ -188,6 +190,10 @@ impl Core {
     pub(super) fn take_in(self: &Rc<Self>, client: Rc<Client>, session: Session) {
         self.shared.load(self.id).count(&client.service.name, true);
         self.expect_login(&client);
+        if self.threshold.is_left() {
+            // Who comes in while the others leave for another process follows them.
+            client.moves_to.set(Some(ELSEWHERE));
+        }
         self.clients.borrow_mut().insert(client.id, client);
         tokio::task::spawn_local(Box::new(session).run());
     }

@@ -16,6 +16,7 @@ use super::service::Service;
 use super::stream::Stream;
 use super::subscriptions::{Subscriptions, Switched};
 use super::transaction::Transaction;
+use super::travel::ELSEWHERE;
 use crate::wire::resp::command::Commands;
 use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
 use crate::worker::clock::now_ns;
@@ -155,9 +156,19 @@ impl Session {
 
     /// Serves the client until it leaves. In a box: a future keeps what it is given twice.
     pub async fn run(mut self: Box<Self>) {
-        poll_fn(|cx| self.poll(cx)).await;
-        if let Some(to) = self.moves_now() {
-            return (*self).move_to(to);
+        loop {
+            poll_fn(|cx| self.poll(cx)).await;
+            match self.moves_now() {
+                Some(ELSEWHERE) => match self.travel() {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::warn!(client_id = self.client.id, %error, "a client stays in the process that is leaving");
+                        self.client.moves_to.set(None);
+                    }
+                },
+                Some(to) => return (*self).move_to(to),
+                None => break,
+            }
         }
         self.service.wait_no_more(&self.client);
         self.leave_own();
@@ -268,7 +279,7 @@ impl Session {
         let takes_up = !self.subscriptions.is_empty() || !self.switched.is_empty();
         let has_own = !matches!(self.own, OwnState::None) || takes_up || self.is_own_paused;
         let has_more = !self.input.is_empty() || self.is_asking() || self.client.has_more();
-        !(has_ended || has_own || has_more)
+        !(has_ended || has_own || has_more || self.client.moves_to.get().is_some())
     }
 
     /// All that was sent on has been answered: if there is no primary again, that is another time.
@@ -549,9 +560,14 @@ impl Session {
             && self.reply == ReplyMode::On
     }
 
-    /// The client, and the time before which it has written something, ns.
+    /// The time before which it has written something that its reads must see, ns.
+    pub(super) fn has_seen(&self) -> u64 {
+        if self.has_written { now_ns() } else { self.seen }
+    }
+
+    /// The client, and [`Session::has_seen`].
     pub(super) fn into_client(self) -> (Rc<Client>, u64) {
-        let seen = if self.has_written { now_ns() } else { self.seen };
+        let seen = self.has_seen();
         (self.client, seen)
     }
 

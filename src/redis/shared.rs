@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 
 use super::core::Core;
+use super::travel::Departure;
 use crate::guard::Guard;
 use crate::worker::Remote;
 
@@ -13,6 +14,8 @@ use crate::worker::Remote;
 pub trait Control: Send + Sync {
     /// A node failed, or said something that does not fit its role.
     fn suspect(&self, service: &str, node: u64, why: &str);
+    /// A client goes on in the process that follows this one.
+    fn depart(&self, departure: Departure);
 }
 
 /// See the module.

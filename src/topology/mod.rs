@@ -10,6 +10,7 @@
 
 pub use crate::worker::clock;
 pub mod acknowledged;
+mod aside;
 pub mod catalog;
 mod cluster;
 pub mod events;

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::config::model::{Cluster, Postgres};
 
+use super::aside::Aside;
 use super::clock::now_ns;
 use super::cluster::{Report, Watched, WatchedNode, target};
 use super::events::EventLog;
@@ -38,6 +39,7 @@ pub struct Monitor {
     last_id: u64,
     reports: mpsc::UnboundedSender<Report>,
     store: Store,
+    aside: Aside,
     state_dir: PathBuf,
     /// By cluster.
     changes: HashMap<String, Changes>,
@@ -79,7 +81,8 @@ impl Monitor {
         workers: Arc<dyn Workers>,
         events: EventLog,
     ) -> MonitorHandle {
-        let store = Store::open(state_dir, Kind::Postgres, &events);
+        let aside = Aside::default();
+        let store = Store::open(state_dir, Kind::Postgres, &events).yielding(aside.clone());
         let (reports, ended) = mpsc::unbounded_channel();
         let (commands, ordered) = mpsc::unbounded_channel();
         let (beats, felt) = mpsc::unbounded_channel();
@@ -90,6 +93,7 @@ impl Monitor {
             last_id: 0,
             reports,
             store,
+            aside,
             state_dir: state_dir.to_owned(),
             changes: HashMap::new(),
             commands: commands.downgrade(),
@@ -223,6 +227,9 @@ impl Monitor {
                 self.reconfigure(&config);
                 let _ = reply.send(Ok(String::new()));
             }
+            Command::StandAside { is_aside, config, reply } => {
+                let _ = reply.send(self.stand_aside(is_aside, &config));
+            }
         }
     }
 
@@ -301,7 +308,18 @@ impl Monitor {
         }
     }
 
+    fn stand_aside(&mut self, is_aside: bool, config: &Postgres) -> Result<(), String> {
+        let changing = self.clusters.iter().find_map(|watched| Some((&watched.name, watched.plan.closed()?)));
+        if let Some((cluster, why)) = changing.filter(|_| is_aside) {
+            return Err(format!("a change of the primary of {cluster} is under way: {why}"));
+        }
+        self.aside.set(is_aside);
+        self.reconfigure(config);
+        Ok(())
+    }
+
     fn reconfigure(&mut self, config: &Postgres) {
+        let config = &*self.aside.apply(config);
         let mut old = self.take_clusters();
         for conf in &config.clusters {
             let known = old.iter().position(|cluster| cluster.name == conf.name);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::aside::Aside;
 use super::events::EventLog;
 use super::plan::Hold;
 
@@ -37,6 +38,7 @@ pub(super) struct Store {
     orders: Orders,
     /// Why the file must not be replaced: what it says is not known.
     barred: Option<String>,
+    aside: Aside,
 }
 
 /// A share of reads.
@@ -115,7 +117,7 @@ impl Store {
 
     fn read(state_dir: &Path, kind: Kind) -> (Self, Option<String>) {
         let path = state_dir.join(kind.file());
-        let mut store = Self { path, orders: Orders::none(), barred: None };
+        let mut store = Self { path, orders: Orders::none(), barred: None, aside: Aside::default() };
         let damage = match fs::read(&store.path) {
             Ok(bytes) => match parse(&bytes) {
                 Ok(orders) => {
@@ -139,6 +141,12 @@ impl Store {
         };
         let told = format!("{}: {damage}; what was ordered earlier is not in force", store.path.display());
         (store, Some(told))
+    }
+
+    /// While it is set, another process keeps the orders.
+    pub(super) fn yielding(mut self, aside: Aside) -> Self {
+        self.aside = aside;
+        self
     }
 
     /// The order in force on a node.
@@ -204,6 +212,7 @@ impl Store {
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Orders)) -> Result<(), String> {
+        self.aside.check()?;
         let mut orders = self.orders.clone();
         change(&mut orders);
         orders.nodes.retain(|about| about.state.is_some() || about.weight.is_some());

@@ -17,6 +17,7 @@ mod bans;
 mod hold;
 mod nodes;
 mod shutdown;
+pub(super) mod upgrade;
 
 pub(super) use hold::GOODBYE;
 
@@ -36,6 +37,7 @@ pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Com
         Command::Suspend => by.suspend().await,
         Command::WaitClose(database) => by.wait_close(database.as_deref()).await,
         Command::Shutdown(how) => Ok(by.shutdown(*how).await),
+        Command::Upgrade => by.upgrade().await,
         Command::DetachNode(node)
         | Command::DrainNode(node)
         | Command::AttachNode { node, .. }

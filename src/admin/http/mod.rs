@@ -66,7 +66,7 @@ pub fn start(instance: &Arc<Instance>) -> std_io::Result<()> {
             |e: std_io::Error| std_io::Error::new(e.kind(), format!("admin.listen: cannot listen on {address}: {e}"));
         let door =
             Door { instance: Arc::clone(instance), past: Rc::clone(&past), connections: Rc::clone(&connections) };
-        match bind(*address).map_err(named) {
+        match listen(instance, *address).map_err(named) {
             Ok(listener) => {
                 tracing::info!(listen = %address, tls = config.admin.tls_cert.is_some(), "serving HTTP");
                 tokio::task::spawn_local(door.keep(listener));
@@ -83,12 +83,16 @@ pub fn start(instance: &Arc<Instance>) -> std_io::Result<()> {
     Ok(())
 }
 
-fn bind(address: SocketAddr) -> std_io::Result<TcpListener> {
+fn listen(instance: &Instance, address: SocketAddr) -> std_io::Result<TcpListener> {
+    TcpListener::from_std(instance.sockets.bind_alone(address, || bind(address))?)
+}
+
+fn bind(address: SocketAddr) -> std_io::Result<std::net::TcpListener> {
     // The standard library sets SO_REUSEADDR, without which a restart would wait for old connections; never
     // SO_REUSEPORT, with which two instances would share the address.
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    Ok(listener)
 }
 
 /// What all connections share.
@@ -103,7 +107,7 @@ impl Door {
     async fn wait_for(self, address: SocketAddr) {
         loop {
             tokio::time::sleep(RETRY).await;
-            if let Ok(listener) = bind(address) {
+            if let Ok(listener) = listen(&self.instance, address) {
                 tracing::info!(listen = %address, "serving HTTP");
                 return self.keep(listener).await;
             }
@@ -112,7 +116,11 @@ impl Door {
 
     async fn keep(self, listener: TcpListener) {
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.instance.handed_over() => return,
+            };
+            match accepted {
                 Ok((tcp, _)) => {
                     if self.connections.get() < MOST_CONNECTIONS {
                         let place = Place::take(&self.connections);
@@ -182,6 +190,7 @@ async fn serve(instance: Arc<Instance>, past: SharedPast, tcp: TcpStream) {
         }
         (stream, _) => stream,
     };
+    let of = Arc::clone(&instance);
     let connection = Rc::new(Connection {
         instance,
         past,
@@ -211,8 +220,14 @@ async fn serve(instance: Arc<Instance>, past: SharedPast, tcp: TcpStream) {
             )
     };
     tokio::pin!(served);
+    let mut is_last = false;
     loop {
         tokio::select! {
+            // Whoever keeps the connection open has to find the process that has taken over.
+            () = of.handed_over(), if !is_last => {
+                is_last = true;
+                served.as_mut().graceful_shutdown();
+            }
             ended = &mut served => {
                 if let Err(e) = ended {
                     tracing::debug!(%peer, error = %e, "an HTTP connection was lost");

@@ -21,6 +21,8 @@ pub enum Command {
     KillClient(u64),
     Suspend,
     Shutdown(Shutdown),
+    /// `UPGRADE`
+    Upgrade,
     WaitClose(Option<String>),
     SetKey {
         key: String,
@@ -92,6 +94,7 @@ impl Command {
             Command::KillClient(_) => "KILL_CLIENT",
             Command::Suspend => "SUSPEND",
             Command::Shutdown(_) => "SHUTDOWN",
+            Command::Upgrade => "UPGRADE",
             Command::WaitClose(_) => "WAIT_CLOSE",
             Command::SetKey { .. } => "SET",
             Command::DetachNode(_) => "DETACH NODE",
@@ -130,6 +133,7 @@ impl Parser<'_> {
             "kill_client" => Command::KillClient(self.number("the id of a client, see SHOW CLIENTS")?),
             "suspend" => Command::Suspend,
             "shutdown" => Command::Shutdown(self.shutdown()?),
+            "upgrade" => Command::Upgrade,
             "wait_close" => Command::WaitClose(self.optional_name(DATABASE)?),
             "detach" => Command::DetachNode(self.node()?),
             "drain" => Command::DrainNode(self.node()?),

@@ -26,6 +26,9 @@ section! {
         /// How long a stop by SIGTERM waits for clients to finish before it closes them.
         /// Keep it below the service manager's own patience.
         shutdown_grace: Duration = "\"30s\"";
+        /// How long the old process of an upgrade (`UPGRADE`, `forebay upgrade`) serves clients that cannot follow to the
+        /// new one, such as those with TLS, before it closes them between two transactions.
+        upgrade_grace: Duration = "\"1h\"";
         /// off, error, warn, info, debug or trace, and per module: "info,forebay::pool=debug".
         log_level as "log.level": String = "\"info\"";
         /// text is one readable line an event, json one object an event for log collectors.

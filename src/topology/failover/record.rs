@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::doubt::Settled;
+use crate::topology::aside::Aside;
 use crate::topology::lsn::Lsn;
 use crate::topology::store::{replace, set_aside};
 
@@ -312,6 +313,7 @@ pub trait Keep {
 #[derive(Debug)]
 pub struct InFile {
     path: PathBuf,
+    aside: Aside,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -341,12 +343,21 @@ impl InFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, None),
             Err(error) => (None, Some(format!("{}: {error}; who was the primary before is not known", path.display()))),
         };
-        (Self { path }, record, damage)
+        (Self { path, aside: Aside::default() }, record, damage)
+    }
+
+    /// While it is set, another process keeps the record.
+    pub(in crate::topology) fn yielding(mut self, aside: Aside) -> Self {
+        self.aside = aside;
+        self
     }
 }
 
 impl Keep for InFile {
     fn write(&mut self, record: &Record) -> Result<(), String> {
+        if self.aside.is_set() {
+            return Ok(());
+        }
         let document = Document { version: VERSION, record };
         let bytes = serde_json::to_vec_pretty(&document).map_err(|error| error.to_string())?;
         replace(&self.path, &bytes).map_err(|error| format!("{}: {error}", self.path.display()))

@@ -51,7 +51,8 @@ pub(in crate::topology) struct Wanted {
 }
 
 impl Wanted {
-    pub(in crate::topology) fn of(watched: &Watched) -> Self {
+    /// Of a cluster; `is_aside`: another process sees to them.
+    pub(in crate::topology) fn of(watched: &Watched, is_aside: bool) -> Self {
         let places = watched.nodes.iter().map(|node| Place {
             at: node.at(),
             target: node.target.clone(),
@@ -60,7 +61,7 @@ impl Wanted {
         Self {
             places: places.collect(),
             is_on: watched.plan.mode() == FailoverMode::Promote,
-            is_quiet: watched.plan.closed().is_some() || watched.plan.paused().is_some(),
+            is_quiet: is_aside || watched.plan.closed().is_some() || watched.plan.paused().is_some(),
             is_last: false,
         }
     }

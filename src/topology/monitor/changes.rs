@@ -89,6 +89,7 @@ impl Monitor {
     /// Starts the task of a new cluster, with what was decided before a restart.
     pub(super) fn begin_changes(&mut self, watched: &mut Watched, config: &Postgres) {
         let (keep, record, damage) = InFile::open(&self.state_dir, &watched.name);
+        let keep = keep.yielding(self.aside.clone());
         if let Some(damage) = damage {
             tracing::error!(damage, cluster = watched.name, "the record of the primary cannot be used");
             self.events.record(&watched.name, 0, "record_damaged", "", &damage);
@@ -246,6 +247,7 @@ impl Monitor {
     /// After anything has happened: tells the tasks what they have to know, and begins what has to begin.
     pub(super) fn look_for_changes(&mut self) {
         let now_ns = now_ns();
+        let is_aside = self.aside.is_set();
         for watched in &mut self.clusters {
             let Some(changes) = self.changes.get_mut(&watched.name) else { continue };
             changes.tell_nodes(watched);
@@ -256,7 +258,7 @@ impl Monitor {
             changes.tell_served(watched);
             changes.tell_progress(watched, now_ns);
             changes.tell_suspects(watched);
-            changes.tell_slots(watched);
+            changes.tell_slots(watched, is_aside);
             if watched.plan.primary().is_some() && watched.detector.verdict(now_ns).is_none() {
                 changes.refused = None;
             }
@@ -333,6 +335,7 @@ impl Monitor {
     /// Begins what an admin has ordered, or says why not. `seen` is of the nodes just now.
     pub(super) fn change(&mut self, change: &Change, seen: Seen, reply: oneshot::Sender<Result<String, String>>) {
         let prepared = self.prepare(change).and_then(|(cluster, job)| {
+            self.aside.check()?;
             let changes = self.changes.get_mut(&cluster).ok_or("no such cluster")?;
             changes.managers.take_instead(seen);
             match changes.managers.refusal() {
@@ -520,8 +523,8 @@ impl Changes {
         }
     }
 
-    fn tell_slots(&self, watched: &Watched) {
-        let present = Wanted::of(watched);
+    fn tell_slots(&self, watched: &Watched, is_aside: bool) {
+        let present = Wanted::of(watched, is_aside);
         self.slots.send_if_modified(|known| {
             let is_other = *known != present;
             *known = present;

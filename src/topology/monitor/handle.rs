@@ -43,6 +43,11 @@ pub(super) enum Command {
         config: Box<Postgres>,
         reply: Reply,
     },
+    StandAside {
+        is_aside: bool,
+        config: Box<Postgres>,
+        reply: Reply<()>,
+    },
     /// An admin's order, before the nodes were looked at for other managers.
     Consider {
         change: Change,
@@ -161,6 +166,16 @@ impl MonitorHandle {
         let config = Box::new(config.clone());
         // As above: without a monitor there is nothing to change.
         let _ = self.send(|reply| Command::Reconfigure { config, reply }).await;
+    }
+
+    /// From here on another process of this instance decides about the nodes: this one follows it, changes nothing, and
+    /// writes nothing into its state folder. `false` takes that back. `config` is the one in force.
+    ///
+    /// # Errors
+    /// A change of a primary is under way, and must not be left half done.
+    pub async fn stand_aside(&self, is_aside: bool, config: &Postgres) -> Result<(), String> {
+        let config = Box::new(config.clone());
+        self.send(|reply| Command::StandAside { is_aside, config, reply }).await
     }
 
     async fn hold(&self, node: &str, hold: Hold) -> Result<String, String> {

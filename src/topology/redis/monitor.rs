@@ -21,6 +21,7 @@ use super::sentinel::{Follower, Post, Told};
 use super::service::{Insight, Report, UNWEIGHED, Watched, WatchedNode};
 use super::switchover::Course;
 use crate::config::model::RedisService;
+use crate::topology::aside::Aside;
 use crate::topology::events::EventLog;
 use crate::topology::plan::Hold;
 use crate::topology::store::{Kind, Store, Weight};
@@ -40,6 +41,7 @@ pub struct RedisMonitor {
     reports: mpsc::UnboundedSender<Report>,
     tellings: mpsc::UnboundedSender<(u64, Told)>,
     store: Store,
+    aside: Aside,
     events: EventLog,
     wake: Arc<Notify>,
     publish: Box<dyn Fn(Arc<RedisSnapshot>)>,
@@ -83,6 +85,7 @@ impl RedisMonitor {
         let (tellings, told) = mpsc::unbounded_channel();
         let (commands, ordered) = mpsc::unbounded_channel();
         let empty = Arc::new(RedisSnapshot::default());
+        let aside = Aside::default();
         let mut monitor = Self {
             services: Vec::new(),
             probers: HashMap::new(),
@@ -90,7 +93,8 @@ impl RedisMonitor {
             last_id: 0,
             reports,
             tellings,
-            store: Store::open(state_dir, Kind::Redis, &events),
+            store: Store::open(state_dir, Kind::Redis, &events).yielding(aside.clone()),
+            aside,
             events,
             wake: Arc::default(),
             publish: Box::new(publish),
@@ -236,9 +240,11 @@ impl RedisMonitor {
                 self.show();
                 let _ = reply.send(Ok(String::new()));
             }
+            Command::StandAside { is_aside, reply } => drop(reply.send(self.stand_aside(is_aside))),
             Command::PlanSwitch { service, to, begun_by, reply } => {
-                let events = self.events.clone();
+                let (events, aside) = (self.events.clone(), self.aside.clone());
                 let course = self.service(&service).and_then(|service| {
+                    aside.check()?;
                     let course = Course::plan(service, to.as_deref())?;
                     if let Some(by) = begun_by {
                         service.plan.begin_switch();
@@ -268,6 +274,15 @@ impl RedisMonitor {
                 let _ = reply.send(ended.map(|()| String::new()));
             }
         }
+    }
+
+    fn stand_aside(&mut self, is_aside: bool) -> Result<(), String> {
+        let changing = self.services.iter().find(|service| service.plan.is_switching());
+        if let Some(service) = changing.filter(|_| is_aside) {
+            return Err(format!("a switchover of {} is under way", service.conf.name));
+        }
+        self.aside.set(is_aside);
+        Ok(())
     }
 
     fn service(&mut self, name: &str) -> Result<&mut Watched, String> {

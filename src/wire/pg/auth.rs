@@ -52,6 +52,14 @@ impl Credential {
         }
     }
 
+    /// As it was configured or found: what [`Credential::parse`] makes the same of.
+    pub fn text(&self) -> Zeroizing<String> {
+        match self {
+            Credential::Clear(text) | Credential::Md5(text) => text.clone(),
+            Credential::Scram(verifier) => verifier.format().into(),
+        }
+    }
+
     /// Whether a client can be checked by `method`.
     pub fn serves_client(&self, method: Method) -> bool {
         match (self, method) {
@@ -115,6 +123,13 @@ mod tests {
         let verifier = Verifier::derive(b"s3cret", b"0123456789abcdef", 2);
         let md5 = md5::verifier(b"s3cret", b"app");
         ["s3cret".to_owned(), verifier.format(), md5].map(|text| Credential::parse(&text).unwrap())
+    }
+
+    #[test]
+    fn its_text_is_read_as_the_same() {
+        for known in all() {
+            assert!(Credential::parse(&known.text()).unwrap() == known);
+        }
     }
 
     #[test]

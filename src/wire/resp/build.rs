@@ -1,7 +1,9 @@
 //! The replies that Forebay makes itself, in both versions of the protocol.
 
+use serde::{Deserialize, Serialize};
+
 /// Version of the protocol that a connection speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Version {
     /// RESP2, which every connection begins with.
     #[default]

@@ -93,6 +93,7 @@ class Forebay(Endpoint):
         self.login = {"user": user, "dbname": dbname}
         self._ended_by_test = False
         self._process = None
+        self._replaced = []  # by upgrades; ends with its clients
         self.write(config)
         rundir.LIVE.append(self)
         self._command = [*wrapper, binary(), *(arguments or ["run", "-c", self.config_file])]
@@ -173,6 +174,14 @@ class Forebay(Endpoint):
         self._ended_by_test = False
         self._wait(wait)
 
+    def upgrade(self):
+        """UPGRADE: from here on this is the new process. Returns the old one."""
+        told = self.admin("UPGRADE")[0]
+        assert int(told["replaced_process_id"]) == self.pid, told
+        replaced, self._process = self._process, process.Adopted(int(told["process_id"]))
+        self._replaced.append(replaced)
+        return replaced
+
     def is_running(self):
         """The process has not ended."""
         return self._process.poll() is None
@@ -213,9 +222,10 @@ class Forebay(Endpoint):
 
     def destroy(self):
         """Ends the process if it is still there and removes its files."""
-        if self._process and self.is_running():
-            process.kill_family(self.pid)
-            self._process.wait(10)
+        for known in filter(None, [self._process, *self._replaced]):
+            if known.poll() is None:
+                process.kill_family(known.pid)
+                known.wait(10)
         for port in (self.port, self.admin_port, *self._redis_ports.values()):
             ports.release(port)
         shutil.rmtree(self.folder, ignore_errors=True)

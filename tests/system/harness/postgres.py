@@ -77,14 +77,6 @@ def bin_dir():
     return Path(program).resolve().parent
 
 
-class Adopted(psutil.Process):
-    """A postmaster that somebody else has started."""
-
-    def poll(self):
-        """As of `subprocess.Popen`: None while it runs."""
-        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
-
-
 class Node(Endpoint):
     """One PostgreSQL server. As an endpoint it is used directly, without Forebay."""
 
@@ -160,7 +152,7 @@ class Node(Endpoint):
         lines = pid_file.read_text().splitlines() if pid_file.exists() else []
         if self.is_running() or not lines or not psutil.pid_exists(int(lines[0])):
             return False
-        self._process = Adopted(int(lines[0]))
+        self._process = process.Adopted(int(lines[0]))
         return True
 
     def pause(self):

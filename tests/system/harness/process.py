@@ -25,6 +25,16 @@ def command_as(user, argv, death_signal=None):
     return [shutil.which("setpriv") or "/usr/bin/setpriv", *options, "--", *map(str, argv)] if options else list(map(str, argv))
 
 
+class Adopted(psutil.Process):
+    """A process that somebody else has started."""
+
+    returncode = 0
+
+    def poll(self):
+        """As of `subprocess.Popen`: None while it runs."""
+        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+
+
 def run_as(user, argv, **options):
     """Runs a command to its end; fails with its output."""
     done = subprocess.run(command_as(user, argv), capture_output=True, text=True, cwd="/", check=False, **options)

@@ -22,6 +22,7 @@ pub(in crate::topology::redis) enum Command {
     Weigh { node: String, weight: u32, by: String, reply: Reply<String> },
     SetPaused { service: Option<String>, paused: bool, by: String, reply: Reply<Vec<String>> },
     Reconfigure { services: Vec<RedisService>, reply: Reply<String> },
+    StandAside { is_aside: bool, reply: Reply<()> },
     PlanSwitch { service: String, to: Option<String>, begun_by: Option<String>, reply: Reply<Course> },
     EndSwitch { service: String, promoted: Option<(u64, Facts)>, told: (&'static str, String), reply: Reply<String> },
 }
@@ -124,6 +125,15 @@ impl RedisMonitorHandle {
         let services = services.to_vec();
         // Without a monitor there is nothing to change.
         let _ = self.send(|reply| Command::Reconfigure { services, reply }).await;
+    }
+
+    /// From here on another process of this instance takes admins' orders: this one follows the nodes, and writes nothing
+    /// into its state folder. `false` takes that back.
+    ///
+    /// # Errors
+    /// A switchover is under way, and must not be left half done.
+    pub async fn stand_aside(&self, is_aside: bool) -> Result<(), String> {
+        self.send(|reply| Command::StandAside { is_aside, reply }).await
     }
 
     /// `SWITCHOVER service [TO node]`: makes a replica the primary while clients only wait, see [`switchover`].

@@ -1,0 +1,155 @@
+//! Clients that go on in another process of ours: between two requests, packed here and unpacked there with the socket.
+//!
+//! A client that has a connection of its own (WATCH, a subscription, a blocking command) stays until that is over, one
+//! with TLS, whose keys stay here, until it leaves.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::client::Client;
+use super::core::Core;
+use super::login::Password;
+use super::session::Session;
+use crate::net::channel::bytes;
+use crate::net::{Detached, Passport};
+use crate::wire::resp::Version;
+use crate::worker::clock::now_ns;
+
+/// A thread that no process has: a client that should go on there goes on in another process.
+pub(super) const ELSEWHERE: usize = usize::MAX;
+
+/// A session between two requests, without its socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Traveller {
+    passport: Passport,
+    service: String,
+    connected: SystemTime,
+    version: Version,
+    db: u32,
+    #[serde(with = "bytes")]
+    user: Vec<u8>,
+    password: Option<Word>,
+    #[serde(with = "bytes")]
+    name: Vec<u8>,
+    #[serde(with = "bytes")]
+    library_name: Vec<u8>,
+    #[serde(with = "bytes")]
+    library_version: Vec<u8>,
+    said: (String, u64),
+    bytes: (u64, u64),
+    /// The clock is the machine's.
+    seen: u64,
+}
+
+/// A password.
+#[derive(Serialize, Deserialize)]
+struct Word(#[serde(with = "bytes")] Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A client on its way to another process.
+#[derive(Debug)]
+pub struct Departure {
+    /// What it has to be told.
+    pub traveller: Box<Traveller>,
+    /// A copy of its socket.
+    pub socket: OwnedFd,
+}
+
+impl Session {
+    /// Whether the client can be packed at all.
+    pub(super) fn may_travel(&self) -> bool {
+        self.client.stream.borrow().may_leave_the_process() && self.client.login.borrow().is_some()
+    }
+
+    /// Sends the client to the other process.
+    ///
+    /// # Errors
+    /// Its socket cannot be copied: it stays.
+    pub(super) fn travel(&self) -> std::io::Result<()> {
+        let client = &self.client;
+        let (socket, passport) = client.stream.borrow().copy_for_another_process()?;
+        let login = client.login.borrow();
+        let password = login.as_ref().and_then(|login| login.password());
+        let (library_name, library_version) = client.library.borrow().clone();
+        let traveller = Box::new(Traveller {
+            passport,
+            service: client.service.name.clone(),
+            connected: client.connected,
+            version: client.version.get(),
+            db: client.db.get(),
+            user: login.as_ref().map(|login| login.user.to_vec()).unwrap_or_default(),
+            password: password.as_ref().map(|known: &Password| Word(known.as_bytes().to_vec().into())),
+            name: client.name.borrow().clone(),
+            library_name,
+            library_version,
+            said: client.said.borrow().clone(),
+            bytes: client.bytes.get(),
+            seen: self.has_seen(),
+        });
+        self.core.shared.control.depart(Departure { traveller, socket });
+        Ok(())
+    }
+}
+
+impl Core {
+    /// From here on another process accepts; every client follows as soon as it can.
+    pub fn leave(&self) {
+        self.threshold.leave();
+        for client in self.clients.borrow().values() {
+            client.moves_to.set(Some(ELSEWHERE));
+            client.wake();
+        }
+    }
+
+    /// The other process takes nobody any more.
+    pub fn stay(&self) {
+        for client in self.clients.borrow().values().filter(|client| client.moves_to.get() == Some(ELSEWHERE)) {
+            client.moves_to.set(None);
+        }
+    }
+}
+
+impl Departure {
+    /// The client goes on in this process. To be called on any data thread.
+    pub fn arrive(self, core: &Rc<Core>) {
+        let Departure { traveller, socket } = self;
+        let totals = core.shared.totals(&traveller.service);
+        totals.clients.fetch_add(1, Ordering::Relaxed);
+        let stream = traveller.passport.admit(socket);
+        let home = core.home_for(&traveller.service, &totals);
+        match core.shared.workers().get(home) {
+            Some(worker) if home != core.id => worker.post(move |core| settle(core, stream, *traveller)),
+            _ => settle(core, stream, *traveller),
+        }
+    }
+}
+
+fn settle(core: &Rc<Core>, stream: Detached, traveller: Traveller) {
+    let (Some(service), Ok(stream)) = (core.service(&traveller.service), stream.attach()) else {
+        // The configuration of this process has no such service, or the system has no room: nothing was on its way.
+        tracing::warn!(service = traveller.service, "a client was lost between two processes");
+        core.shared.totals(&traveller.service).clients.fetch_sub(1, Ordering::Relaxed);
+        return;
+    };
+    let login = service.logins.of(&traveller.user, traveller.password.as_ref().map(|word| word.0.as_slice()));
+    let client = Client::new(core.shared.next_id(), service, stream, Some(login), traveller.connected, now_ns());
+    client.version.set(traveller.version);
+    client.db.set(traveller.db);
+    *client.name.borrow_mut() = traveller.name;
+    *client.library.borrow_mut() = (traveller.library_name, traveller.library_version);
+    *client.said.borrow_mut() = traveller.said;
+    client.bytes.set(traveller.bytes);
+    let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
+    session.seen = traveller.seen;
+    core.take_in(client, session);
+}

@@ -1,0 +1,306 @@
+"""UPGRADE: another process takes over while clients are connected, and none of them notices."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import psycopg
+import pytest
+import redis as redis_py
+
+from harness import wait_until, wire
+from harness.forebay import binary
+
+ON_PRIMARY = {"split": False}
+
+
+def moved(forebay, client):
+    """Whether a client is the new process's by now."""
+    return str(client.socket.getsockname()[1]) in {str(row["port"]) for row in forebay.admin("SHOW CLIENTS")}
+
+
+def wait_gone(process):
+    wait_until(lambda: process.poll() is not None, 20, "the old process to end")
+
+
+def test_clients_go_on_with_everything_that_they_have_said(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client = forebay.wire(params={"application_name": "first", "timezone": "Asia/Tokyo"})
+    client.run("set search_path = pg_catalog, public")
+    client.run("set application_name = 'second'")
+    client.ask(wire.parse("select $1::int * 2", "double"), wire.sync())
+    client.ask(wire.parse("select 'unnamed'"), wire.sync())
+    others = [forebay.wire() for _ in range(20)]
+    old = forebay.upgrade()
+    wait_gone(old)
+    assert client.value("show timezone") == "Asia/Tokyo"
+    assert client.value("show search_path") == "pg_catalog, public"
+    assert client.value("show application_name") == "second"
+    assert wire.rows(client.prepared("double", [21])) == [["42"]]
+    client.run("reset search_path")
+    assert client.value("show search_path") == '"$user", public'
+    client.run("reset application_name")
+    assert client.value("show application_name") == "first"
+    for other in others:
+        assert other.value("select 'goes on'") == "goes on"
+    rows = [row for row in forebay.admin("SHOW CLIENTS") if row["user"] == "app"]
+    assert len(rows) == 21
+    assert [row["prepared_statements"] for row in rows].count(1) == 1
+    assert "upgraded" in forebay.log() and "predecessor_ended" in forebay.log()
+
+
+def test_the_unnamed_statement_goes_along(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client = forebay.wire()
+    client.ask(wire.parse("select $1::int + 1"), wire.sync())
+    wait_gone(forebay.upgrade())
+    assert wire.rows(client.ask(wire.bind([41]), wire.execute(), wire.sync())) == [["42"]]
+
+
+def test_a_transaction_ends_where_it_began(start_forebay, shared_cluster):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client, idle = forebay.wire(), forebay.wire()
+    client.run("begin")
+    server = client.value("select pg_backend_pid()")
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, idle), 10, "the idle client to move")
+    assert client.value("select pg_backend_pid()") == server and old.poll() is None
+    client.run("commit")
+    wait_gone(old)
+    assert client.value("select pg_backend_pid()") != server
+
+
+def test_nobody_under_load_notices(start_forebay):
+    """Writers and readers with connections of their own and new ones, over several upgrades in a row."""
+    forebay = start_forebay(pool={"size": 4})
+    with forebay.connect(autocommit=True) as connection:
+        connection.execute("create table if not exists counted (n int)")
+        connection.execute("truncate counted")
+    stop, failures, counts = threading.Event(), [], []
+
+    def work():
+        done = 0
+        try:
+            with forebay.connect(autocommit=True) as connection:
+                while not stop.is_set():
+                    with connection.transaction():
+                        connection.execute("insert into counted values (%s)", [done])
+                    done += 1
+        except psycopg.Error as error:
+            failures.append(error)
+        counts.append(done)
+
+    def come_and_go():
+        try:
+            while not stop.is_set():
+                with forebay.connect(autocommit=True) as connection:
+                    connection.execute("select 1")
+        except psycopg.Error as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=target) for target in [work] * 8 + [come_and_go] * 2]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            time.sleep(0.5)  # lets them work, so that there is something to lose
+            wait_gone(forebay.upgrade())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not failures, failures
+    assert len(counts) == 8 and min(counts) > 10
+    with forebay.connect(autocommit=True) as connection:
+        assert connection.execute("select count(*) from counted").fetchone()[0] == sum(counts)
+
+
+def test_a_query_is_cancelled_wherever_it_runs(start_forebay, shared_cluster, name):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    stays, moves = forebay.wire(), forebay.wire()
+    stays.send(wire.query(f"select pg_sleep(60) /* {name} stays */"))
+    shared_cluster.wait_running(f"{name} stays")
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, moves), 10, "the idle client to move")
+    stays.cancel()
+    assert wire.errors(stays.read_until()) == ["57014"], "its key is the old process's"
+    wait_gone(old)
+    moves.send(wire.query(f"select pg_sleep(60) /* {name} moves */"))
+    shared_cluster.wait_running(f"{name} moves")
+    moves.cancel()
+    assert wire.errors(moves.read_until()) == ["57014"], "its key was made by the old process"
+
+
+def test_what_cannot_follow_stays_until_it_leaves(start_forebay, authority):
+    certificate, key = authority.sign("localhost")
+    tls = {"cert": str(certificate), "key": str(key), "mode": "allow"}
+    forebay = start_forebay(tls=tls, routing=ON_PRIMARY)
+    encrypted = psycopg.connect(forebay.dsn(sslmode="require"), autocommit=True)
+    listener = psycopg.connect(forebay.dsn(sslmode="disable"), autocommit=True)
+    listener.execute("listen here")
+    plain = forebay.wire()
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, plain), 10, "the plain client to move")
+    assert encrypted.execute("select 'goes on'").fetchone() == ("goes on",)
+    plain.run("notify here, 'from the new process'")
+    heard = next(listener.notifies(timeout=10, stop_after=1))
+    assert heard.payload == "from the new process"
+    encrypted.close()
+    assert old.poll() is None
+    listener.close()
+    wait_gone(old)
+
+
+def test_upgrade_grace_ends_those_who_stay(start_forebay):
+    forebay = start_forebay(config={"general": {"upgrade_grace": "1s", "shutdown_grace": "2s"}}, routing=ON_PRIMARY)
+    stays, works = forebay.wire(), forebay.wire()
+    stays.run("listen here")
+    works.run("begin")
+    old = forebay.upgrade()
+    answer = stays.read_until("E")
+    assert wire.errors(answer) == ["57P01"]
+    assert works.value("select 1") == "1", "a transaction has until shutdown_grace"
+    works.run("commit")
+    wait_gone(old)
+    assert works.value("select 'moved'") == "moved"
+
+
+def test_clients_in_the_queue_are_served_and_follow(start_forebay):
+    forebay = start_forebay(pool={"size": 1}, routing=ON_PRIMARY)
+    holder = forebay.wire()
+    holder.run("begin")
+    waiting = [forebay.wire() for _ in range(5)]
+    for client in waiting:
+        client.send(wire.query("select 'served'"))
+    forebay.wait_pool(cl_waiting=5)
+    old = forebay.upgrade()
+    assert old.poll() is None
+    holder.run("commit")
+    for client in waiting:
+        assert wire.rows(client.read_until()) == [["served"]]
+    wait_gone(old)
+    assert waiting[0].value("select 1") == "1"
+
+
+def test_half_a_request_goes_along(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client = forebay.wire()
+    whole = wire.query("select 'whole'")
+    client.send(whole[:9])
+    wait_until(lambda: _unread(client) == 0, 10, "the first part to be read")
+    old = forebay.upgrade()
+    wait_gone(old)
+    client.send(whole[9:])
+    assert wire.rows(client.read_until()) == [["whole"]]
+
+
+def _unread(client):
+    """Bytes that the other side's system has not acknowledged yet (TIOCOUTQ)."""
+    import fcntl
+    import struct
+    import termios
+    return struct.unpack("i", fcntl.ioctl(client.socket, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+
+
+def test_a_program_that_cannot_serve_changes_nothing(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client = forebay.wire()
+    good = forebay.config_file.read_text()
+    forebay.config_file.write_text(good.replace("threads = 2", "threads = -2"))
+    with pytest.raises(psycopg.Error, match="threads"):
+        forebay.admin("UPGRADE")
+    taken = socket.create_server(("127.0.0.1", 0))
+    forebay.config_file.write_text(good.replace(
+        f'listen = ["127.0.0.1:{forebay.admin_port}"]', f'listen = ["127.0.0.1:{taken.getsockname()[1]}"]'))
+    with pytest.raises(psycopg.Error, match="admin.listen"):
+        forebay.admin("UPGRADE")
+    taken.close()
+    forebay.config_file.write_text(good)
+    assert client.value("select 'goes on'") == "goes on"
+    with forebay.connect() as another:
+        assert another.execute("select 1").fetchone()
+    assert forebay.admin("SHOW NODES")[0]["state"] == "up"
+    forebay.admin("SET WEIGHT pg2 = 2")
+    wait_gone(forebay.upgrade())
+    assert client.value("select 'moved'") == "moved"
+    assert int(forebay.node("pg2")["weight"]) == 2
+
+
+def test_it_is_refused_where_it_would_do_harm(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    forebay.admin("PAUSE bench")
+    with pytest.raises(psycopg.Error, match="RESUME"):
+        forebay.admin("UPGRADE")
+    forebay.admin("RESUME bench")
+    with pytest.raises(psycopg.Error, match="needs an admin"):
+        forebay.admin("UPGRADE", user="viewer")
+
+
+def test_orders_and_bans_are_kept(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    forebay.admin("DISABLE other")
+    forebay.admin("BAN '192.0.2.0/24' FOR '1h'")
+    forebay.admin("DETACH NODE pg3")
+    wait_gone(forebay.upgrade())
+    assert [row["address"] for row in forebay.admin("SHOW BANS")] == ["192.0.2.0/24"]
+    assert forebay.node("pg3")["state"] == "detached"
+    with pytest.raises(psycopg.Error, match="disabled"):
+        forebay.connect(dbname="other")
+
+
+def test_who_logged_in_with_a_verifier_needs_no_new_login(start_forebay, shared_cluster):
+    """The new process has to log in at servers with what only the client's login has left."""
+    verifier = shared_cluster.sql("select rolpassword from pg_authid where rolname = 'app'")
+    forebay = start_forebay(user=[{"name": "app", "password": verifier}], routing=ON_PRIMARY)
+    client = forebay.wire()
+    assert client.value("select 1") == "1"
+    wait_gone(forebay.upgrade())
+    assert client.value("select 'logged in'") == "logged in"
+
+
+def test_the_command_line_replaces_the_program(start_forebay, tmp_path):
+    """As after an upgrade of the package: another file is where the program was."""
+    program = tmp_path / "forebay"
+    shutil.copy2(binary(), program)
+    config = {"general": {"upgrade_grace": "5s"}}
+    forebay = start_forebay(config=config, routing=ON_PRIMARY)
+    wait_gone(forebay.upgrade())
+    client = forebay.wire()
+    done = subprocess.run([binary(), "upgrade", "-c", forebay.config_file], capture_output=True, text=True, timeout=60,
+                          check=False, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0 and "process_id" in done.stdout, done
+    forebay.adopt(int(done.stdout.splitlines()[2].split()[0]))
+    assert client.value("select 1") == "1"
+
+
+def test_http_finds_the_new_process(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    old = forebay.upgrade()
+    wait_gone(old)
+    assert forebay.http("/readyz").status == 200
+    assert any(row["event"] == "started" for row in forebay.admin("SHOW EVENTS"))
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def test_clients_of_redis_follow(start_forebay, shared_redis):
+    forebay = start_forebay(redis=shared_redis)
+    port = forebay.redis_port()
+    clients = [redis_py.Redis(port=port, client_name=f"worker-{n}", protocol=2 + n % 2) for n in range(10)]
+    for number, client in enumerate(clients):
+        client.set(f"upgrade:{number}", number)
+    subscriber = clients[0].pubsub()
+    subscriber.subscribe("news")
+    assert subscriber.get_message(timeout=5)["type"] == "subscribe"
+    old = forebay.upgrade()
+    for number, client in enumerate(clients):
+        assert client.get(f"upgrade:{number}") == str(number).encode()
+        assert client.client_getname() in (f"worker-{number}".encode(), f"worker-{number}")
+    clients[1].publish("news", "from the new process")
+    assert subscriber.get_message(timeout=5)["data"] == b"from the new process"
+    subscriber.close()
+    wait_gone(old)
