@@ -112,7 +112,9 @@ impl Receiver {
             }
             let (bytes, sockets) = (&mut self.bytes, &mut self.sockets);
             let socket = &self.socket;
-            let read = socket.async_io(Interest::READABLE, || receive_some(socket, bytes, sockets)).await?;
+            let read = socket.async_io(Interest::READABLE, || receive_some(socket, bytes, sockets)).await;
+            // A process that ends with something unread resets the connection.
+            let read = read.or_else(|e| if e.kind() == io::ErrorKind::ConnectionReset { Ok(0) } else { Err(e) })?;
             if read == 0 {
                 return match self.bytes.is_empty() {
                     true => Ok(None),

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct Doors {
     is_left: Cell<bool>,
+    leads_on: Cell<bool>,
     told: Notify,
 }
 
@@ -16,6 +17,7 @@ impl Doors {
     /// because the sockets stay open elsewhere.
     pub fn leave(&self) {
         self.is_left.set(true);
+        self.leads_on.set(true);
         self.told.notify_waiters();
     }
 
@@ -24,7 +26,17 @@ impl Doors {
         self.is_left.get()
     }
 
-    /// Waits for that. Cancel-safe.
+    /// Whether clients can follow to that process.
+    pub fn leads_on(&self) -> bool {
+        self.leads_on.get()
+    }
+
+    /// The other process is gone: whoever is here stays here.
+    pub fn lead_nowhere(&self) {
+        self.leads_on.set(false);
+    }
+
+    /// Waits until another process accepts instead. Cancel-safe.
     pub async fn left(&self) {
         // Made before the look, it misses nothing.
         let told = self.told.notified();

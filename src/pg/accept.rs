@@ -380,8 +380,8 @@ pub(super) fn enlist(
         query_began: Cell::new(0),
         tx_began: Cell::new(0),
         // Who comes in while the others leave for another process follows them.
-        order: Cell::new(core.doors.is_left().then_some(Order::Travel)),
-        is_called: Cell::new(core.doors.is_left()),
+        order: Cell::new(core.doors.leads_on().then_some(Order::Travel)),
+        is_called: Cell::new(core.doors.leads_on()),
         is_unwatched: Cell::new(false),
         waker: RefCell::default(),
         prepared: Cell::new(0),

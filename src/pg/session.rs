@@ -685,14 +685,16 @@ impl Session {
         }
         match self.me.order.get() {
             Some(Order::End(why)) => return Some(End::Trouble(Box::new(Trouble::Ended(why)))),
+            Some(Order::Travel | Order::EndWhenIdle(_))
+                if is_outside && self.core.doors.leads_on() && self.may_travel() =>
+            {
+                return Some(End::Travels);
+            }
             Some(Order::EndWhenIdle(why)) if self.me.state.get() == ClientState::Idle => {
                 return Some(End::Trouble(Box::new(Trouble::Ended(why))));
             }
             // Looks again at each turn until then.
-            Some(Order::EndWhenIdle(_)) => self.me.is_called.set(true),
-            Some(Order::Travel) if is_outside && self.may_travel() => return Some(End::Travels),
-            // Looks again at each turn until then.
-            Some(Order::Travel) => self.me.is_called.set(true),
+            Some(Order::Travel | Order::EndWhenIdle(_)) => self.me.is_called.set(true),
             Some(Order::CancelWait) => self.me.order.set(None),
             None => {}
         }

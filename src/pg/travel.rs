@@ -153,6 +153,7 @@ impl Core {
 
     /// The other process takes nobody any more.
     pub fn stay(&self) {
+        self.doors.lead_nowhere();
         for client in self.clients.borrow().values().filter(|client| client.order.get() == Some(Order::Travel)) {
             client.order.set(None);
         }

@@ -190,7 +190,7 @@ impl Core {
     pub(super) fn take_in(self: &Rc<Self>, client: Rc<Client>, session: Session) {
         self.shared.load(self.id).count(&client.service.name, true);
         self.expect_login(&client);
-        if self.threshold.is_left() {
+        if self.threshold.leads_on() {
             // Who comes in while the others leave for another process follows them.
             client.moves_to.set(Some(ELSEWHERE));
         }

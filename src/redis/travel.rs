@@ -113,6 +113,7 @@ impl Core {
 
     /// The other process takes nobody any more.
     pub fn stay(&self) {
+        self.threshold.lead_nowhere();
         for client in self.clients.borrow().values().filter(|client| client.moves_to.get() == Some(ELSEWHERE)) {
             client.moves_to.set(None);
         }

@@ -1,6 +1,7 @@
 """UPGRADE: another process takes over while clients are connected, and none of them notices."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,8 +12,9 @@ import psycopg
 import pytest
 import redis as redis_py
 
-from harness import wait_until, wire
+from harness import Wire, wait_until, wire
 from harness.forebay import binary
+from harness.scene import events, recorded
 
 ON_PRIMARY = {"split": False}
 
@@ -114,8 +116,7 @@ def test_nobody_under_load_notices(start_forebay):
             thread.join(30)
     assert not failures, failures
     assert len(counts) == 8 and min(counts) > 10
-    with forebay.connect(autocommit=True) as connection:
-        assert connection.execute("select count(*) from counted").fetchone()[0] == sum(counts)
+    assert int(forebay.wire().value("select count(*) from counted")) == sum(counts)
 
 
 def test_a_query_is_cancelled_wherever_it_runs(start_forebay, shared_cluster, name):
@@ -144,7 +145,7 @@ def test_what_cannot_follow_stays_until_it_leaves(start_forebay, authority):
     plain = forebay.wire()
     old = forebay.upgrade()
     wait_until(lambda: moved(forebay, plain), 10, "the plain client to move")
-    assert encrypted.execute("select 'goes on'").fetchone() == ("goes on",)
+    assert encrypted.execute("select 'goes on'").fetchone()[0] == "goes on"
     plain.run("notify here, 'from the new process'")
     heard = next(listener.notifies(timeout=10, stop_after=1))
     assert heard.payload == "from the new process"
@@ -253,7 +254,7 @@ def test_orders_and_bans_are_kept(start_forebay):
 
 def test_who_logged_in_with_a_verifier_needs_no_new_login(start_forebay, shared_cluster):
     """The new process has to log in at servers with what only the client's login has left."""
-    verifier = shared_cluster.sql("select rolpassword from pg_authid where rolname = 'app'")
+    verifier = shared_cluster.value("select rolpassword from pg_authid where rolname = 'app'")
     forebay = start_forebay(user=[{"name": "app", "password": verifier}], routing=ON_PRIMARY)
     client = forebay.wire()
     assert client.value("select 1") == "1"
@@ -265,8 +266,7 @@ def test_the_command_line_replaces_the_program(start_forebay, tmp_path):
     """As after an upgrade of the package: another file is where the program was."""
     program = tmp_path / "forebay"
     shutil.copy2(binary(), program)
-    config = {"general": {"upgrade_grace": "5s"}}
-    forebay = start_forebay(config=config, routing=ON_PRIMARY)
+    forebay = start_forebay(routing=ON_PRIMARY, login={"program": program})
     wait_gone(forebay.upgrade())
     client = forebay.wire()
     done = subprocess.run([binary(), "upgrade", "-c", forebay.config_file], capture_output=True, text=True, timeout=60,
@@ -282,6 +282,106 @@ def test_http_finds_the_new_process(start_forebay):
     wait_gone(old)
     assert forebay.http("/readyz").status == 200
     assert any(row["event"] == "started" for row in forebay.admin("SHOW EVENTS"))
+
+
+def test_a_program_that_is_none_changes_nothing(start_forebay, tmp_path):
+    program = tmp_path / "forebay"
+    shutil.copy2(binary(), program)
+    forebay = start_forebay(routing=ON_PRIMARY, login={"program": program})
+    client = forebay.wire()
+    for broken, why in ((b"#!/bin/false\n", "ended before it could serve"), (b"\0\0", "cannot start"), (None, "cannot start")):
+        program.unlink(missing_ok=True)
+        if broken:
+            program.write_bytes(broken)
+            program.chmod(0o755)
+        with pytest.raises(psycopg.Error, match=why):
+            forebay.admin("UPGRADE")
+        assert client.value("select 'goes on'") == "goes on"
+    shutil.copy2(binary(), program)
+    wait_gone(forebay.upgrade())
+    assert client.value("select 'moved'") == "moved"
+
+
+def test_who_stays_outlives_the_new_process(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    stays, moves = forebay.wire(), forebay.wire()
+    stays.run("begin")
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, moves), 10, "the idle client to move")
+    forebay.kill()
+    forebay.wait_log("successor_lost")
+    stays.run("commit")
+    assert stays.value("select 'still here'") == "still here"
+    stays.close()
+    wait_gone(old)
+
+
+def test_a_unix_socket_is_handed_over(start_forebay):
+    forebay = start_forebay(wait="", routing=ON_PRIMARY)
+    folder = forebay.folder
+    forebay.kill()
+    address = f"{folder}/.s.PGSQL.{forebay.port}"
+    forebay.change(listen=[f"127.0.0.1:{forebay.port}", address])
+    forebay.start()
+    with psycopg.connect(forebay.dsn(host=str(folder)), autocommit=True) as client:
+        wait_gone(forebay.upgrade())
+        assert client.execute("select 'moved'").fetchone()
+        with psycopg.connect(forebay.dsn(host=str(folder)), autocommit=True) as another:
+            assert another.execute("select 'new'").fetchone()
+
+
+def test_another_number_of_threads_serves_every_listener(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    for threads in (4, 1, 2):
+        text = forebay.config_file.read_text()
+        forebay.config_file.write_text(re.sub(r"^threads = \d+", f"threads = {threads}", text, flags=re.M))
+        wait_gone(forebay.upgrade())
+        for _ in range(30):
+            with forebay.connect() as client:
+                assert client.execute("select 1").fetchone()
+
+
+def test_the_new_process_promotes_and_the_old_one_follows(with_table, start_forebay):
+    """Two processes and one decision: who stays with the old one finds the primary that the new one has promoted."""
+    cluster = with_table
+    cluster.nodes[0].configure(synchronous_standby_names="ANY 1 (pg2, pg3)")
+    forebay = start_forebay(servers=cluster, failover={"mode": "promote", "hold": "20s"}, routing=ON_PRIMARY)
+    stays, moves = forebay.wire(), forebay.wire()
+    stays.run("listen here")
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, moves), 10, "the idle client to move")
+    cluster.nodes[0].kill()
+    wait_until(lambda: events(forebay, "failover_done"), 30, "the new process to promote")
+    stays.run("insert into w values (1)")
+    moves.run("insert into w values (2)")
+    assert moves.value("select count(*) from w") == "2"
+    assert forebay.log().count("failover_done") == 1, "one of them decides"
+    assert recorded(forebay)["epoch"] == 2 and recorded(forebay)["job"] is None
+    assert old.poll() is None
+
+
+def test_the_clients_own_address_goes_along(start_forebay):
+    forebay = start_forebay(wait="port", routing=ON_PRIMARY, config={
+        "security": {"proxy_protocol": "on", "proxy_trusted": ["127.0.0.5"]}})
+    client = Wire(forebay.port, source="127.0.0.5").send(b"PROXY TCP4 192.0.2.17 198.51.100.5 40321 6432\r\n").login()
+    wait_gone(forebay.upgrade())
+    assert client.value("select 1") == "1"
+    [row] = [row for row in forebay.admin("SHOW CLIENTS") if row["user"] == "app"]
+    assert (row["addr"], int(row["port"])) == ("192.0.2.17", 40321)
+
+
+def test_the_service_manager_is_told_who_is_the_main_process(start_forebay, tmp_path):
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(10)
+        forebay = start_forebay(env={"NOTIFY_SOCKET": str(path)}, routing=ON_PRIMARY)
+        old = forebay.upgrade()
+        told = []
+        while f"MAINPID={forebay.pid}" not in told:
+            told += manager.recv(4096).decode().split()
+        wait_gone(old)
+        assert "STOPPING=1" not in told
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------

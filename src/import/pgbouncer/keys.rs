@@ -180,7 +180,7 @@ pub(super) static MAIN: &[(&str, Meaning)] = &[
     ("stats_users", Special),
     (
         "suspend_timeout",
-        Nothing("Forebay is not replaced while it runs; general.shutdown_grace says how long a stop waits."),
+        Nothing("forebay upgrade replaces it while it runs; general.upgrade_grace says how long clients that cannot follow have."),
     ),
     ("syslog", Nothing(LOG)),
     ("syslog_facility", Nothing(LOG)),

@@ -77,12 +77,13 @@ class Forebay(Endpoint):
     `config` is a dict (the addresses to listen on and the state directory are filled in if absent) or TOML text with
     the places `{port}`, `{admin_port}` and `{state}`. With `wait` "nodes" the start waits until a login works and
     every node was found up with one primary among them; "login" waits for the login only, "port" for the open port,
-    "" for nothing. `arguments` replace `run -c FILE`; `wrapper` is a command that runs the program.
+    "" for nothing. `arguments` replace `run -c FILE`; `wrapper` is a command that runs the program, `program`
+    another one than that under test.
     """
 
     kind = "forebay"
 
-    def __init__(self, config, wait="nodes", user="app", dbname="bench", env=None, arguments=None, wrapper=()):
+    def __init__(self, config, wait="nodes", user="app", dbname="bench", env=None, arguments=None, wrapper=(), program=None):
         self.folder = rundir.folder("forebay")
         self.port, self.admin_port = ports.free_port(), ports.free_port()
         self._redis_ports = {}  # by the name of the service
@@ -96,7 +97,7 @@ class Forebay(Endpoint):
         self._replaced = []  # by upgrades; ends with its clients
         self.write(config)
         rundir.LIVE.append(self)
-        self._command = [*wrapper, binary(), *(arguments or ["run", "-c", self.config_file])]
+        self._command = [*wrapper, program or binary(), *(arguments or ["run", "-c", self.config_file])]
         self._env = {**os.environ, "RUST_BACKTRACE": "1", **(env or {})}
         self.start(wait)
 
@@ -178,7 +179,11 @@ class Forebay(Endpoint):
         """UPGRADE: from here on this is the new process. Returns the old one."""
         told = self.admin("UPGRADE")[0]
         assert int(told["replaced_process_id"]) == self.pid, told
-        replaced, self._process = self._process, process.Adopted(int(told["process_id"]))
+        return self.adopt(int(told["process_id"]))
+
+    def adopt(self, pid):
+        """From here on this is the process `pid`, which has replaced the one that is returned."""
+        replaced, self._process = self._process, process.Adopted(pid)
         self._replaced.append(replaced)
         return replaced
 
