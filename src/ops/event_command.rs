@@ -15,6 +15,9 @@ pub async fn run(instance: Arc<Instance>) {
     loop {
         for event in instance.events.since(seen) {
             seen = event.seq;
+            if !instance.tells(&event) {
+                continue;
+            }
             let argv = instance.config.load().postgres.failover.event_command.clone();
             if let Err(why) = hooks::run(&argv, &told(&event), hooks::PATIENCE).await {
                 tracing::warn!(event = event.event, why, "event_command failed");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ use crate::pg::report::History;
 use crate::pg::{Core, Shared};
 use crate::topology::failover::hooks;
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
-use crate::topology::{EventLog, MonitorHandle};
+use crate::topology::{Event, EventLog, MonitorHandle};
 use crate::worker::Remote;
 use crate::worker::clock::now_ns;
 
@@ -95,6 +95,7 @@ pub struct Instance {
     /// How the process was started.
     pub program: Program,
     travellers: Mutex<Option<mpsc::UnboundedReceiver<Departure>>>,
+    is_upgrading: AtomicBool,
     /// Earlier counters of the pools, for averages.
     pub history: Mutex<History>,
     orders: Mutex<Orders>,
@@ -122,6 +123,7 @@ impl Instance {
             travelling: parts.travelling,
             program: parts.program,
             travellers: Mutex::new(Some(parts.travellers)),
+            is_upgrading: AtomicBool::new(false),
             history: Mutex::new(History::new(now_ns())),
             orders: Mutex::default(),
             level,
@@ -309,6 +311,21 @@ impl Instance {
     pub async fn close_doors(&self) {
         self.ask_all(|core| core.is_closing.set(true)).await;
         self.ask_redis(|core| core.close_doors()).await;
+    }
+
+    /// Whether this process tells others of an event: of what becomes of the nodes the process tells that has taken over.
+    pub(super) fn tells(&self, event: &Event) -> bool {
+        event.service.is_empty() || !self.sockets.is_handed_on()
+    }
+
+    /// An upgrade begins; false if one is under way.
+    pub(super) fn begin_upgrade(&self) -> bool {
+        !self.is_upgrading.swap(true, Ordering::Relaxed)
+    }
+
+    /// It came to nothing.
+    pub(super) fn end_upgrade(&self) {
+        self.is_upgrading.store(false, Ordering::Relaxed);
     }
 
     /// Waits until another process has the listening sockets.

@@ -36,6 +36,9 @@ use crate::worker;
 /// Events that `SHOW EVENTS` remembers.
 const EVENTS: usize = 10_000;
 
+/// Cancels that wait to be passed on to the process before this one.
+const MOST_CANCELS: usize = 1000;
+
 /// What the data threads ask of the control thread.
 struct Asks {
     monitor: MonitorHandle,
@@ -45,7 +48,7 @@ struct Asks {
     logins: mpsc::UnboundedSender<Ask>,
     travellers: mpsc::UnboundedSender<Departure>,
     travelling: Arc<AtomicUsize>,
-    cancels: mpsc::UnboundedSender<Cancel>,
+    cancels: mpsc::Sender<Cancel>,
 }
 
 impl Control for Asks {
@@ -72,8 +75,9 @@ impl Control for Asks {
         let _ = self.travellers.send(Departure::Postgres(departure));
     }
     fn cancel_elsewhere(&self, cancel: &Cancel) {
-        // Without a process before this one nobody has such a key.
-        let _ = self.cancels.send(cancel.clone());
+        // Without a process before this one nobody has such a key, and whoever invents more than can be passed on is not
+        // missed.
+        let _ = self.cancels.try_send(cancel.clone());
     }
 }
 
@@ -190,7 +194,7 @@ where
         let (listens, wishes) = mpsc::unbounded_channel();
         let (logins, unknown) = mpsc::unbounded_channel();
         let (departures, travellers) = mpsc::unbounded_channel();
-        let (cancels, mut unknown_keys) = mpsc::unbounded_channel();
+        let (cancels, mut unknown_keys) = mpsc::channel(MOST_CANCELS);
         let travelling: Arc<AtomicUsize> = Arc::default();
         let asks = Asks {
             monitor: monitor.clone(),

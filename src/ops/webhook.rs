@@ -45,7 +45,9 @@ pub async fn run(instance: Arc<Instance>) {
         }
         for event in instance.events.since(seen) {
             seen = event.seq;
-            receivers.tell(&event);
+            if instance.tells(&event) {
+                receivers.tell(&event);
+            }
         }
         if added.changed().await.is_err() {
             return;

@@ -447,6 +447,12 @@ impl Session {
         listening.channels.iter().any(|known| known.as_bytes() == channel)
     }
 
+    /// It listens to nothing, nor is about to.
+    pub(super) fn hears_nothing(&self) -> bool {
+        let is_quiet = |listening: &Listening| listening.channels.is_empty() && listening.pending.is_empty();
+        self.rare.listening.as_deref().is_none_or(is_quiet)
+    }
+
     /// The session is over.
     pub(super) fn stop_listening(&mut self) {
         if let Some(listening) = self.rare.listening.take() {

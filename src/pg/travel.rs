@@ -29,6 +29,7 @@ use crate::config::model::{ListenRoute, PoolMode};
 use crate::net::channel::bytes;
 use crate::net::{Detached, Passport};
 use crate::pool::Limits;
+use crate::sql::{Kind, Verdict};
 use crate::topology::Lsn;
 use crate::topology::acknowledged::Volume;
 use crate::wire::pg::auth::Credential;
@@ -97,10 +98,23 @@ impl Session {
             && rare.owed.is_none()
             && rare.route_local.is_none()
             && rare.portals.is_none()
-            && rare.listening.is_none()
+            && self.hears_nothing()
             && self.me.pin.get().is_none()
             && self.me.inbox.borrow().is_none();
-        is_between && owns_nothing && self.stream.may_leave_the_process()
+        is_between && owns_nothing && self.stream.may_leave_the_process() && self.has_only_its_own_texts()
+    }
+
+    /// What the client has prepared has the texts that it gave: what we have put in their place means something here only.
+    fn has_only_its_own_texts(&self) -> bool {
+        let is_as_given = |verdict: &Verdict| match &verdict.kind {
+            Kind::Listen(_) | Kind::Deallocate(Some(_)) => false,
+            Kind::Show(name) => !name.starts_with("forebay."),
+            _ => true,
+        };
+        self.names.as_deref().is_none_or(|names| {
+            names.all().iter().all(|(_, statement)| is_as_given(&statement.verdict))
+                && names.unnamed_verdict.as_deref().is_none_or(is_as_given)
+        })
     }
 
     /// Sends the client to the other process.

@@ -353,6 +353,11 @@ impl Plan {
         };
         let Some(serving) = self.primary() else {
             if let (Some(last), None) = (self.last_served, self.lost_at_ns) {
+                if self.closed.is_none() && self.members.get(last).is_some_and(|member| member.reach == Reach::Unasked)
+                {
+                    // After a restart: it was not lost, it was not asked yet.
+                    return;
+                }
                 self.lost_at_ns = Some(now_ns);
                 let standing = self.standing(last);
                 let why = match standing.state {

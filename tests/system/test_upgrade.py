@@ -1,5 +1,8 @@
 """UPGRADE: another process takes over while clients are connected, and none of them notices."""
 
+import base64
+import http.client
+import json
 import os
 import re
 import shutil
@@ -368,6 +371,75 @@ def test_the_clients_own_address_goes_along(start_forebay):
     assert client.value("select 1") == "1"
     [row] = [row for row in forebay.admin("SHOW CLIENTS") if row["user"] == "app"]
     assert (row["addr"], int(row["port"])) == ("192.0.2.17", 40321)
+
+
+def test_a_connection_that_http_keeps_open_is_closed_after_its_answer(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    idle, busy = (http.client.HTTPConnection("127.0.0.1", forebay.admin_port, timeout=20) for _ in range(2))
+    for connection in (idle, busy):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() and connection.sock
+    busy.request("POST", "/api/v1/admin", json.dumps({"sql": "UPGRADE"}),
+                 {"Authorization": "Basic " + base64.b64encode(b"admin:admin").decode(), "Content-Type": "application/json"})
+    told = busy.getresponse()
+    assert told.status == 200, told.read()
+    [row] = json.loads(told.read())["rows"]
+    wait_gone(forebay.adopt(int(row["process_id"])))
+    assert idle.sock.recv(1) == b"", "whoever keeps a connection open must not be left with the old process"
+
+
+def test_one_upgrade_at_a_time(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    answers = []
+
+    def upgrade():
+        try:
+            answers.append(forebay.admin("UPGRADE")[0])
+        except psycopg.Error as error:
+            answers.append(str(error))
+    threads = [threading.Thread(target=upgrade) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    done = [answer for answer in answers if isinstance(answer, dict)]
+    assert len(answers) == 3 and len(done) == 1, answers
+    wait_gone(forebay.adopt(int(done[0]["process_id"])))
+    assert forebay.wire().value("select 1") == "1"
+
+
+def test_who_has_prepared_what_means_something_here_only_stays(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    client, plain = forebay.wire(), forebay.wire()
+    client.ask(wire.parse("show forebay.node", "node"), wire.sync())
+    old = forebay.upgrade()
+    wait_until(lambda: moved(forebay, plain), 10, "the plain client to move")
+    assert wire.rows(client.prepared("node", [])) and old.poll() is None
+    client.run("deallocate all")
+    wait_gone(old)
+    assert client.value("select 1") == "1"
+
+
+def test_events_are_told_by_one_process(start_forebay, cluster, tmp_path):
+    told = tmp_path / "told"
+    program = tmp_path / "tell"
+    program.write_text(f'#!/bin/sh\necho "$FOREBAY_EVENT $FOREBAY_NODE" >> {told}\n')
+    program.chmod(0o755)
+    forebay = start_forebay(servers=cluster, failover={"event_command": [str(program)]}, routing=ON_PRIMARY)
+    stays = forebay.wire()
+    stays.run("listen here")
+    old = forebay.upgrade()
+    cluster.nodes[2].stop()
+    forebay.wait_node("pg3", state="down")
+    cluster.nodes[2].start()
+    forebay.wait_node("pg3", state="up")
+    forebay.admin("SET WEIGHT pg3 = 2")
+    wait_until(lambda: "weight_set pg3" in told.read_text(), 10, "the events to be told")
+    lines = told.read_text().splitlines()
+    assert lines.count("node_down pg3") == 1 and "upgraded " in lines, lines
+    assert "primary_lost pg1" not in lines, "an upgrade is no loss of the primary"
+    stays.close()
+    wait_gone(old)
 
 
 def test_the_service_manager_is_told_who_is_the_main_process(start_forebay, tmp_path):

@@ -180,7 +180,9 @@ pub(super) static MAIN: &[(&str, Meaning)] = &[
     ("stats_users", Special),
     (
         "suspend_timeout",
-        Nothing("forebay upgrade replaces it while it runs; general.upgrade_grace says how long clients that cannot follow have."),
+        Nothing(
+            "forebay upgrade replaces it while it runs; general.upgrade_grace says how long clients that cannot follow have.",
+        ),
     ),
     ("syslog", Nothing(LOG)),
     ("syslog_facility", Nothing(LOG)),

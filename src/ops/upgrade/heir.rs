@@ -132,27 +132,31 @@ impl Inheritance {
 
 impl Take {
     /// Takes clients over and passes on cancels, until the other process has ended.
-    pub(in crate::ops) async fn run(mut self, instance: Arc<Instance>, mut cancels: mpsc::UnboundedReceiver<Cancel>) {
+    pub(in crate::ops) async fn run(mut self, instance: Arc<Instance>, mut cancels: mpsc::Receiver<Cancel>) {
+        // A task of its own: whoever waits to be heard must not hear less.
+        let passing_on = tokio::task::spawn_local(async move {
+            while let Some(cancel) = cancels.recv().await {
+                let secret = cancel.secret.as_bytes().to_vec();
+                let answer = Answer::Cancel { process_id: cancel.process_id, secret };
+                if self.sender.send(&answer, &[]).await.is_err() {
+                    return;
+                }
+            }
+        });
         let mut count = 0_u64;
         loop {
-            tokio::select! {
-                letter = self.receiver.receive() => match letter {
-                    Ok(Some((letter, sockets))) => count += u64::from(take_in(&instance, letter, sockets)),
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!(%error, "the process before this one cannot be understood");
-                        break;
-                    }
-                },
-                Some(cancel) = cancels.recv() => {
-                    let secret = cancel.secret.as_bytes().to_vec();
-                    let _ = self.sender.send(&Answer::Cancel { process_id: cancel.process_id, secret }, &[]).await;
+            match self.receiver.receive().await {
+                Ok(Some((letter, sockets))) => count += u64::from(take_in(&instance, letter, sockets)),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "the process before this one cannot be understood");
+                    break;
                 }
             }
         }
-        instance.events.record("", 0, "predecessor_ended", "", &format!("{count} clients were taken over"));
         // Keys that nobody has go nowhere from now on.
-        while cancels.recv().await.is_some() {}
+        passing_on.abort();
+        instance.events.record("", 0, "predecessor_ended", "", &format!("{count} clients were taken over"));
     }
 }
 

@@ -33,6 +33,9 @@ const HEIR_OF: &str = "FOREBAY_HEIR_OF";
 /// For the new process to read its configuration, look at the nodes and say that it serves.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For a process that has said its last to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A client on its way to the new process.
 #[derive(Debug)]
 pub enum Departure {
@@ -76,12 +79,16 @@ pub struct Successor {
 /// Why not; this process goes on as before.
 pub async fn upgrade(instance: &Arc<Instance>, by: &str) -> Result<Successor, String> {
     check(instance)?;
+    if !instance.begin_upgrade() {
+        return Err("another upgrade is under way".to_owned());
+    }
     let config = instance.config.load_full();
-    instance.redis.stand_aside(true).await?;
-    let done = match instance.monitor.stand_aside(true, &config.postgres).await {
-        Ok(()) => Box::pin(hand_over(instance)).await,
-        Err(why) => Err(why),
+    let done = async {
+        instance.redis.stand_aside(true).await?;
+        instance.monitor.stand_aside(true, &config.postgres).await?;
+        Box::pin(hand_over(instance)).await
     };
+    let done = done.await;
     match done {
         Ok(successor) => {
             let detail = format!("to version {}, process {}, by {by}", successor.version, successor.pid);
@@ -92,6 +99,7 @@ pub async fn upgrade(instance: &Arc<Instance>, by: &str) -> Result<Successor, St
         Err(why) => {
             let _ = instance.monitor.stand_aside(false, &config.postgres).await;
             let _ = instance.redis.stand_aside(false).await;
+            instance.end_upgrade();
             instance.events.record("", 0, "upgrade_failed", "", &format!("{why}; by {by}"));
             Err(why)
         }
@@ -126,7 +134,8 @@ async fn hand_over(instance: &Arc<Instance>) -> Result<Successor, String> {
         .map_err(|e| format!("cannot start {}: {e}", program.path.display()))?;
     tracing::info!(program = %program.path.display(), pid = child.id(), "upgrade: the new process was started");
     let ready = tokio::time::timeout(PATIENCE, async {
-        introduce(instance, &sender, &doors).await.map_err(|e| format!("the new process does not listen: {e}"))?;
+        // Who ends in the middle of it may have said why.
+        let _ = introduce(instance, &sender, &doors).await;
         first_answer(&mut receiver).await
     });
     let begun = match ready.await {
@@ -150,8 +159,10 @@ async fn hand_over(instance: &Arc<Instance>) -> Result<Successor, String> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(successor.pid)]);
     drop(doors);
     instance.sockets.hand_on();
-    let travellers = instance.take_travellers().ok_or("the clients are on their way already")?;
-    tokio::task::spawn_local(see_off(Arc::clone(instance), sender, receiver, travellers, child));
+    // There is one upgrade at a time, and after this one none.
+    if let Some(travellers) = instance.take_travellers() {
+        tokio::task::spawn_local(see_off(Arc::clone(instance), sender, receiver, travellers, child));
+    }
     instance.ask_all(|core| core.leave()).await;
     instance.ask_redis(|core| core.leave()).await;
     Ok(successor)
@@ -207,7 +218,10 @@ async fn see_off(
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
-                    let ended = child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
+                    let ended = match tokio::time::timeout(LAST_WORDS, child.wait()).await {
+                        Ok(ended) => ended.map_or_else(|e| e.to_string(), |status| status.to_string()),
+                        Err(_) => "it lives, and does not listen".to_owned(),
+                    };
                     tracing::error!(ended, "the new process has ended: clients that are here stay here");
                     instance.events.record("", 0, "successor_lost", "", &ended);
                     is_there = false;
