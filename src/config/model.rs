@@ -345,6 +345,8 @@ pub struct RoutingSettings {
     pub split: bool,
     /// What a read may miss.
     pub consistency: Consistency,
+    /// How long a read waits for a replica that shows what it must see.
+    pub read_wait: Option<Duration>,
     /// A replica further behind gets no reads; `None` is unlimited.
     pub max_lag: Option<Duration>,
     /// The same in bytes of WAL.
@@ -659,6 +661,7 @@ pub struct PoolOverrides {
 pub struct RoutingOverrides {
     pub split: Option<bool>,
     pub consistency: Option<Consistency>,
+    pub read_wait: Option<Option<Duration>>,
     pub max_lag: Option<Option<Duration>>,
     pub max_lag_bytes: Option<Option<u64>>,
     pub balance: Option<Balance>,

@@ -122,6 +122,12 @@ impl Workers for Threads {
         })
     }
 
+    fn freshened(&self) {
+        if self.0.get().is_some_and(|shared| shared.lagging.load(Ordering::Relaxed) > 0) {
+            self.workers().iter().for_each(|worker| worker.post(|core| core.call_lagging()));
+        }
+    }
+
     fn settle(&self, answers: &[(Doubt, Outcome)]) {
         if answers.is_empty() {
             return;

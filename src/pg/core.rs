@@ -79,6 +79,8 @@ pub struct Core {
     pub channels: RefCell<Channels>,
     /// Of the replicas that may serve, by bit, those that show what the client at hand has to see; 0 for all.
     pub among: Cell<u64>,
+    /// Clients whose reads wait for a replica.
+    pub lagging: RefCell<Vec<Rc<Client>>>,
     /// What is run most.
     pub queries: Queries,
     /// Buffers to be used again.
@@ -115,6 +117,7 @@ impl Core {
             kept: RefCell::default(),
             channels: RefCell::default(),
             among: Cell::new(0),
+            lagging: RefCell::default(),
             queries: Queries::for_config(&config),
             config: RefCell::new(config),
             topology: RefCell::new(topology),
@@ -498,6 +501,7 @@ impl Core {
         self.queries.tick();
         self.call_served(now);
         self.call_in_doubt();
+        self.call_lagging();
         for pool in self.all_pools() {
             let config = Rc::clone(&pool.config.borrow());
             if pool.state.borrow().is_waited_for() {

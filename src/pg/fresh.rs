@@ -1,15 +1,21 @@
 //! Which replicas show what a client has to see: its own writes, and what it has been told of by others.
 
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
 use super::backend::Backend;
 use super::core::Core;
 use super::errors::Trouble;
 use super::pool::PgPool;
-use super::session::Session;
+use super::registry::{ClientState, Order};
+use super::session::{Pause, Session, Stage};
 use super::stats::add;
 use crate::config::model::{Consistency, ListenRoute};
 use crate::pool::Class;
 use crate::sql::Hint;
 use crate::topology::{Limits, Lsn, State, last_record_end};
+use crate::worker::clock::after;
 
 /// The position that a client's reads must not be behind.
 pub const READ_AFTER: &str = "forebay.read_after";
@@ -63,6 +69,15 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Those who wait for a replica to show what they have to see look whether one does.
+    pub fn call_lagging(&self) {
+        // Whoever looks in vain comes back.
+        let all = std::mem::take(&mut *self.lagging.borrow_mut());
+        all.iter().for_each(|client| client.call());
+    }
+}
+
 impl Session {
     /// True if a fit replica shows what this client has to see; which, is in [`Core::among`].
     pub(super) fn may_read_on_replica(&mut self) -> bool {
@@ -86,10 +101,63 @@ impl Session {
                 is_served
             }
             Fresh::Nobody => {
-                add(&self.pool.stats.stale, 1);
+                let may_wait = self.pool.config.borrow().routing.read_wait.is_some();
+                self.flags.awaits_fresh = may_wait && !self.flags.has_awaited;
+                if !self.flags.awaits_fresh {
+                    add(&self.pool.stats.stale, 1);
+                }
                 false
             }
         }
+    }
+
+    /// The request waits for a replica that shows what the client has to see, for as long as `routing.read_wait` says.
+    #[cold]
+    pub(super) fn await_fresh(&mut self, request: &[u8]) -> Stage {
+        self.keep(request);
+        self.flags.awaits_fresh = false;
+        let wait = self.pool.config.borrow().routing.read_wait.unwrap_or_default();
+        let now = self.core.read_clock();
+        self.me.state.set(ClientState::Waiting);
+        self.me.since.set(now);
+        self.core.shared.lagging.fetch_add(1, Ordering::Relaxed);
+        self.core.lagging.borrow_mut().push(Rc::clone(&self.me));
+        Stage::Lagging(after(now, wait))
+    }
+
+    /// Looks whether the wait is over; then the request begins again, on the primary if it has to.
+    pub(super) fn poll_fresh(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: u64,
+        scratch: &mut [u8],
+    ) -> Poll<Result<Stage, Pause>> {
+        if self.me.order.get() == Some(Order::CancelWait) {
+            self.me.order.set(None);
+            self.has_awaited();
+            return Poll::Ready(self.refuse(Trouble::Cancelled).map(|()| Stage::Idle).map_err(Pause::End));
+        }
+        if let Some(end) = self.obey_orders(true).or_else(|| self.read_ahead(cx, scratch)) {
+            self.has_awaited();
+            return Poll::Ready(Err(Pause::End(end)));
+        }
+        let is_behind =
+            |(wrote_at, read_after)| self.core.who_has_seen(&self.pool, wrote_at, read_after) == Fresh::Nobody;
+        if self.has_to_see().is_some_and(is_behind) && self.core.read_clock() < deadline {
+            self.core.lagging.borrow_mut().push(Rc::clone(&self.me));
+            return Poll::Pending;
+        }
+        self.has_awaited();
+        self.flags.has_awaited = true;
+        let request = std::mem::take(&mut self.input);
+        let begun = self.plan_start(&request, request.len() >= scratch.len());
+        self.flags.has_awaited = false;
+        Poll::Ready(begun.unwrap_or(Ok(Stage::Idle)))
+    }
+
+    fn has_awaited(&mut self) {
+        self.core.shared.lagging.fetch_sub(1, Ordering::Relaxed);
+        self.me.state.set(ClientState::Idle);
     }
 
     /// A write that every replica within the lag limits has to show by now is not asked about any more.

@@ -117,6 +117,10 @@ pub(super) struct Flags {
     pub watching: bool,
     /// Everything in flight is counted, or nothing is in flight.
     pub watches: bool,
+    /// The read at hand could wait for a replica that shows what its client has to see.
+    pub awaits_fresh: bool,
+    /// It has waited.
+    pub has_awaited: bool,
     /// A request is running (between its first byte sent and ReadyForQuery).
     pub running: bool,
     /// `hold` waits to hear whether a LISTEN can be shared.

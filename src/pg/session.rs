@@ -73,6 +73,8 @@ pub(super) enum Stage {
     Waiting(Wait),
     /// Has a connection until it is free again.
     Serving(Box<Backend>),
+    /// Waits, until then at the latest (ns), for a replica that shows what its client has to see.
+    Lagging(u64),
     /// Waits to hear what became of its COMMIT.
     InDoubt(Box<InDoubt>),
 }
@@ -155,6 +157,7 @@ impl Session {
                         Err(end) => self.stopped(backend, end),
                     }
                 }
+                Stage::Lagging(deadline) => ready!(self.poll_fresh(cx, *deadline, scratch)),
                 Stage::InDoubt(wait) => {
                     ready!(self.poll_outcome(cx, wait, scratch)).map(|()| Stage::Idle).map_err(Pause::End)
                 }
@@ -250,7 +253,7 @@ impl Session {
 
     /// Looks at what an idle client sent and starts what needs a server. `None`: more bytes are needed.
     #[inline]
-    fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Stage, Pause>> {
+    pub(super) fn plan_start(&mut self, bytes: &[u8], is_full: bool) -> Option<Result<Stage, Pause>> {
         self.planned = None;
         if let Some(done) = self.start_plain(bytes) {
             return Some(done);
@@ -282,6 +285,9 @@ impl Session {
             }
             Plan::End(end) => return Some(Err(end.into())),
         };
+        if self.flags.awaits_fresh {
+            return Some(Ok(self.await_fresh(rest)));
+        }
         let now = self.core.read_clock();
         self.me.query_began.set(now);
         if !std::mem::take(&mut self.flags.is_rerun) {
@@ -309,6 +315,9 @@ impl Session {
         }
         let (text, batch) = plain_request(bytes)?;
         let (verdict, mut class) = self.judge_plain(text)?;
+        if self.flags.awaits_fresh {
+            return Some(Ok(self.await_fresh(bytes)));
+        }
         let now = self.core.read_clock();
         self.rare.reruns = 0;
         let taken = self.take(&mut class, now);

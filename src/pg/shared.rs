@@ -73,6 +73,8 @@ pub struct Shared {
     pub guard: Arc<Guard>,
     /// Client connections, logged in or not.
     pub clients: AtomicUsize,
+    /// Reads that wait for a replica.
+    pub lagging: AtomicUsize,
     /// How clients are met that ask for TLS; nothing if they are not offered it.
     pub tls: ArcSwapOption<Acceptor>,
     /// See [`Catalog`]; by cluster and database.
@@ -111,6 +113,7 @@ impl Shared {
             consoles: Consoles::default(),
             guard,
             clients: AtomicUsize::new(0),
+            lagging: AtomicUsize::new(0),
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
             logins: Logins::default(),

@@ -91,6 +91,9 @@ pub trait Workers: Send + Sync {
     /// COMMITs to this cluster that will never be answered by their servers, and whose clients wait, over all threads.
     fn in_doubt<'a>(&'a self, cluster: &'a str) -> Pin<Box<dyn Future<Output = Vec<Doubt>> + Send + 'a>>;
 
+    /// More is known of what replicas show: whoever waits for that may look.
+    fn freshened(&self) {}
+
     /// Tells those clients what became of them. Posted at once, in order with everything else.
     fn settle(&self, answers: &[(Doubt, Outcome)]);
 }

@@ -177,6 +177,7 @@ impl Monitor {
         for cluster in &mut self.clusters {
             if let Some(node) = cluster.nodes.iter().position(|node| node.id == report.id) {
                 cluster.take(now_ns, node, report);
+                self.workers.freshened();
                 return;
             }
         }

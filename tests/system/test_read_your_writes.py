@@ -265,3 +265,60 @@ def test_what_is_no_position_is_refused(late):
     found = client.ask(wire.query("set forebay.read_after = 'yesterday'"))
     assert wire.errors(found) == ["22023"]
     assert client.value("select 1") == "1"
+
+
+# -- routing.read_wait ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(late_cluster, start_forebay, name):
+    def start(wait):
+        forebay = start_forebay(servers=late_cluster, routing={"max_lag": "60s", "read_wait": wait})
+        forebay.mark = name
+        client = forebay.wire()
+        wait_until(lambda: client.value("select 1") and role(client) == "replica", 20, "reads on a replica")
+        return forebay, client
+    return start
+
+
+@pytest.mark.parametrize("ask", [
+    lambda client, sql: client.value(sql),
+    lambda client, sql: wire.rows(client.ask(wire.parse(sql), wire.bind([]), wire.execute(), wire.sync()))[0][0],
+], ids=["simple", "extended"])
+def test_a_read_waits_for_a_replica(patient, name, ask):
+    forebay, client = patient("30s")
+    insert(client, name)
+    assert ask(client, f"select count(*) from w where v = '{name}'") == "1"
+    assert role(client) == "replica", "it was worth the wait"
+
+
+def test_a_read_does_not_wait_longer_than_it_may(patient, name):
+    forebay, client = patient("200ms")
+    insert(client, name)
+    assert client.value(f"select count(*) from w where v = '{name}'") == "1"
+    assert client.value(f"select pg_is_in_recovery() from w where v = '{name}'") == "f"
+
+
+def test_a_read_that_waits_can_be_cancelled_and_left(patient, name):
+    forebay, client = patient("30s")
+    leaves = forebay.wire()
+    for waiting in (client, leaves):
+        insert(waiting, name)
+        waiting.send(wire.query("select count(*) from w"))
+    wait_until(lambda: [row["state"] for row in forebay.admin("SHOW CLIENTS")].count("waiting") == 2, 10, "both to wait")
+    leaves.close()
+    wait_until(lambda: [row["state"] for row in forebay.admin("SHOW CLIENTS")].count("waiting") == 1, 10, "one to leave")
+    client.cancel()
+    assert wire.errors(client.read_until()) == ["57014"]
+    client.run("begin")
+    assert client.value("select count(*) > 0 from w") == "t", "transactions that may write never wait"
+    client.run("commit")
+
+
+def test_what_was_sent_ahead_comes_after_the_read_that_waits(patient, name):
+    forebay, client = patient("30s")
+    insert(client, name)
+    client.send(wire.query(f"select count(*) from w where v = '{name}'"))
+    client.send(wire.query(f"insert into w (v) values ('{name}')"))
+    client.send(wire.query(f"select count(*) from w where v = '{name}'"))
+    assert [wire.rows(client.read_until()) for _ in range(3)] == [[["1"]], [], [["2"]]]

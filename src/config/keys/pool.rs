@@ -143,6 +143,9 @@ inherited! {
         /// session: a client sees its own writes; eventual: a read may be as old as `max_lag`; primary: every
         /// read runs on the primary.
         consistency: Consistency = "\"session\"";
+        /// How long a read waits for a replica that shows what its client has written, before the primary answers. Off is
+        /// not at all: the fastest answer, at the primary's expense.
+        read_wait: Option<Duration> = "\"off\"";
         /// A replica further behind than this gets no reads; off sets no limit.
         max_lag: Option<Duration> = "\"10s\"" [zero_is_refused()];
         /// The same in bytes of write-ahead log.
