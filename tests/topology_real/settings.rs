@@ -54,6 +54,7 @@ pub fn config(ports: &[u16], user: &str, check_interval: Duration) -> conf::Post
         routing: conf::RoutingSettings {
             split: true,
             consistency: conf::Consistency::Session,
+            read_wait: None,
             max_lag: Some(Duration::from_secs(3)),
             max_lag_bytes: None,
             balance: conf::Balance::LeastConnections,
