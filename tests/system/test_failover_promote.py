@@ -185,6 +185,22 @@ def test_a_bound_that_would_be_broken_is_kept(quiet):
     assert lost > 1_000_000, done
 
 
+def test_what_another_replica_has_beyond_the_promoted_one_is_reported_as_lost(quiet):
+    """The primary was asked for its position before the last writes: that they existed, only the other replica shows."""
+    cluster, start = quiet
+    forebay = start(check_interval="5s", max_lost_bytes="16MiB")
+    forebay.admin("DRAIN NODE pg3")
+    cut_off(cluster, cluster.nodes[1:2])
+    with psycopg.connect(forebay.dsn(), autocommit=True) as connection:
+        connection.execute("insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n")
+    end = cluster.nodes[0].position()
+    wait_until(lambda: cluster.nodes[2].value(f"select pg_last_wal_receive_lsn() >= '{end}'"), 10, "pg3 to have it")
+    cluster.nodes[0].kill()
+    [done] = wait_until(lambda: events(forebay, "failover_done"), 40, "the failover")
+    assert done.startswith("pg2 is the primary now"), done
+    assert int(re.search(r"(\d+) bytes that pg1", done)[1]) > 1_000_000, done
+
+
 def rows_of_the_server(connection):
     connection.execute("insert into w (id, v) select n, repeat('x', 1000) from generate_series(1, 1000) n")
 

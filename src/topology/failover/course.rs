@@ -410,7 +410,14 @@ impl View<'_> {
             return waiting;
         }
         match chosen {
-            Ok((candidate, target)) => self.step(Step::CatchingUp { candidate, target }),
+            Ok((candidate, target)) => self.write(|record| {
+                if let Some(job) = &mut record.job {
+                    job.step = Step::CatchingUp { candidate, target };
+                    // What any replica has the primary had written: the one that is promoted may lack it.
+                    let most = self.replicas().filter_map(|(_, facts)| facts.received).max();
+                    job.known = job.known.map(|known| known.max(most.unwrap_or_default()));
+                }
+            }),
             Err(why) => self.undo_because(why),
         }
     }
