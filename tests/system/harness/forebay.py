@@ -71,6 +71,18 @@ def configuration(nodes, redis=(), **postgres):
     }
 
 
+def secrets_of(config):
+    """Passwords and verifiers of a configuration that cannot stand in a log by chance, as users' names do."""
+    if isinstance(config, list):
+        return [secret for value in config for secret in secrets_of(value)]
+    if not isinstance(config, dict):
+        return []
+    own = [value for key, value in config.items() if isinstance(value, str) and ("password" in key or key == "auth")]
+    names = {config.get("name"), "monitor", "scram-sha-256"}
+    return [value for value in own if len(value) >= 8 and value not in names] + [
+        secret for value in config.values() for secret in secrets_of(value)]
+
+
 class Forebay(Endpoint):
     """One running instance.
 
@@ -222,6 +234,8 @@ class Forebay(Endpoint):
         """The process is alive (unless the test ended it) and nothing in it panicked."""
         log = self.log()
         assert "panicked at" not in log, f"forebay panicked:\n{rundir.tail(self.log_file)}"
+        told = [secret for secret in secrets_of(self.config) if secret in log]
+        assert not told, f"a secret stands in the log: {told}"
         assert self._ended_by_test or self.is_running(), \
             f"forebay ended by itself with {self._process.returncode}:\n{rundir.tail(self.log_file)}"
 
