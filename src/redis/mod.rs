@@ -36,6 +36,7 @@ mod subscriptions;
 mod testing;
 mod transaction;
 mod unblock;
+pub mod usage;
 mod verbs;
 
 pub use core::Core;

@@ -7,12 +7,14 @@
 mod returned;
 mod rhythm;
 mod task;
+mod timing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
+use self::timing::Timing;
 use super::client::Client;
 use super::login::Login;
 use crate::wire::resp::Version;
@@ -70,6 +72,7 @@ pub struct Lane {
     is_woken: Cell<bool>,
     /// Requests wait for replies, see [`rhythm`]; a few more are no reason to wake the task.
     holds: Cell<bool>,
+    timing: Timing,
 }
 
 /// How a lane is doing.
@@ -160,6 +163,7 @@ impl Lane {
             waker: RefCell::default(),
             is_woken: Cell::new(false),
             holds: Cell::new(false),
+            timing: Timing::default(),
         })
     }
 
@@ -216,6 +220,7 @@ impl Lane {
         self.sending.borrow_mut().bytes.extend_from_slice(requests);
         self.pushed.set(self.pushed.get() + u64::from(count));
         client.in_flight.set(client.in_flight.get() + count);
+        self.timing.ask(count);
         let mut fifo = self.fifo.borrow_mut();
         match fifo.back_mut() {
             // The bytes of an entry are kept until all of it is answered: one that grew for ever would keep them all.
@@ -247,6 +252,7 @@ impl Lane {
         client
             .in_flight
             .set(client.in_flight.get() + if matches!(kind, EntryKind::Block { .. }) { 1 } else { replies });
+        self.timing.ask(replies);
         let entry = Entry { client: Rc::clone(client), kind, left: replies, total: replies, bytes: requests.len() };
         self.fifo.borrow_mut().push_back(entry);
         self.wake_to_write();
