@@ -112,6 +112,11 @@ impl Stats {
         let counter = if is_primary { &self.to_primary } else { &self.to_replica };
         counter.update(|n| n + u64::from(requests));
     }
+
+    /// Requests that have gone to a server.
+    pub fn sent(&self) -> u64 {
+        self.to_primary.get() + self.to_replica.get() + self.to_own.get()
+    }
 }
 
 impl std::fmt::Debug for Service {

@@ -615,10 +615,13 @@ impl Session {
             let mut words = words(request);
             let found = table.commands().judge_at(words.next().unwrap_or_default(), words.next());
             let place = found.map_or(table.others(), |(place, _)| place);
-            let call = self.service.usage.note(place, Ran::shared(lane.is_primary), request, self.client.db.get());
-            // The others are answered as soon as they are queued.
-            if let Some(call) = call.filter(|_| behind.is_empty()) {
-                lane.time(call, count);
+            // MULTI was counted when it was answered.
+            if count > 0 {
+                let call = self.service.usage.note(place, Ran::shared(lane.is_primary), request, self.client.db.get());
+                // The others are answered as soon as they are queued.
+                if let Some(call) = call.filter(|_| behind.is_empty()) {
+                    lane.time(call, count);
+                }
             }
             count += 1;
             block = behind;

@@ -23,7 +23,7 @@ use self::large::LARGE;
 pub use self::large::{LargeKey, LargeKeys};
 pub use self::report::{HotKey, ServiceUsage, UsageReport, together};
 pub use self::sketch::{Entry, KeyId, Sketch};
-pub use self::tally::{Call, CommandReport, Ran, Table, Timed};
+pub use self::tally::{Call, CommandReport, OTHERS, Ran, Table, Timed};
 use crate::wire::resp::command::{Access, Command, Commands, Keys};
 use crate::wire::resp::{ReplyScan, announced_words, words};
 use crate::worker::clock::now_ns;
@@ -257,14 +257,8 @@ impl Usage {
         }
         let id = self.id(key, db);
         let mut large = self.large.borrow_mut();
-        let make = || LargeKey {
-            id,
-            key: beginning(key),
-            len: key.len(),
-            bytes,
-            command: command.name.clone(),
-            seen: now,
-        };
+        let make =
+            || LargeKey { id, key: beginning(key), len: key.len(), bytes, command: command.name.clone(), seen: now };
         large.add(id, bytes, now, make);
         self.least.set(large.least());
     }

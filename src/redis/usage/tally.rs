@@ -8,7 +8,7 @@ use crate::wire::resp::command::Commands;
 use crate::worker::times::Durations;
 
 /// What a command that is in no table is called.
-const OTHERS: &str = "other";
+pub const OTHERS: &str = "other";
 
 /// Where a command ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

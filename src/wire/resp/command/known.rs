@@ -67,11 +67,7 @@ impl Commands {
     pub fn judge_at(&self, name: &[u8], second: Option<&[u8]>) -> Option<(u16, &Command)> {
         let found = self.names.find(Place::Top, name)?;
         let command = self.commands.get(found.index as usize)?;
-        if found.is_container {
-            self.judge_within(found.index, command, second)
-        } else {
-            Some((found.index, command))
-        }
+        if found.is_container { self.judge_within(found.index, command, second) } else { Some((found.index, command)) }
     }
 
     #[cold]
