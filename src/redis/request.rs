@@ -6,7 +6,7 @@ use super::errors::Trouble;
 use super::lane::{EntryKind, Kind, Lane};
 use super::own::{OwnState, What};
 use super::session::{ReplyMode, Session, Wait};
-use super::usage::Ran;
+use super::usage::{LARGE, Ran};
 use super::verbs::redirects_tracking;
 use crate::config::model::RedisReads;
 use crate::wire::resp::command::{Access, Command, Path, Verb};
@@ -67,13 +67,9 @@ impl Session {
         if !fits_kind || !fits_node || command.is_admin {
             return false;
         }
-        let usage = &self.service.usage;
         self.table.count(place, Ran::shared(lane.is_primary));
-        let is_due = usage.is_due();
-        if (is_due || usage.is_large(frame.len() as u64))
-            && let Some(call) = usage.look(is_due, place, frame, lane.key.db)
-        {
-            lane.time(call, run);
+        if frame.len() as u64 >= LARGE {
+            self.service.usage.look(false, place, frame, lane.key.db);
         }
         true
     }

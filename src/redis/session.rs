@@ -497,8 +497,32 @@ impl Session {
         if count > 0
             && let Some(lane) = &self.lane
         {
+            if self.service.usage.is_due(count) {
+                self.look_at_some(lane, requests, count);
+            }
             lane.push(&self.client, requests, count);
             self.service.stats.count(lane.is_primary, count);
+        }
+    }
+
+    /// Looks at those of some requests that it is the turn of, before they are sent.
+    #[cold]
+    #[inline(never)]
+    fn look_at_some(&self, lane: &Lane, mut requests: &[u8], count: u32) {
+        let usage = &self.service.usage;
+        let mut passed = 0;
+        while let Some(due) = usage.next_due(count - passed) {
+            for _ in 0..due {
+                requests = first_request(requests).map(|(_, behind)| behind).unwrap_or_default();
+            }
+            let Some((request, behind)) = first_request(requests) else { return usage.look_at_none() };
+            let mut words = words(request);
+            let found = self.table.commands().judge_at(words.next().unwrap_or_default(), words.next());
+            let place = found.map_or(self.table.others(), |(place, _)| place);
+            if let Some(call) = usage.look(true, place, request, lane.key.db) {
+                lane.time(call, passed + due);
+            }
+            (passed, requests) = (passed + due + 1, behind);
         }
     }
 

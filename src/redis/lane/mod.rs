@@ -220,7 +220,6 @@ impl Lane {
         self.sending.borrow_mut().bytes.extend_from_slice(requests);
         self.pushed.set(self.pushed.get() + u64::from(count));
         client.in_flight.set(client.in_flight.get() + count);
-        self.timing.ask(count);
         let mut fifo = self.fifo.borrow_mut();
         match fifo.back_mut() {
             // The bytes of an entry are kept until all of it is answered: one that grew for ever would keep them all.
@@ -252,7 +251,6 @@ impl Lane {
         client
             .in_flight
             .set(client.in_flight.get() + if matches!(kind, EntryKind::Block { .. }) { 1 } else { replies });
-        self.timing.ask(replies);
         let entry = Entry { client: Rc::clone(client), kind, left: replies, total: replies, bytes: requests.len() };
         self.fifo.borrow_mut().push_back(entry);
         self.wake_to_write();

@@ -342,7 +342,9 @@ impl Lane {
             let (from, before) = (at, entry.left);
             let (mut refused, mut bad) = (None, None);
             let least = entry.client.service.usage.least();
-            let (mut looked_at, mut begun) = (self.timing.place(entry.left), self.timing.take_begun());
+            let (mut looked_at, mut begun) = (self.timing.place(before), self.timing.take_begun());
+            // Of a reply that began in an earlier read nobody knows here how large it is.
+            let mut limit = if begun > 0 { 0 } else { least };
             loop {
                 let rest = bytes.get(at..).unwrap_or_default();
                 if rest.first() == Some(&b'-') && scan.is_idle() {
@@ -370,15 +372,13 @@ impl Lane {
                     break;
                 }
                 at += scanned.used;
-                let size = begun + scanned.used as u64;
                 if !scanned.is_done {
-                    self.timing.begin(size);
+                    self.timing.begin(begun + scanned.used as u64);
                     break;
                 }
-                begun = 0;
-                if entry.left == looked_at || size >= least {
-                    self.look(entry, entry.left == looked_at, size);
-                    looked_at = self.timing.place(before);
+                if entry.left == looked_at || scanned.used as u64 >= limit {
+                    self.look(entry, entry.left == looked_at, begun + scanned.used as u64);
+                    (looked_at, begun, limit) = (self.timing.place(before), 0, least);
                 }
                 entry.left -= 1;
                 if entry.left == 0 || at >= bytes.len() {

@@ -13,53 +13,42 @@ use crate::worker::clock::now_ns;
 
 /// Calls that are timed at once.
 const MOST: usize = 64;
-/// Requests of an entry that are gone through to find the one that a reply answers, without anything being saved.
-const MOST_STEPS: u32 = 64;
+
+/// No reply is looked at.
+const NONE: u32 = u32::MAX;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Timing {
-    /// Replies that were ever asked for, and those that have come.
-    asked: Cell<u64>,
-    answered: Cell<u64>,
-    /// The first reply that is looked at, counted as they are.
-    next: Cell<u64>,
-    calls: RefCell<VecDeque<(u64, Call)>>,
+    /// Replies to come before the first one that is looked at.
+    until: Cell<u32>,
+    /// The calls that are timed, and how many replies come between the one before and it.
+    calls: RefCell<VecDeque<(u32, Call)>>,
     /// Bytes of the reply that has begun in an earlier read.
     begun: Cell<u64>,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Timing {
-            asked: Cell::new(0),
-            answered: Cell::new(0),
-            next: Cell::new(u64::MAX),
-            calls: RefCell::default(),
-            begun: Cell::new(0),
-        }
+        Timing { until: Cell::new(NONE), calls: RefCell::default(), begun: Cell::new(0) }
     }
 }
 
 impl Timing {
-    /// So many replies will come.
-    #[inline]
-    pub fn ask(&self, replies: u32) {
-        self.asked.set(self.asked.get() + u64::from(replies));
-    }
-
     /// So many replies have come.
     #[inline]
     pub fn answer(&self, replies: u32) {
-        self.answered.set(self.answered.get() + u64::from(replies));
+        let until = self.until.get();
+        if until != NONE {
+            self.until.set(until.saturating_sub(replies));
+        }
     }
 
     /// Of the `left` replies of an entry that were to come when any was counted last: how many are left when the one comes
     /// that is looked at. 0: none of them is.
     #[inline]
     pub fn place(&self, left: u32) -> u32 {
-        let before = self.next.get().wrapping_sub(self.answered.get());
-        if before < u64::from(left) { left - before as u32 } else { 0 }
+        left.saturating_sub(self.until.get())
     }
 
     /// Some of a reply has come that has not ended.
@@ -73,24 +62,36 @@ impl Timing {
         self.begun.take()
     }
 
+    /// Takes the time of a call whose reply comes behind so many others.
+    fn begin_call(&self, call: Call, behind: u32) {
+        let mut calls = self.calls.borrow_mut();
+        if calls.len() >= MOST {
+            return;
+        }
+        let Some(until) = Some(self.until.get()).filter(|until| *until != NONE) else {
+            self.until.set(behind);
+            return calls.push_back((0, call));
+        };
+        let last = until + calls.iter().skip(1).map(|(between, _)| between + 1).sum::<u32>();
+        calls.push_back((behind.saturating_sub(last + 1), call));
+    }
+
     /// The reply has come that is looked at.
-    fn end(&self, bytes: u64) {
+    fn end_call(&self, bytes: u64) {
         let mut calls = self.calls.borrow_mut();
         if let Some((_, call)) = calls.pop_front() {
             call.end(now_ns(), bytes);
         }
-        self.next.set(calls.front().map_or(u64::MAX, |(place, _)| *place));
+        let next = calls.front().map_or(NONE, |(between, _)| self.until.get() + 1 + between);
+        self.until.set(next);
     }
 }
 
 impl Lane {
     /// Takes the time of a request that is about to be sent, behind `ahead` others.
     pub fn time(&self, call: Call, ahead: u32) {
-        let mut calls = self.timing.calls.borrow_mut();
-        if calls.len() < MOST {
-            calls.push_back((self.timing.asked.get() + u64::from(ahead), call));
-            self.timing.next.set(calls.front().map_or(u64::MAX, |(place, _)| *place));
-        }
+        let behind = u32::try_from(self.in_flight()).unwrap_or(NONE - 1);
+        self.timing.begin_call(call, behind.saturating_add(ahead).min(NONE - 1));
     }
 
     /// A reply of so many bytes has come that `is_due` to be looked at, or is large. `before` replies to requests of the
@@ -99,10 +100,10 @@ impl Lane {
     #[inline(never)]
     pub(super) fn look(&self, entry: &Entry, is_due: bool, bytes: u64) {
         if is_due {
-            self.timing.end(bytes);
+            self.timing.end_call(bytes);
         }
         let usage = &entry.client.service.usage;
-        if usage.is_large(bytes) && usage.may_look_further(if is_near(entry) { bytes } else { 0 }) {
+        if usage.is_large(bytes) && usage.may_look_further(bytes, entry.total - entry.left) {
             self.with_request(entry, |request| usage.look_at_reply(request, self.key.db, bytes));
         }
     }
@@ -114,7 +115,9 @@ impl Lane {
         let usage = &entry.client.service.usage;
         match &entry.kind {
             EntryKind::Greeting { .. } | EntryKind::Login { .. } => {}
-            _ if usage.may_look_further(0) => self.with_request(entry, |request| usage.fail(Some(request))),
+            _ if usage.may_look_further(0, entry.total - entry.left) => {
+                self.with_request(entry, |request| usage.fail(Some(request)))
+            }
             _ => usage.fail(None),
         }
     }
@@ -122,7 +125,7 @@ impl Lane {
     /// One reply to what is not simply handed on has come.
     pub(super) fn look_at_special(&self, entry: &Entry, reply: &[u8], begun: u64) {
         if self.timing.place(1) == 1 {
-            self.timing.end(begun + reply.len() as u64);
+            self.timing.end_call(begun + reply.len() as u64);
         }
         self.timing.answer(1);
         if matches!(entry.kind, EntryKind::Block { .. }) && entry.left == 1 && begun == 0 {
@@ -143,11 +146,6 @@ impl Lane {
     }
 }
 
-/// The request that the next reply is about is soon found.
-fn is_near(entry: &Entry) -> bool {
-    entry.total - entry.left < MOST_STEPS
-}
-
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -163,16 +161,22 @@ mod tests {
         let timing = Timing::default();
         let call = || Call::new(Rc::clone(&table), 0, 1, 10);
         assert_eq!(timing.place(5), 0, "none is looked at");
-        timing.ask(3);
-        timing.calls.borrow_mut().push_back((4, call()));
-        timing.next.set(4);
-        timing.ask(5);
+        for behind in [4, 5, 9] {
+            timing.begin_call(call(), behind);
+        }
         timing.answer(3);
-        assert_eq!(timing.place(5), 4, "one comes before it");
-        assert_eq!(timing.place(1), 0);
-        timing.answer(1);
-        assert_eq!(timing.place(1), 1);
-        timing.end(20);
-        assert_eq!(timing.place(u32::MAX), 0);
+        assert_eq!(timing.place(1), 0, "one comes before it");
+        let batch = 5;
+        assert_eq!(timing.place(batch), 4);
+        timing.end_call(20);
+        assert_eq!(timing.place(batch), 3, "the next one");
+        timing.end_call(20);
+        assert_eq!(timing.place(batch), 0);
+        timing.answer(batch);
+        timing.begin_call(call(), 1_000);
+        assert_eq!(timing.place(2), 1, "the last but one of four");
+        timing.end_call(20);
+        timing.answer(2);
+        assert_eq!(timing.place(u32::MAX - 1), u32::MAX - 1 - 998);
     }
 }

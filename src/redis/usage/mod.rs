@@ -6,8 +6,8 @@
 //! over. What was looked at has its time taken ([`Call`]) and its keys counted ([`Sketch`]), whose counts halve every
 //! minute. Requests and replies of [`LARGE`] bytes and more are looked at beyond that ([`LargeKeys`]).
 //!
-//! Memory by service and thread: 64 bytes a command, and 600 more if it was used; [`MOST_HOT`] and 64 keys, of which
-//! [`LONGEST_KEY`] bytes are kept: 100 KiB in all.
+//! Memory by service and thread: 64 bytes a command, and 600 more if it was used, 50 KiB with 30 of them; [`MOST_HOT`] and
+//! 64 keys with some 100 bytes each, besides the [`LONGEST_KEY`] that are kept of a key: 90 KiB at the most.
 
 mod large;
 mod report;
@@ -19,8 +19,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use self::large::LARGE;
-pub use self::large::{LargeKey, LargeKeys};
+pub use self::large::{LARGE, LargeKey, LargeKeys};
 pub use self::report::{HotKey, ServiceUsage, UsageReport, together};
 pub use self::sketch::{Entry, KeyId, Sketch};
 pub use self::tally::{Call, CommandReport, OTHERS, Ran, Table, Timed};
@@ -46,6 +45,8 @@ const FADE: (u64, f64) = (5_000_000_000, 0.943_874_312_681_694);
 const EXTRA_LOOKS: u32 = 200;
 /// What carries so much is looked at all the same, bytes: relaying it costs far more.
 const HUGE: u64 = 64 * 1024;
+/// Requests that are gone through in the time that a look takes.
+const NEAR: u32 = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -103,15 +104,25 @@ impl Usage {
 
     // === what is done for each command ===
 
-    /// A command is sent. True if it is to be looked at.
+    /// So many commands are sent in a row. True if one of them is to be looked at: the caller has to ask
+    /// [`Usage::next_due`] for it. Otherwise they are passed over.
     #[inline]
-    pub fn is_due(&self) -> bool {
-        let left = self.left.get().wrapping_sub(1);
-        self.left.set(left);
-        left == 0
+    pub fn is_due(&self, commands: u32) -> bool {
+        let left = self.left.get();
+        if commands < left {
+            self.left.set(left - commands);
+        }
+        commands >= left
     }
 
-    /// A request or a reply of fewer bytes is of no interest.
+    /// Of so many commands in a row that are still to come, which one is looked at, the first being 0. It has to be looked
+    /// at then, or none, and the rest is passed over.
+    pub fn next_due(&self, commands: u32) -> Option<u32> {
+        // The one that is drawn is the last of those that it counts for.
+        self.is_due(commands).then(|| self.left.get() - 1)
+    }
+
+    /// A reply of fewer bytes is of no interest.
     #[inline]
     pub fn least(&self) -> u64 {
         self.least.get()
@@ -132,13 +143,20 @@ impl Usage {
     /// to tell the end.
     pub fn note(&self, place: u16, ran: Ran, request: &[u8], db: u32) -> Option<Call> {
         self.table.borrow().count(place, ran);
-        let is_due = self.is_due();
+        let is_due = self.is_due(1);
         if is_due || self.is_large(request.len() as u64) { self.look(is_due, place, request, db) } else { None }
+    }
+
+    /// What is due is not there.
+    #[cold]
+    pub fn look_at_none(&self) {
+        self.draw();
     }
 
     // === what is done for some of them ===
 
-    /// Looks at a request because it `is_due`, or because it is large. If it was due, its time is to be taken.
+    /// Looks at a request because it `is_due`, or because it is large: twice for both does no harm. If it was due, its time
+    /// is to be taken.
     #[cold]
     #[inline(never)]
     pub fn look(&self, is_due: bool, place: u16, request: &[u8], db: u32) -> Option<Call> {
@@ -148,30 +166,47 @@ impl Usage {
             && let Some(command) = table.commands().at(place)
             && command.keys != Keys::None
         {
-            let words: Vec<&[u8]> = words(request).take(MOST_WORDS).collect();
-            let places = || command.keys.places(&words, announced_words(request));
-            let keys = || places().filter_map(|at| words.get(at).copied());
-            if is_due {
-                keys().for_each(|key| self.count_use(key, db, command.access == Access::Write));
-            }
-            if self.is_large(request.len() as u64) && self.may_look_further(request.len() as u64) {
-                match (command.keys, keys().nth(1)) {
-                    (_, None) => keys().for_each(|key| self.count_large(key, db, request.len() as u64, command, now)),
-                    (Keys::Range { step: 2.., .. }, _) => places().for_each(|at| {
-                        if let (Some(key), Some(value)) = (words.get(at), words.get(at + 1)) {
-                            self.count_large(key, db, value.len() as u64, command, now);
-                        }
-                    }),
-                    // Whose bytes these are, nobody knows.
-                    _ => {}
-                }
-            }
+            let size = request.len() as u64;
+            let is_large = self.is_large(size) && self.may_look_further(size, 0);
+            self.look_at_keys(is_due, is_large, command, request, db, now);
         }
         if !is_due {
             return None;
         }
         self.draw();
         Some(Call::new(table, place, now, request.len()))
+    }
+
+    fn look_at_keys(&self, is_due: bool, is_large: bool, command: &Command, request: &[u8], db: u32, now: u64) {
+        let (size, is_write) = (request.len() as u64, command.access == Access::Write);
+        if command.keys == Keys::FIRST {
+            // Nearly all: there is nothing to be gathered.
+            let Some(key) = words(request).nth(1) else { return };
+            if is_due {
+                self.count_use(key, db, is_write);
+            }
+            if is_large {
+                self.count_large(key, db, size, command, now);
+            }
+            return;
+        }
+        let words: Vec<&[u8]> = words(request).take(MOST_WORDS).collect();
+        let places = || command.keys.places(&words, announced_words(request));
+        let keys = || places().filter_map(|at| words.get(at).copied());
+        if is_due {
+            keys().for_each(|key| self.count_use(key, db, is_write));
+        }
+        match (command.keys, keys().nth(1)) {
+            _ if !is_large => {}
+            (_, None) => keys().for_each(|key| self.count_large(key, db, size, command, now)),
+            (Keys::Range { step: 2.., .. }, _) => places().for_each(|at| {
+                if let (Some(key), Some(value)) = (words.get(at), words.get(at + 1)) {
+                    self.count_large(key, db, value.len() as u64, command, now);
+                }
+            }),
+            // Whose bytes these are, nobody knows.
+            _ => {}
+        }
     }
 
     /// The reply to a request has had so many bytes.
@@ -202,11 +237,12 @@ impl Usage {
         }
     }
 
-    /// There is time to look at something beyond what is due, and that is worth it.
-    pub fn may_look_further(&self, bytes: u64) -> bool {
+    /// There is time to look at something beyond what is due, behind so many others that have to be gone through first,
+    /// or it carries so much that this does not matter.
+    pub fn may_look_further(&self, bytes: u64, behind: u32) -> bool {
         let left = self.extra.get();
-        self.extra.set(left.saturating_sub(1));
-        left > 0 || bytes >= HUGE
+        self.extra.set(left.saturating_sub(1 + behind / NEAR));
+        left > 0 || bytes >= HUGE && behind < NEAR
     }
 
     /// A server has answered a request with an error; `None` if there is no time to look at which.
@@ -231,7 +267,7 @@ impl Usage {
         let mut requests = super::session::first_request(block).map(|(_, behind)| behind).unwrap_or_default();
         while let Some((request, behind)) = super::session::first_request(requests) {
             let Ok(scanned) = ReplyScan::default().scan(rest) else { return };
-            if !scanned.is_done || !self.may_look_further(0) {
+            if !scanned.is_done || !self.may_look_further(0, 0) {
                 return;
             }
             if rest.first() == Some(&b'-') {
@@ -269,6 +305,10 @@ impl Usage {
         self.passed.update(|n| n + u64::from(self.drawn.get()));
         let tokens = self.tokens.get();
         self.tokens.set(tokens.saturating_sub(1));
+        if tokens == 0 && self.looked.get().is_multiple_of(2 * LOOKS) {
+            // Much more comes than in the tick before.
+            self.period.update(|period| (period * 2).min(PERIODS.1));
+        }
         let gap = if tokens > 0 { 1 } else { self.gap() };
         self.left.set(gap);
         self.drawn.set(gap);

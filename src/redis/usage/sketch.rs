@@ -5,7 +5,8 @@
 //! than its `error`, which is at most the sum of all weights divided by [`Sketch::most`]. So whatever has a larger share
 //! of all than 1/`most` is here.
 //!
-//! Written here because no crate has counts that fade and tells reads from writes; it is a hundred lines.
+//! Written here, in a hundred lines: counts that fade, weights with their variance, and reads apart from writes would have
+//! to be put around a ready-made one.
 
 use rustc_hash::FxHashMap;
 

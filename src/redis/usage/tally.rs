@@ -57,8 +57,9 @@ impl Timed {
     }
 }
 
-/// One command.
+/// One command, in a line of the cache of its own.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Tally {
     /// By [`Ran`].
     calls: [Cell<u64>; 4],

@@ -31,7 +31,6 @@ pub enum Keys {
     Streams,
 }
 
-const FIRST: Keys = Keys::Range { first: 1, last: 1, step: 1 };
 const SECOND: Keys = Keys::Range { first: 2, last: 2, step: 1 };
 const FIRST_TWO: Keys = Keys::Range { first: 1, last: 2, step: 1 };
 const ALL: Keys = Keys::Range { first: 1, last: -1, step: 1 };
@@ -124,6 +123,9 @@ const EXCEPTIONS: &[(Keys, &[&str])] = &[
 ];
 
 impl Keys {
+    /// The first word behind the name, as nearly always.
+    pub const FIRST: Keys = Keys::Range { first: 1, last: 1, step: 1 };
+
     /// Of a command of the built-in table.
     pub(super) fn of(row: &Row) -> Keys {
         if let Some((keys, _)) = EXCEPTIONS.iter().find(|(_, names)| names.contains(&row.name)) {
@@ -137,7 +139,7 @@ impl Keys {
             None if matches!(row.path, Path::Session(verb) if verb != Verb::Watch) => Keys::None,
             // A container, without any word behind it.
             None if row.path == Path::Own => Keys::None,
-            None => FIRST,
+            None => Keys::FIRST,
         }
     }
 
