@@ -135,7 +135,8 @@ impl Keys {
             Some((_, "help")) => Keys::None,
             Some(("object" | "xgroup" | "xinfo", _)) => SECOND,
             Some(_) => Keys::None,
-            None if row.name.starts_with("ft.") || row.is_admin && row.name != "restore-asking" => Keys::None,
+            None if row.name == "restore-asking" => Keys::FIRST,
+            None if row.name.starts_with("ft.") || row.is_admin => Keys::None,
             None if matches!(row.path, Path::Session(verb) if verb != Verb::Watch) => Keys::None,
             // A container, without any word behind it.
             None if row.path == Path::Own => Keys::None,
