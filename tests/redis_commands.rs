@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay::wire::resp::command::{Access, Command, Commands, Path};
+use forebay::wire::resp::command::{Access, Command, Commands, Keys, Path};
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
@@ -11,8 +11,8 @@ mod server;
 
 use server::Server;
 
-/// Number of words and flags by name, read by somebody else's parser.
-type Described = BTreeMap<String, (i64, Vec<String>)>;
+/// Number of words, flags, and first key, last key and step by name, read by somebody else's parser.
+type Described = BTreeMap<String, (i64, Vec<String>, Vec<i64>)>;
 
 fn describe(frames: &[OwnedFrame], described: &mut Described) {
     for frame in frames {
@@ -21,7 +21,9 @@ fn describe(frames: &[OwnedFrame], described: &mut Described) {
             panic!("name, number of words, flags: {fields:?}")
         };
         let text = |frame: &OwnedFrame| frame.to_string().expect("text");
-        described.insert(text(name), (*arity, flags.iter().map(text).collect()));
+        let number = |frame: &OwnedFrame| frame.to_string().and_then(|text| text.parse().ok()).expect("a number");
+        let keys = fields.get(3..6).unwrap_or_default().iter().map(number).collect();
+        described.insert(text(name), (*arity, flags.iter().map(text).collect(), keys));
         if let Some(OwnedFrame::Array(subcommands)) = fields.get(9) {
             describe(subcommands, described);
         }
@@ -55,7 +57,7 @@ fn a_servers_own_table_is_understood() {
     let builtin = Commands::builtin();
     let learned = [Commands::learn(&resp2).expect("RESP2"), Commands::learn(&resp3).expect("RESP3")];
     let (mut differences, mut wrong) = (0, Vec::new());
-    for (name, (arity, flags)) in &described {
+    for (name, (arity, flags, keys)) in &described {
         let has = |flag: &str| flags.iter().any(|f| f == flag);
         let [two, three] = learned.each_ref().map(|commands| find(commands, name));
         assert_eq!(two, three, "{name} means the same in RESP2 and RESP3");
@@ -69,6 +71,15 @@ fn a_servers_own_table_is_understood() {
         }
         if has("blocking") {
             assert!(!matches!(command.path, Path::Lane | Path::Slow), "{name} may block");
+        }
+        // Channels of SPUBLISH and the like count as keys there. Commands whose keys move are known by name.
+        let says_all = !has("movablekeys") && !has("pubsub") && !has("admin");
+        if let (true, [first, last, step]) = (says_all, keys.as_slice()) {
+            let expected = match (u16::try_from(*first), i16::try_from(*last), u16::try_from(*step)) {
+                (Ok(first @ 1..), Ok(last), Ok(step)) => Keys::Range { first, last, step },
+                _ => Keys::None,
+            };
+            assert_eq!(command.keys, expected, "the keys of {name}");
         }
         match find(&builtin, name) {
             Some(known) if known == command => {}

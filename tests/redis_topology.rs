@@ -43,6 +43,7 @@ fn service(sentinels: &[Server], nodes: &[Server]) -> RedisService {
         reads: RedisReads::Primary,
         max_lag: Some(Duration::from_secs(3)),
         hold: Duration::from_secs(4),
+        count_keys: true,
         queue_length: None,
         client_login_timeout: None,
         idle_timeout: None,

@@ -17,6 +17,7 @@ use crate::pg::queries::{self, QueryReport};
 use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerReport, merged};
 use crate::pg::stats::Totals;
 use crate::redis::report::{ClientReport as RedisClientReport, ServiceReport, together};
+use crate::redis::usage::{self, ServiceUsage};
 use crate::topology::redis::RedisSnapshot;
 use crate::topology::{ClusterView, Event, NodeView, Snapshot};
 use crate::worker::clock::now_ns;
@@ -46,6 +47,8 @@ bitflags! {
         const BANS = 128;
         /// Statements that are run most.
         const QUERIES = 256;
+        /// What Redis' commands and keys are used for.
+        const USAGE = 512;
     }
 }
 
@@ -77,6 +80,8 @@ pub struct Facts {
     pub(super) events: Vec<Event>,
     pub(super) bans: Vec<Ban>,
     pub(super) queries: Vec<QueryReport>,
+    /// Commands and keys of Redis services, of all threads together.
+    pub(super) usage: Vec<ServiceUsage>,
     pub(super) checks: Vec<Check>,
     /// By cluster and node; of those alone of which it is known.
     pub(super) streams: BTreeMap<(usize, usize), Stream>,
@@ -134,6 +139,10 @@ impl Facts {
             true => queries::top(instance.ask_all(|core| core.queries.report()).await, MOST_QUERIES),
             false => Vec::new(),
         };
+        let usage = match needs.contains(Needs::USAGE) {
+            true => usage::together(instance.ask_redis(|core| core.report_usage()).await),
+            false => Vec::new(),
+        };
         let checks = if needs.contains(Needs::CHECKS) { checks::run(instance, &pools).await } else { Vec::new() };
         let streams = match needs.contains(Needs::REPLICATION) {
             true => replication::streams(instance).await,
@@ -161,6 +170,7 @@ impl Facts {
             bans: if needs.contains(Needs::BANS) { instance.shared.guard.bans() } else { Vec::new() },
             events: if needs.contains(Needs::EVENTS) { instance.events.rows() } else { Vec::new() },
             queries,
+            usage,
             checks,
             streams,
         }

@@ -694,6 +694,8 @@ pub struct RedisService {
     pub tls_ca: Option<PathBuf>,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    /// Keys are counted for SHOW KEYS.
+    pub count_keys: bool,
     /// `None`: as `tls_mode`.
     pub sentinel_tls: Option<TlsMode>,
     pub client_tls_mode: TlsMode,

@@ -131,7 +131,7 @@ mod tests {
 
     fn expect(what: What) -> Expect {
         let request = (what == What::Read).then(|| b"GET".to_vec());
-        Expect { what, request, end: 0, since: 0, is_silent: false, queued: Queued::default(), left: None }
+        Expect { what, request, end: 0, since: 0, is_silent: false, queued: Queued::default(), left: None, call: None }
     }
 
     /// The same, by looking at each.

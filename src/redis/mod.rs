@@ -37,6 +37,7 @@ mod testing;
 mod transaction;
 pub mod travel;
 mod unblock;
+pub mod usage;
 mod verbs;
 
 pub use core::Core;

@@ -16,6 +16,7 @@ use super::login::Login;
 use super::request::Taken;
 use super::session::{Session, Wait};
 use super::subscriptions::{Subscriptions, Switched};
+use super::usage::{Call, Ran};
 use crate::net::Stream;
 use crate::wire::resp::{ReplyScan, Version, encode};
 use crate::worker::clock::now_ns;
@@ -75,6 +76,8 @@ pub struct Own {
     pub(super) learning: Option<Queued>,
     /// The server's refusal of [`What::Offset`]: what is said behind it counts for nothing.
     pub(super) unproved: Option<Vec<u8>>,
+    /// The reply that has begun answers this.
+    pub(super) answering: Option<Answering>,
     since: u64,
 }
 
@@ -107,6 +110,18 @@ pub(super) struct Expect {
     pub(super) queued: Queued,
     /// Confirmations still to come, once the first has.
     pub(super) left: Option<usize>,
+    /// How it is counted; `None` of Forebay's own.
+    pub(super) call: Option<Call>,
+}
+
+/// See [`Own::answering`].
+#[derive(Debug)]
+pub(super) struct Answering {
+    pub(super) call: Call,
+    /// If it was kept.
+    pub(super) request: Option<Vec<u8>>,
+    /// Of the reply, so far.
+    pub(super) bytes: u64,
 }
 
 /// Commands of a transaction that change the session when it is carried out.
@@ -195,6 +210,7 @@ impl Own {
             has_executed: false,
             learning: None,
             unproved: None,
+            answering: None,
             since: now_ns(),
         }
     }
@@ -318,8 +334,16 @@ impl Own {
             return;
         }
         let since = if matches!(what, What::Block { .. }) { now_ns() } else { 0 };
-        let mut expect =
-            Expect { what, request, end: self.put, since, left: None, is_silent: false, queued: Queued::default() };
+        let mut expect = Expect {
+            what,
+            request,
+            end: self.put,
+            since,
+            left: None,
+            is_silent: false,
+            queued: Queued::default(),
+            call: None,
+        };
         if matches!(what, What::Exec | What::Discard | What::Database) {
             expect.queued = std::mem::take(&mut self.queued);
         }
@@ -495,6 +519,7 @@ impl Session {
             Ok(own) => own.send(frame, what),
             Err(taken) => return taken,
         }
+        self.note_own(frame);
         if !self.wants_reply()
             && let OwnState::Open(own) = &mut self.own
             && let Some(expect) = own.expects.back_mut()
@@ -508,6 +533,20 @@ impl Session {
         }
         self.count_pending();
         Taken::Done
+    }
+
+    /// Counts the request that the reply is about that is due last.
+    fn note_own(&mut self, frame: &[u8]) {
+        let usage = &self.service.usage;
+        // Each has its time taken: it costs little beside what else is done for it.
+        drop(usage.note(self.command, Ran::Own, frame, self.client.db.get()));
+        let call = Call::new(usage.table(), self.command, now_ns(), frame.len());
+        if let OwnState::Open(own) = &mut self.own
+            && !own.state.is_monitor
+            && let Some(expect) = own.expects.back_mut()
+        {
+            expect.call = Some(call);
+        }
     }
 
     /// Replies are due on the client's own connection, or it is being opened.

@@ -9,10 +9,11 @@ use super::errors::Trouble;
 use super::hello::{is_name, login_in};
 use super::lane::{is_refusal, runs_script};
 use super::login::DEFAULT_USER;
-use super::own::{Expect, Fate, Own, OwnState, Queued, What};
+use super::own::{Answering, Expect, Fate, Own, OwnState, Queued, What};
 use super::session::Session;
 use super::verbs::database;
 use crate::wire::resp::{Version, build, words};
+use crate::worker::clock::now_ns;
 
 /// Connections lost in a row, without any reply, with which a client is let try the same read.
 const MOST_LOSSES: u32 = 5;
@@ -41,6 +42,9 @@ impl Session {
             let scanned = own.scan.scan(rest).map_err(|bad| bad.to_string())?;
             let part = rest.get(..scanned.used).unwrap_or_default();
             at += scanned.used;
+            if let Some(answering) = &mut own.answering {
+                answering.bytes += scanned.used as u64;
+            }
             match fate {
                 Fate::Deliver => drop(self.client.deliver(part)),
                 Fate::Drop => {}
@@ -61,6 +65,7 @@ impl Session {
                 return Ok(at);
             }
             own.fate = None;
+            self.end_answering(own);
             if std::mem::take(&mut own.is_long_message) {
                 continue;
             }
@@ -97,7 +102,7 @@ impl Session {
 
     /// The first line of the reply to the request that has waited longest: that is over.
     fn settle_own(&mut self, own: &mut Own, line: &[u8]) -> Fate {
-        let Some(expect) = own.expects.pop() else { return Fate::Drop };
+        let Some(mut expect) = own.expects.pop() else { return Fate::Drop };
         let error = line.strip_prefix(b"-");
         let is_ok = error.is_none();
         if let Some(error) = error
@@ -105,6 +110,10 @@ impl Session {
             && self.run_elsewhere(own, &expect)
         {
             return Fate::Drop;
+        }
+        let call = expect.call.take();
+        if let Some(call) = call.as_ref().filter(|_| !is_ok) {
+            call.fail();
         }
         match expect.what {
             What::Swallow | What::Resubscribe | What::Follow => return Fate::Drop,
@@ -182,7 +191,17 @@ impl Session {
         }
         self.losses = 0;
         self.note_watching(own.state.is_watching);
+        own.answering = call.map(|call| Answering { call, request: expect.request, bytes: 0 });
         if expect.is_silent { Fate::Drop } else { Fate::Deliver }
+    }
+
+    /// The reply that was coming has come.
+    fn end_answering(&self, own: &mut Own) {
+        let Some(Answering { call, request, bytes }) = own.answering.take() else { return };
+        call.end(now_ns(), bytes);
+        if let Some(request) = request.filter(|_| self.service.usage.is_large(bytes)) {
+            self.service.usage.look_at_reply(&request, self.client.db.get(), bytes);
+        }
     }
 
     /// The node has refused the request because of what it is now, or has sent the client away: it goes elsewhere,
@@ -346,8 +365,10 @@ impl Session {
         let is_again = expect.what == What::Resubscribe;
         let due = expect.left.unwrap_or_else(|| confirmations(expect.request.as_deref(), before));
         expect.left = Some(due.saturating_sub(1));
-        if due <= 1 {
-            own.expects.pop();
+        if due <= 1
+            && let Some(call) = own.expects.pop().and_then(|expect| expect.call)
+        {
+            call.end(now_ns(), whole.len() as u64);
         }
         if !is_again {
             self.client.deliver(whole);
@@ -360,6 +381,10 @@ impl Session {
         if self.settle_own(own, line) == Fate::Deliver {
             self.client.deliver(whole);
         }
+        if let Some(answering) = &mut own.answering {
+            answering.bytes = whole.len() as u64;
+        }
+        self.end_answering(own);
     }
 
     /// The connection is gone: what was due goes elsewhere or is answered, and what was left on it is taken up again,

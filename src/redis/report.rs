@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::client::Client;
 use super::core::Core;
+use super::usage::UsageReport;
 
 /// One service on one thread.
 #[derive(Debug, Clone, Default)]
@@ -132,6 +133,11 @@ impl Core {
                 }
             })
             .collect()
+    }
+
+    /// What the commands and keys of every service are used for.
+    pub fn report_usage(&self) -> Vec<UsageReport> {
+        self.services().iter().map(|service| service.usage.report(&service.name)).collect()
     }
 
     /// Every client of this thread.

@@ -6,6 +6,7 @@ use super::errors::Trouble;
 use super::lane::{EntryKind, Kind, Lane};
 use super::own::{OwnState, What};
 use super::session::{ReplyMode, Session, Wait};
+use super::usage::{LARGE, Ran};
 use super::verbs::redirects_tracking;
 use crate::config::model::RedisReads;
 use crate::wire::resp::command::{Access, Command, Path, Verb};
@@ -44,7 +45,8 @@ impl Session {
             return false;
         }
         let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
-        let Some(command) = self.commands.judge(name, request.word(1).and_then(|word| word.of(frame))) else {
+        let second = request.word(1).and_then(|word| word.of(frame));
+        let Some((place, command)) = self.table.commands().judge_at(name, second) else {
             return false;
         };
         let goes_on = run > 0 || self.client.in_flight.get() > 0;
@@ -62,14 +64,23 @@ impl Session {
                 lane.is_primary
             }
         };
-        fits_kind && fits_node && !command.is_admin
+        if !fits_kind || !fits_node || command.is_admin {
+            return false;
+        }
+        self.table.count(place, Ran::shared(lane.is_primary));
+        if frame.len() as u64 >= LARGE {
+            self.service.usage.look(false, place, frame, lane.key.db);
+        }
+        true
     }
 
     /// Any request.
     pub(super) fn take(&mut self, frame: &[u8], request: &Request) -> Taken {
-        let commands = self.service.commands();
+        let table = self.service.usage.table();
         let name = request.word(0).and_then(|word| word.of(frame)).unwrap_or_default();
-        let command = commands.judge(name, request.word(1).and_then(|word| word.of(frame)));
+        let found = table.commands().judge_at(name, request.word(1).and_then(|word| word.of(frame)));
+        self.command = found.map_or(table.others(), |(place, _)| place);
+        let command = found.map(|(_, command)| command);
         let is_stranger = self.client.login.borrow().is_none();
         if is_stranger && self.client.waiting_output() > STRANGERS_OUTPUT {
             return Taken::Wait(Wait::Output);
@@ -197,6 +208,10 @@ impl Session {
             self.note_write();
         }
         self.service.stats.count(lane.is_primary, 1);
+        let ran = Ran::shared(lane.is_primary);
+        if let Some(call) = self.service.usage.note(self.command, ran, frame, lane.key.db) {
+            lane.time(call, 0);
+        }
         if self.wants_reply() {
             lane.push(&self.client, frame, 1);
         } else {
@@ -244,7 +259,7 @@ impl Session {
         match chosen {
             Ok(lane) => {
                 self.reads_primary = self.service.config.borrow().reads == RedisReads::Primary;
-                self.commands = self.service.commands();
+                self.table = self.service.usage.table();
                 self.lane_version = self.service.version.get();
                 self.lane = Some(Rc::clone(&lane));
                 self.end_waiting();

@@ -17,6 +17,7 @@ use super::lane::{self, Kind, Lane, LaneKey};
 use super::login::{DEFAULT_USER, Login, Logins};
 use super::own::Own;
 use super::shared::Totals;
+use super::usage::Usage;
 use crate::config::model::{RedisReads, RedisService, ServerTls};
 use crate::net::Target;
 use crate::topology::redis::{RedisNode, ServiceView};
@@ -47,6 +48,8 @@ pub struct Service {
     pub totals: Arc<Totals>,
     /// Counts of this thread.
     pub stats: Stats,
+    /// What its commands and keys are used for.
+    pub usage: Usage,
     /// Every login that was ever used here.
     pub logins: Logins,
     /// Changes whenever requests may have to go elsewhere.
@@ -68,7 +71,6 @@ pub struct Service {
     is_held: Cell<bool>,
     /// A node that did not behave as the view says: its id, the view's version of that moment, and when, ns.
     doubted: RefCell<Vec<(u64, u64)>>,
-    commands: RefCell<Arc<Commands>>,
     has_learned: Cell<bool>,
     hello: RefCell<[Option<Rc<[u8]>>; 2]>,
     databases: RefCell<FxHashSet<u32>>,
@@ -110,6 +112,11 @@ impl Stats {
         let counter = if is_primary { &self.to_primary } else { &self.to_replica };
         counter.update(|n| n + u64::from(requests));
     }
+
+    /// Requests that have gone to a server.
+    pub fn sent(&self) -> u64 {
+        self.to_primary.get() + self.to_replica.get() + self.to_own.get()
+    }
 }
 
 impl std::fmt::Debug for Service {
@@ -132,6 +139,7 @@ impl Service {
         };
         Rc::new(Service {
             name: config.name.clone(),
+            usage: Usage::new(config.count_keys, Arc::clone(&totals.seeds)),
             config: RefCell::new(Rc::new(config)),
             totals,
             stats: Stats::default(),
@@ -148,7 +156,6 @@ impl Service {
             waiting: RefCell::default(),
             is_held: Cell::new(false),
             doubted: RefCell::default(),
-            commands: RefCell::new(Arc::new(Commands::builtin())),
             has_learned: Cell::new(false),
             hello: RefCell::default(),
             databases: RefCell::default(),
@@ -165,12 +172,12 @@ impl Service {
 
     /// The commands that the servers know.
     pub fn commands(&self) -> Arc<Commands> {
-        Arc::clone(&self.commands.borrow())
+        Arc::clone(self.usage.table().commands())
     }
 
     /// The servers have said which commands they know.
     pub fn set_commands(&self, commands: Arc<Commands>) {
-        *self.commands.borrow_mut() = commands;
+        self.usage.set_commands(commands);
         self.has_learned.set(true);
         self.note_change();
     }
@@ -269,6 +276,7 @@ impl Service {
             self.all_lanes().iter().for_each(|lane| lane.retire());
             self.spare.borrow_mut().clear();
         }
+        self.usage.count_keys(config.count_keys);
         *self.config.borrow_mut() = Rc::new(config);
         self.note_change();
     }
@@ -609,6 +617,7 @@ impl Service {
 
     /// Every 100 ms.
     pub fn tick(&self, now: u64) {
+        self.usage.tick(now);
         let had_doubts = !self.doubted.borrow().is_empty();
         self.doubted.borrow_mut().retain(|(_, at)| now.saturating_sub(*at) < DOUBT);
         if had_doubts && self.doubted.borrow().is_empty() {

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::blocking::shortened;
@@ -17,8 +16,8 @@ use super::stream::Stream;
 use super::subscriptions::{Subscriptions, Switched};
 use super::transaction::Transaction;
 use super::travel::ELSEWHERE;
-use crate::wire::resp::command::Commands;
-use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split};
+use super::usage::{Ran, Table};
+use crate::wire::resp::{Bounds, Found, ProtocolError, RequestScan, encode, split, words};
 use crate::worker::clock::now_ns;
 
 /// Bytes of an unfinished request that are kept; a longer one goes on as it comes, on a connection of its own.
@@ -75,7 +74,9 @@ pub struct Session {
     /// Where its requests went last, and the service's version of that time.
     pub(super) lane: Option<Rc<Lane>>,
     pub(super) lane_version: u64,
-    pub(super) commands: Arc<Commands>,
+    pub(super) table: Rc<Table>,
+    /// The place in it of the request that is looked at.
+    pub(super) command: u16,
     pub(super) reads_primary: bool,
     pub(super) transaction: Option<Box<Transaction>>,
     pub(super) own: OwnState,
@@ -117,7 +118,7 @@ impl Session {
     /// A session that begins.
     pub fn new(core: Rc<Core>, client: Rc<Client>) -> Self {
         let service = Rc::clone(&client.service);
-        let commands = service.commands();
+        let table = service.usage.table();
         Session {
             core,
             service,
@@ -129,7 +130,8 @@ impl Session {
             held_since: None,
             lane: None,
             lane_version: 0,
-            commands,
+            table,
+            command: 0,
             reads_primary: true,
             transaction: None,
             own: OwnState::None,
@@ -506,8 +508,32 @@ impl Session {
         if count > 0
             && let Some(lane) = &self.lane
         {
+            if self.service.usage.is_due(count) {
+                self.look_at_some(lane, requests, count);
+            }
             lane.push(&self.client, requests, count);
             self.service.stats.count(lane.is_primary, count);
+        }
+    }
+
+    /// Looks at those of some requests that it is the turn of, before they are sent.
+    #[cold]
+    #[inline(never)]
+    fn look_at_some(&self, lane: &Lane, mut requests: &[u8], count: u32) {
+        let usage = &self.service.usage;
+        let mut passed = 0;
+        while let Some(due) = usage.next_due(count - passed) {
+            for _ in 0..due {
+                requests = first_request(requests).map(|(_, behind)| behind).unwrap_or_default();
+            }
+            let Some((request, behind)) = first_request(requests) else { return usage.look_at_none() };
+            let mut words = words(request);
+            let found = self.table.commands().judge_at(words.next().unwrap_or_default(), words.next());
+            let place = found.map_or(self.table.others(), |(place, _)| place);
+            if let Some(call) = usage.look(true, place, request, lane.key.db) {
+                lane.time(call, passed + due);
+            }
+            (passed, requests) = (passed + due + 1, behind);
         }
     }
 
@@ -610,15 +636,37 @@ impl Session {
 
     /// Sends a transaction in one piece.
     pub(super) fn send_block(&mut self, block: &[u8]) -> Taken {
-        let replies = count_requests(block);
         let lane = match self.choose(crate::wire::resp::command::Access::Write, super::lane::Kind::Quick) {
             Ok(lane) => lane,
             Err(taken) => return taken,
         };
         let is_silent = !self.wants_reply();
+        let replies = self.note_block(block, &lane);
         lane.push_special(&self.client, block, replies, EntryKind::Block { is_silent });
         self.note_write();
         Taken::Done
+    }
+
+    /// Counts the requests of a transaction that is about to be sent. Returns how many there are.
+    fn note_block(&self, mut block: &[u8], lane: &Lane) -> u32 {
+        let table = self.service.usage.table();
+        let mut count = 0;
+        while let Some((request, behind)) = first_request(block) {
+            let mut words = words(request);
+            let found = table.commands().judge_at(words.next().unwrap_or_default(), words.next());
+            let place = found.map_or(table.others(), |(place, _)| place);
+            // MULTI was counted when it was answered.
+            if count > 0 {
+                let call = self.service.usage.note(place, Ran::shared(lane.is_primary), request, self.client.db.get());
+                // The others are answered as soon as they are queued.
+                if let Some(call) = call.filter(|_| behind.is_empty()) {
+                    lane.time(call, count);
+                }
+            }
+            count += 1;
+            block = behind;
+        }
+        count
     }
 
     /// The client is about to write something.
@@ -631,15 +679,6 @@ impl Session {
     pub(super) fn scanner(&mut self) -> &mut RequestScan {
         &mut self.scan
     }
-}
-
-fn count_requests(mut block: &[u8]) -> u32 {
-    let mut count = 0;
-    while let Some((_, rest)) = first_request(block) {
-        count += 1;
-        block = rest;
-    }
-    count
 }
 
 /// The first of some requests, and the others.

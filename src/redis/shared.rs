@@ -1,5 +1,6 @@
 //! What the data threads share: touched when clients come and go, never per command.
 
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -42,6 +43,8 @@ pub struct Totals {
     pub waiting: AtomicUsize,
     /// Threads that new clients may live on; 0 is one.
     pub homes: AtomicUsize,
+    /// By which all threads tell keys apart.
+    pub seeds: Arc<RandomState>,
 }
 
 /// How busy one thread is.

@@ -1,11 +1,15 @@
 //! Requests too large to be kept: their bytes go on as they come, on a connection of the client's own.
 
+use std::rc::Rc;
+
 use super::errors::Trouble;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::{Session, Wait};
+use super::usage::{Call, Ran, Table};
 use crate::wire::resp::command::{Access, Path, Verb};
 use crate::wire::resp::{Bounds, Found, ProtocolError, build};
+use crate::worker::clock::now_ns;
 
 /// Bytes of a command about the session that are kept until it has come whole, such as a WATCH of many keys.
 const LONGEST_GATHERED: usize = 16 * 1024 * 1024;
@@ -35,8 +39,10 @@ impl Session {
             session.scanner().heads().get(n).and_then(|span| span.of(bytes)).map(<[u8]>::to_vec)
         };
         let (name, second) = (word(self, 0).unwrap_or_default(), word(self, 1));
-        let commands = self.service.commands();
-        let command = commands.judge(&name, second.as_deref());
+        let table = self.service.usage.table();
+        let found = table.commands().judge_at(&name, second.as_deref());
+        self.command = found.map_or(table.others(), |(place, _)| place);
+        let command = found.map(|(_, command)| command);
         let path = command.map(|command| command.path);
         let is_for_session = matches!(path, Some(Path::Session(verb)) if !matches!(verb, Verb::Ping | Verb::Script));
         if is_for_session && bytes.len().saturating_add(self.scanner().body_left()) <= LONGEST_GATHERED {
@@ -99,9 +105,26 @@ impl Session {
             Err(taken) => return self.drop_stream(bytes, taken),
         }
         self.note_write();
+        self.note_stream(bytes, table);
         self.count_pending();
         self.stream = Some(Stream::Forward);
         Ok(self.pass(bytes))
+    }
+
+    /// Counts the request that begins with `bytes`.
+    fn note_stream(&mut self, bytes: &[u8], table: Rc<Table>) {
+        table.count(self.command, Ran::Own);
+        let size = bytes.len().saturating_add(self.scanner().body_left());
+        let heads = self.scanner().heads().to_vec();
+        // The last one has only begun.
+        let words: Vec<&[u8]> = heads.iter().map_while(|span| span.of(bytes)).collect();
+        self.service.usage.look_at_beginning(self.command, &words, self.client.db.get(), size as u64);
+        let call = Call::new(table, self.command, now_ns(), size);
+        if let OwnState::Open(own) = &mut self.own
+            && let Some(expect) = own.expects.back_mut().filter(|expect| expect.end == UNFINISHED)
+        {
+            expect.call = Some(call);
+        }
     }
 
     /// What has to come before: the answers of a lane, since the order of a client's requests is kept.

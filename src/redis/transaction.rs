@@ -8,6 +8,7 @@ use super::errors::Trouble;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::Session;
+use super::usage::Ran;
 use crate::wire::resp::command::{Command, Path, Verb};
 use crate::wire::resp::{Request, build, words};
 
@@ -82,6 +83,7 @@ impl Session {
                 let taken = self.answer_with(build::OK);
                 self.has_lost_watch = false;
                 self.end_transaction();
+                self.count_here(&taken);
                 taken
             }
             Path::Session(Verb::Multi) => self.answer(&Trouble::Err("MULTI calls can not be nested")),
@@ -111,6 +113,7 @@ impl Session {
     fn execute(&mut self) -> Taken {
         let Some(transaction) = &self.transaction else { return Taken::Done };
         let is_watch_lost = self.has_lost_watch || transaction.failed == Some(Failed::Watch);
+        let is_sent = transaction.failed.is_none() && !is_watch_lost && transaction.count > 0;
         let taken = if transaction.failed == Some(Failed::Refused) {
             self.answer(&Trouble::ExecAbort)
         } else if is_watch_lost {
@@ -127,7 +130,17 @@ impl Session {
             self.has_lost_watch = false;
             self.end_transaction();
         }
+        if !is_sent {
+            self.count_here(&taken);
+        }
         taken
+    }
+
+    /// The command that is looked at was answered without a server.
+    fn count_here(&self, taken: &Taken) {
+        if matches!(taken, Taken::Done) {
+            self.service.usage.table().count(self.command, Ran::Here);
+        }
     }
 
     /// A request of a transaction that stands on the client's own connection was refused here, so that EXEC must be, too.
@@ -213,9 +226,14 @@ impl Session {
         };
         own.take_name(&self.client.name.borrow());
         own.send(MULTI, What::Multi { tell: false });
+        let table = self.service.usage.table();
         let mut rest = transaction.requests.as_slice();
         while let Some((request, behind)) = super::session::first_request(rest) {
             own.send(request, What::Swallow);
+            let mut words = words(request);
+            let found = table.commands().judge_at(words.next().unwrap_or_default(), words.next());
+            let place = found.map_or(table.others(), |(place, _)| place);
+            drop(self.service.usage.note(place, Ran::Own, request, self.client.db.get()));
             rest = behind;
         }
         self.note_queued();

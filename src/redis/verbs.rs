@@ -1,11 +1,13 @@
 //! Commands that are about the client's own session.
 
+use super::clients::Asked;
 use super::errors::Trouble;
 use super::lane::{EntryKind, Kind};
 use super::login::DEFAULT_USER;
 use super::own::{OwnState, What};
 use super::request::Taken;
 use super::session::{ReplyMode, Session, Wait};
+use super::usage::Ran;
 use crate::wire::resp::command::{Access, Command, Path, Verb};
 use crate::wire::resp::{Request, Version, build, encode, words};
 use crate::worker::clock::now_ns;
@@ -17,6 +19,17 @@ const SUBSCRIBING: &[Verb] =
 impl Session {
     /// A command that is about the session, while the client has no connection of its own.
     pub(super) fn obey(&mut self, verb: Verb, frame: &[u8], request: &Request, command: &Command) -> Taken {
+        let sent = self.service.stats.sent();
+        let taken = self.obey_uncounted(verb, frame, request, command);
+        // What a server is asked first comes once more.
+        let comes_again = matches!(self.asked, Asked::Right(_) | Asked::Hello(_) | Asked::Login(_, false));
+        if matches!(taken, Taken::Done) && !comes_again && self.service.stats.sent() == sent {
+            self.service.usage.table().count(self.command, Ran::Here);
+        }
+        taken
+    }
+
+    fn obey_uncounted(&mut self, verb: Verb, frame: &[u8], request: &Request, command: &Command) -> Taken {
         if verb != Verb::Ping
             && let Some(wait) = self.before_answer()
         {
@@ -249,7 +262,7 @@ impl Session {
         encode(&mut request, harmless);
         lane.push_special(&self.client, &request, 1, EntryKind::Greeting { is_silent: self.reply != ReplyMode::On });
         self.lane = None;
-        self.asked = super::clients::Asked::Right(frame.to_vec());
+        self.asked = Asked::Right(frame.to_vec());
         Err(Taken::Done)
     }
 
@@ -296,7 +309,7 @@ impl Session {
         }
         lane.push_special(&self.client, &request, 1, EntryKind::Login { login, tell, is_silent });
         self.lane = None;
-        self.asked = super::clients::Asked::Login(frame.to_vec(), tell);
+        self.asked = Asked::Login(frame.to_vec(), tell);
         Proof::Asked
     }
 }

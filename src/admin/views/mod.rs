@@ -17,6 +17,7 @@ mod redis;
 pub(super) mod replication;
 mod sockets;
 mod stats;
+mod usage;
 
 /// One view.
 pub struct View {
@@ -295,6 +296,26 @@ pub static VIEWS: &[View] = &[
         about: "statements that took the servers longest in all, their constants left out",
         needs: Needs::QUERIES,
         rows: nodes::queries,
+    },
+    View {
+        name: "COMMANDS",
+        columns: columns![
+            Text "service" "command"; Int8 "calls" "primary" "replica" "own" "forebay" "errors";
+            Float8 "total_ms" "mean_ms" "p50_ms" "p99_ms"; Int8 "bytes_in" "bytes_out" "timed";
+        ],
+        about: "commands of Redis that were used, those most often first",
+        needs: Needs::USAGE,
+        rows: usage::commands,
+    },
+    View {
+        name: "KEYS",
+        columns: columns![
+            Text "service"; Int4 "database"; Text "kind" "key"; Int8 "accesses" "error"; Float8 "share_percent";
+            Int8 "reads" "writes" "bytes"; Text "command" "seen"; Int4 "key_bytes";
+        ],
+        about: "keys of Redis that are used most now (hot), and those that have carried most in the last hour (big)",
+        needs: Needs::USAGE,
+        rows: usage::keys,
     },
     View {
         name: "EVENTS",

@@ -12,6 +12,7 @@ use crate::pg::queries::{Figures, QueryReport};
 use crate::pg::registry::{ClientState, ServerState};
 use crate::pg::report::{ClientCounts, ClientReport, History, PoolReport, ServerCounts, ServerReport};
 use crate::pg::stats::{NodeStats, Totals};
+use crate::redis::usage::{CommandReport, HotKey, KeyId, LargeKey, ServiceUsage, Timed};
 use crate::topology::acknowledged::Acknowledged;
 use crate::topology::{ClusterView, Event, Freshness, NodeView, Role, Snapshot, State};
 
@@ -190,6 +191,34 @@ fn node(name: &str, role: Role) -> NodeView {
 }
 
 /// One of everything.
+fn usage() -> Vec<ServiceUsage> {
+    let mut timed = Timed { count: 2, time: 3_000_000, bytes_in: 60, bytes_out: 100, ..Timed::default() };
+    timed.times.add(1_500_000, 2);
+    vec![ServiceUsage {
+        service: "cache".into(),
+        commands: vec![
+            CommandReport { name: "get".into(), calls: [7, 3, 0, 0], errors: 1, timed },
+            CommandReport { name: "client|id".into(), calls: [0, 0, 0, 2], errors: 0, timed: Timed::default() },
+        ],
+        hot: vec![HotKey {
+            db: 1,
+            key: (b"a\n".as_slice().into(), 2),
+            accesses: 40,
+            error: 3,
+            share: 1250,
+            writes: 10,
+        }],
+        large: vec![LargeKey {
+            id: KeyId { db: 0, hash: 1 },
+            key: b"large".as_slice().into(),
+            len: 5,
+            bytes: 70_000,
+            command: "set".into(),
+            seen: 1,
+        }],
+    }]
+}
+
 fn facts() -> Facts {
     let config = config();
     let pool = PoolReport {
@@ -310,6 +339,7 @@ fn facts() -> Facts {
         history: History::new(0),
         bans: Vec::new(),
         events: vec![event],
+        usage: usage(),
         queries: vec![QueryReport {
             fingerprint: 0xabc,
             pool: PoolKey { database: "shop".into(), user: "app".into() },
@@ -412,6 +442,31 @@ fn times_are_microseconds_and_averages_are_there() {
     assert_eq!(cell("STATS", "avg_query_time", of).as_deref(), Some("50"));
     assert_eq!(cell("STATS", "avg_query_count", of).as_deref(), Some("9"), "100 queries in 10.25 s");
     assert_eq!(cell("TOTALS", "value", ("name", "total_query_count")).as_deref(), Some("100"), "without the console's");
+}
+
+#[test]
+fn what_was_looked_at_tells_of_all() {
+    for (column, expected) in [
+        ("calls", "10"),
+        ("replica", "3"),
+        ("errors", "1"),
+        ("total_ms", "15"),
+        ("mean_ms", "1.5"),
+        ("bytes_in", "300"),
+        ("bytes_out", "500"),
+        ("timed", "2"),
+    ] {
+        assert_eq!(cell("COMMANDS", column, ("command", "GET")).as_deref(), Some(expected), "{column}");
+    }
+    assert_eq!(cell("COMMANDS", "forebay", ("command", "CLIENT|ID")).as_deref(), Some("2"));
+    assert_eq!(cell("COMMANDS", "mean_ms", ("command", "CLIENT|ID")), None, "none was timed");
+    for (column, expected) in
+        [("key", "a\\n"), ("share_percent", "12.5"), ("reads", "30"), ("writes", "10"), ("error", "3")]
+    {
+        assert_eq!(cell("KEYS", column, ("kind", "hot")).as_deref(), Some(expected), "{column}");
+    }
+    assert_eq!(cell("KEYS", "bytes", ("kind", "big")).as_deref(), Some("70000"));
+    assert_eq!(cell("KEYS", "command", ("key", "large")).as_deref(), Some("SET"));
 }
 
 #[test]

@@ -48,6 +48,9 @@ section! {
         hold: Duration = "\"4s\"";
         /// Commands that may wait while there is no primary.
         queue_length: Option<usize> = "\"unlimited\"";
+        /// Whether the keys that are used most and those with the largest values are counted, for SHOW KEYS. false: none is
+        /// kept or shown, as where keys hold secrets.
+        count_keys: bool = "true";
         /// A client that has to log in and has not within this time is closed, whatever it sends.
         client_login_timeout: Option<Duration> = "\"15s\"";
         /// A client that sends nothing for this long is closed.

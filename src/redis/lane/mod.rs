@@ -7,12 +7,14 @@
 mod returned;
 mod rhythm;
 mod task;
+mod timing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
+use self::timing::Timing;
 use super::client::Client;
 use super::login::Login;
 use crate::wire::resp::Version;
@@ -70,6 +72,7 @@ pub struct Lane {
     is_woken: Cell<bool>,
     /// Requests wait for replies, see [`rhythm`]; a few more are no reason to wake the task.
     holds: Cell<bool>,
+    timing: Timing,
 }
 
 /// How a lane is doing.
@@ -160,6 +163,7 @@ impl Lane {
             waker: RefCell::default(),
             is_woken: Cell::new(false),
             holds: Cell::new(false),
+            timing: Timing::default(),
         })
     }
 

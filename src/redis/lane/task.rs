@@ -13,7 +13,6 @@ use crate::redis::connect::{Failure, Wanted, connect};
 use crate::redis::core::Core;
 use crate::redis::errors::Trouble;
 use crate::redis::service::Service;
-use crate::redis::session::first_request;
 use crate::wire::resp::{BadReply, ReplyScan, Version, words};
 use crate::worker::clock::now_ns;
 
@@ -342,6 +341,10 @@ impl Lane {
             }
             let (from, before) = (at, entry.left);
             let (mut refused, mut bad) = (None, None);
+            let least = entry.client.service.usage.least();
+            let (mut looked_at, mut begun) = (self.timing.place(before), self.timing.take_begun());
+            // Of a reply that began in an earlier read nobody knows here how large it is.
+            let mut limit = if begun > 0 { 0 } else { least };
             loop {
                 let rest = bytes.get(at..).unwrap_or_default();
                 if rest.first() == Some(&b'-') && scan.is_idle() {
@@ -350,6 +353,9 @@ impl Lane {
                     if is_refusal(line) && !self.answers_script(entry) {
                         refused = Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
                         break;
+                    }
+                    if line.ends_with(b"\r") {
+                        self.note_error(entry);
                     }
                 }
                 let scanned = match scan.scan(rest) {
@@ -367,7 +373,12 @@ impl Lane {
                 }
                 at += scanned.used;
                 if !scanned.is_done {
+                    self.timing.begin(begun + scanned.used as u64);
                     break;
+                }
+                if entry.left == looked_at || scanned.used as u64 >= limit {
+                    self.look(entry, entry.left == looked_at, begun + scanned.used as u64);
+                    (looked_at, begun, limit) = (self.timing.place(before), 0, least);
                 }
                 entry.left -= 1;
                 if entry.left == 0 || at >= bytes.len() {
@@ -375,6 +386,7 @@ impl Lane {
                 }
             }
             let done = before - entry.left;
+            self.timing.answer(done);
             let is_over = entry.left == 0;
             let client = if is_over {
                 let Some(entry) = fifo.pop_front() else { return Ok(at) };
@@ -420,7 +432,11 @@ impl Lane {
             if is_refusal(line) && !self.answers_script(entry) {
                 return Err(Stop::Refused(at, String::from_utf8_lossy(line.trim_ascii_end()).into_owned()));
             }
+            if line.ends_with(b"\r") {
+                self.note_error(entry);
+            }
         }
+        let begun = self.timing.take_begun();
         let scanned = scan.scan(bytes)?;
         let part = bytes.get(..scanned.used).unwrap_or_default();
         let client = Rc::clone(&entry.client);
@@ -450,8 +466,10 @@ impl Lane {
         };
         let goes_on = !is_told || entry.kind.is_silent() || client.deliver(part);
         if !scanned.is_done {
+            self.timing.begin(begun + scanned.used as u64);
             return Ok(scanned.used);
         }
+        self.look_at_special(entry, part, begun);
         entry.left -= 1;
         let counts = !matches!(entry.kind, EntryKind::Block { .. }) || entry.left == 0;
         if entry.left == 0 {
@@ -472,12 +490,7 @@ impl Lane {
     /// The reply that comes is that of a script, whose errors are its own: it may have run in part.
     #[cold]
     fn answers_script(&self, entry: &Entry) -> bool {
-        let sending = self.sending.borrow();
-        let mut requests = sending.bytes.get(sending.answered..sending.answered + entry.bytes).unwrap_or_default();
-        for _ in entry.left..entry.total {
-            requests = first_request(requests).map(|(_, behind)| behind).unwrap_or_default();
-        }
-        runs_script(requests)
+        self.with_request(entry, runs_script)
     }
 
     /// No more is read before this client has taken its bytes; others use another lane.

@@ -4,11 +4,13 @@
 //! every request. A name decides before a flag does: what Redis hides from COMMAND, or says otherwise than a proxy needs
 //! it, stands in the table.
 
+mod keys;
 mod known;
 mod learn;
 mod names;
 mod table;
 
+pub use keys::Keys;
 pub use known::Commands;
 pub use learn::BadTable;
 
@@ -83,6 +85,8 @@ pub struct Command {
     pub path: Path,
     /// Belongs to the administrator: refused to ordinary clients.
     pub is_admin: bool,
+    /// Where its keys stand.
+    pub keys: Keys,
 }
 
 impl Command {

@@ -18,7 +18,7 @@ pub use inline::{Unbalanced, encode, split};
 pub use number::parse as integer;
 pub use reply::{BadReply, ReplyScan, Scanned};
 pub use request::{Bounds, Found, ProtocolError, Request, RequestScan, Span};
-pub use words::{Words, words};
+pub use words::{Words, announced_words, words};
 
 /// Longest line of a header, a number, or an inline command, bytes: as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LONGEST_LINE: usize = 64 * 1024;

@@ -12,6 +12,14 @@ pub fn words(request: &[u8]) -> Words<'_> {
     Words { rest }
 }
 
+/// How many words a request says that it has.
+pub fn announced_words(request: &[u8]) -> usize {
+    match number::line(request, 0) {
+        Some(([b'*', digits @ ..], _)) => number::parse(digits).and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// See [`words`].
 #[derive(Debug, Clone)]
 pub struct Words<'a> {
@@ -33,7 +41,7 @@ impl<'a> Iterator for Words<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{announced_words, words};
     use crate::wire::resp::encode;
     use proptest::prelude::*;
 
@@ -43,6 +51,7 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&mut bytes, &request);
             let found: Vec<Vec<u8>> = words(&bytes).map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(announced_words(&bytes), request.len());
             prop_assert_eq!(found, request);
         }
 

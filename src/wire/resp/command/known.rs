@@ -2,7 +2,7 @@
 
 use super::names::{Names, Place};
 use super::table::ROWS;
-use super::{Command, learn};
+use super::{Command, Keys, learn};
 
 /// All commands that are known, found by name. Made once and shared; looking one up allocates nothing.
 #[derive(Debug, Clone)]
@@ -20,6 +20,7 @@ impl Commands {
             access: row.access,
             path: row.path,
             is_admin: row.is_admin,
+            keys: Keys::of(row),
         });
         Commands::new(rows.collect())
     }
@@ -58,17 +59,31 @@ impl Commands {
     /// build, `judge GET` less `nothing GET` of tests/bench/resp_timing.rs).
     #[inline]
     pub fn judge(&self, name: &[u8], second: Option<&[u8]>) -> Option<&Command> {
+        self.judge_at(name, second).map(|(_, command)| command)
+    }
+
+    /// The same, with the command's place among all: a number below [`Commands::len`].
+    #[inline]
+    pub fn judge_at(&self, name: &[u8], second: Option<&[u8]>) -> Option<(u16, &Command)> {
         let found = self.names.find(Place::Top, name)?;
         let command = self.commands.get(found.index as usize)?;
-        if found.is_container { self.judge_within(found.index, command, second) } else { Some(command) }
+        if found.is_container { self.judge_within(found.index, command, second) } else { Some((found.index, command)) }
     }
 
     #[cold]
-    fn judge_within<'a>(&'a self, index: u16, container: &'a Command, second: Option<&[u8]>) -> Option<&'a Command> {
+    fn judge_within<'a>(
+        &'a self,
+        index: u16,
+        container: &'a Command,
+        second: Option<&[u8]>,
+    ) -> Option<(u16, &'a Command)> {
         match second {
-            Some(sub) => self.commands.get(self.names.find(Place::In(index), sub)?.index as usize),
+            Some(sub) => {
+                let index = self.names.find(Place::In(index), sub)?.index;
+                self.commands.get(index as usize).map(|command| (index, command))
+            }
             // COMMAND alone is a command; CONFIG alone is none.
-            None => Some(container).filter(|container| container.arity_fits(1)),
+            None => Some((index, container)).filter(|(_, container)| container.arity_fits(1)),
         }
     }
 
@@ -77,10 +92,31 @@ impl Commands {
         self.commands.get(self.names.find(Place::Top, name)?.index as usize)
     }
 
+    /// The same, with its place.
+    pub fn place(&self, name: &[u8]) -> Option<(u16, &Command)> {
+        let index = self.names.find(Place::Top, name)?.index;
+        Some((index, self.at(index)?))
+    }
+
     /// A subcommand, as `GET` of `CONFIG`.
     pub fn find_sub(&self, name: &[u8], sub: &[u8]) -> Option<&Command> {
         let container = self.names.find(Place::Top, name)?;
         self.commands.get(self.names.find(Place::In(container.index), sub)?.index as usize)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// The command at a place that [`Commands::judge_at`] has told.
+    pub fn at(&self, place: u16) -> Option<&Command> {
+        self.commands.get(usize::from(place))
     }
 
     /// The command of this name has subcommands.
@@ -88,7 +124,7 @@ impl Commands {
         self.names.find(Place::Top, name).is_some_and(|found| found.is_container)
     }
 
-    /// All of them, in no order.
+    /// All of them, by their places.
     pub fn iter(&self) -> impl Iterator<Item = &Command> {
         self.commands.iter()
     }

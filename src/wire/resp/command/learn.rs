@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::names::MOST_NAMES;
 use super::table::ROWS;
-use super::{Access, Command, Commands, Path};
+use super::{Access, Command, Commands, Keys, Path};
 use crate::wire::resp::{ReplyScan, number};
 
 /// Longest reply that is looked at: Redis 7.0 sends 90 KB, every module a few more.
@@ -22,6 +22,9 @@ const LONGEST_NAME: usize = 128;
 
 /// Place of the subcommands among the fields of a command.
 const SUBCOMMANDS: u64 = 9;
+
+/// First key, last key and step stand behind name, number of words and flags.
+const KEYS: usize = 3;
 
 /// Bytes that are no answer to COMMAND.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,7 @@ pub(super) struct Seen {
     name: String,
     arity: i32,
     flags: Flags,
+    keys: Keys,
     /// The subcommands follow.
     is_container: bool,
 }
@@ -117,6 +121,7 @@ impl Seen {
             access: if is_write { Access::Write } else { known.access },
             path: if is_blocking { Path::Block } else { known.path },
             is_admin: known.is_admin,
+            keys: known.keys,
         }
     }
 
@@ -135,6 +140,7 @@ impl Seen {
                 () => Path::Slow,
             },
             is_admin,
+            keys: self.keys,
         }
     }
 }
@@ -164,9 +170,13 @@ impl<'a> Reader<'a> {
             }
             // 0 would fit no request at all.
             let arity = if arity == 0 { -1 } else { arity };
-            seen.push(Seen { name: name.clone(), arity, flags, is_container: false });
+            seen.push(Seen { name: name.clone(), arity, flags, keys: Keys::None, is_container: false });
         }
-        for field in 3..fields {
+        let (mut keys, mut left) = ([0; KEYS], 3..fields);
+        for (key, _) in keys.iter_mut().zip(left.by_ref()) {
+            *key = self.number_or_other()?;
+        }
+        for field in left {
             match &name {
                 Some(name) if field == SUBCOMMANDS && container.is_none() => {
                     for _ in 0..self.list("a list of subcommands")? {
@@ -179,6 +189,8 @@ impl<'a> Reader<'a> {
         let has_more = seen.len() > place + 1;
         if let Some(command) = seen.get_mut(place) {
             command.is_container = has_more;
+            let [first, last, step] = keys;
+            command.keys = Keys::described(first, last, step);
         }
         Ok(())
     }
@@ -227,6 +239,16 @@ impl<'a> Reader<'a> {
             (b':', digits) => number::parse(digits).ok_or(BadTable::Shape(expected)),
             _ => Err(BadTable::Shape(expected)),
         }
+    }
+
+    /// A number, or 0 if something else stands there.
+    fn number_or_other(&mut self) -> Result<i64, BadTable> {
+        let before = self.rest;
+        if let (b':', digits) = self.header()? {
+            return Ok(number::parse(digits).unwrap_or(0));
+        }
+        self.rest = before;
+        self.skip().map(|()| 0)
     }
 
     /// The next value's kind, and the rest of its line.
