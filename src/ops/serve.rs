@@ -255,6 +255,7 @@ where
         tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
+        tokio::task::spawn_local(super::log::tell_left_out());
         let take = match inheritance {
             Some(mut inheritance) => {
                 inheritance.look(&instance).await;

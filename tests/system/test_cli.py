@@ -280,3 +280,21 @@ def test_a_unix_socket_may_be_listened_on(start_forebay):
     forebay.term()
     forebay.wait_end()
     assert not path.exists(), "the socket is removed at the end"
+
+
+def test_a_flood_of_lines_is_counted(start_forebay):
+    forebay = start_forebay(config={"security": {"ban_allow": ["127.0.0.0/8"]}})
+    for _ in range(400):
+        with socket.create_connection(("127.0.0.1", forebay.port)) as junk:
+            junk.sendall(b"\xff" * 64)
+            junk.recv(1000)
+    forebay.wait_log("lines were left out")
+    lines = forebay.log().count("a connection was refused for what it sent")
+    assert 100 <= lines < 400, lines
+    wait_until(lambda: lines_told(forebay.log()) == 400, 10, "each of them to be told or counted")
+
+
+def lines_told(log):
+    """How many refused connections the log tells of, one by one or as a number."""
+    left_out = re.findall(r'left out.* of="a connection was refused.* lines=(\d+)', log)
+    return sum(map(int, left_out)) + len(re.findall(r"WARN a connection was refused for what it sent", log))

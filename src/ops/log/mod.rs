@@ -1,11 +1,22 @@
 //! The log: one line an event on standard error, as text or JSON.
 
+mod repetition;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::reload;
 
 use crate::config::model::LogFormat;
+use repetition::{Repetition, Sampled};
+
+/// There is one log for the process.
+static REPETITION: LazyLock<Repetition> = LazyLock::new(Repetition::default);
+/// Between two reports of what was left out.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Changes the level of a running log.
 #[derive(Clone)]
@@ -39,12 +50,22 @@ pub fn start(filter: &str, format: LogFormat) -> Result<LogLevel, String> {
     match format {
         LogFormat::Text => {
             let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-            registry.with(lines).init();
+            registry.with(lines.with_filter(Sampled(&REPETITION))).init();
         }
         LogFormat::Json => {
             let lines = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_target(false);
-            registry.with(lines).init();
+            registry.with(lines.with_filter(Sampled(&REPETITION))).init();
         }
     }
     Ok(LogLevel(handle))
+}
+
+/// Says how many lines were left out because they came over and over, for as long as the process runs.
+pub(super) async fn tell_left_out() {
+    loop {
+        tokio::time::sleep(REPORT).await;
+        for (of, lines) in REPETITION.left_out() {
+            tracing::warn!(of, lines, "lines were left out: they came over and over");
+        }
+    }
 }
