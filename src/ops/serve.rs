@@ -201,6 +201,7 @@ where
         tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
+        tokio::task::spawn_local(super::otlp::run(Arc::clone(&instance)));
         http(Arc::clone(&instance))?;
         for (route, bound) in listeners {
             for (listener, worker) in bound.into_iter().zip(shared.workers()) {
@@ -246,6 +247,7 @@ where
         let grace = instance.config.load().general.shutdown_grace;
         tracing::info!(?stop, ?grace, "stopping");
         instance.drain(grace).await;
+        super::otlp::flush(&instance).await;
         for path in sockets {
             let _ = std::fs::remove_file(path);
         }

@@ -181,8 +181,8 @@ impl Session {
         self.flags.heals = false;
         self.rare.held_from = self.output.len();
         backend.retained.clear();
-        if self.flags.watching {
-            self.watch_anew();
+        if self.flags.watching || self.core.queries.traces() {
+            self.watch_request();
         }
         if backend.track.status == b'I' {
             self.flags.wrote = false;
@@ -440,6 +440,9 @@ impl Session {
         let body = frame.get(5..).unwrap_or_default();
         let parse = Parse::read(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         add(&self.pool.stats.client_parses, 1);
+        if self.core.queries.traces() {
+            self.trace_parse(parse.name, parse.text);
+        }
         let verdict = match self.planned.take() {
             Some(verdict) => verdict,
             None if parse.name.is_empty() => self.classify(parse.text),
