@@ -153,10 +153,25 @@ impl Sender {
                 tracing::warn!(collector = self.shown, path = self.uri.path(), tries, why, "telemetry is lost");
                 return None;
             }
-            tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            if self.instance.config.load().telemetry != self.telemetry {
+            if self.is_outdated_within(wait).await {
                 return None;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits. True as soon as another configuration is in force.
+    async fn is_outdated_within(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        let mut reloaded = self.instance.events.watch();
+        loop {
+            if self.instance.config.load().telemetry != self.telemetry {
+                return true;
+            }
+            // An event may be a reload.
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return false,
+                changed = reloaded.changed() => if changed.is_err() { return true },
             }
         }
     }
