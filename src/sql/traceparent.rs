@@ -4,12 +4,16 @@
 //! or behind the statement; the value is that of W3C's Trace Context. What is neither there nor right is as if it were
 //! not there.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use super::hint;
 use super::lex::end_of_comment;
 
 const KEY: &[u8] = b"traceparent";
+/// Made once: that costs more than to search a comment.
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 /// `00-<32 hex>-<16 hex>-<2 hex>`
 const LENGTH: usize = 55;
 /// Comments are looked through that far from the statement's ends, bytes.
@@ -51,7 +55,7 @@ impl Traceparent {
     }
 
     fn in_comment(comment: &[u8]) -> Option<Self> {
-        memmem::find_iter(comment, KEY).find_map(|at| {
+        FINDER.find_iter(comment).find_map(|at| {
             let before = at.checked_sub(1).and_then(|at| comment.get(at));
             if before.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'%')) {
                 return None;
@@ -139,15 +143,33 @@ fn without_end(mut text: &[u8]) -> &[u8] {
 /// The comment at the end of a text, if it is one without others in it.
 fn last_comment(text: &[u8]) -> Option<&[u8]> {
     let text = without_end(text);
-    let inside = text.strip_suffix(b"*/")?;
-    let near = inside.len().saturating_sub(LONGEST);
-    let begin = near + memmem::rfind(inside.get(near..)?, b"/*")?;
-    // Another end in it: what looks like its beginning belongs to another comment, or to a text in quotes.
-    if memmem::find(inside.get(begin + 2..)?, b"*/").is_some() {
-        return None;
+    let mut rest = text.strip_suffix(b"*/")?;
+    for _ in 0..LONGEST {
+        match rest {
+            [before @ .., b'/', b'*'] => return text.get(before.len()..),
+            // Another end: what looks like its beginning belongs to another comment, or to a text in quotes.
+            [.., b'*', b'/'] => return None,
+            [before @ .., _] => rest = before,
+            [] => return None,
+        }
     }
-    text.get(begin..)
+    None
 }
+
+/// What may be in a comment without ending anything else, by byte. Without a colon there is no hint either.
+const HARMLESS: [bool; 256] = {
+    let mut harmless = [false; 256];
+    let known = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789=',-_.%~+/ ";
+    let mut rest: &[u8] = known;
+    while let [byte, more @ ..] = rest {
+        #[allow(clippy::indexing_slicing, reason = "a byte is less than 256, and this runs in the compiler")]
+        {
+            harmless[*byte as usize] = true;
+        }
+        rest = more;
+    }
+    harmless
+};
 
 /// The text by which a statement is known that comes with another `traceparent` each time: without that comment if it is
 /// at one of its ends, else all of it. What this answers for two texts is one only if both mean the same, but for hints,
@@ -157,7 +179,7 @@ fn last_comment(text: &[u8]) -> Option<&[u8]> {
 /// the text never ends that either, with or without it, as long as there is nothing in it that could end them.
 #[inline]
 pub fn without_traceparent(text: &[u8]) -> &[u8] {
-    match has_outer_comment(text) {
+    match text.len() > KEY.len() + LENGTH && has_outer_comment(text) {
         true => without_comment(text).unwrap_or(text),
         false => text,
     }
@@ -167,24 +189,27 @@ pub fn without_traceparent(text: &[u8]) -> &[u8] {
 fn without_comment(text: &[u8]) -> Option<&[u8]> {
     if text.starts_with(b"/*") {
         let (comment, rest) = text.split_at_checked(end_of_comment(text)?)?;
-        if memmem::find(comment, KEY).is_some() && hint::leading(comment).is_none() {
+        if FINDER.find(comment).is_some() && hint::leading(comment).is_none() {
             return Some(rest.trim_ascii_start());
         }
     }
     let comment = last_comment(text)?;
+    FINDER.find(comment)?;
     let inside = comment.get(2..comment.len().checked_sub(2)?)?;
-    let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"=',-_.%~+:/ ".contains(byte);
-    let quotes = memchr::memchr_iter(b'\'', inside).count();
-    let has_key = memmem::find(inside, KEY).is_some();
-    if !has_key || quotes % 2 == 1 || !inside.iter().all(is_harmless) || memmem::find(inside, b"--").is_some() {
-        return None;
+    let (mut quotes, mut last) = (0, 0);
+    for byte in inside {
+        if !HARMLESS.get(usize::from(*byte)).copied().unwrap_or(false) || (last, *byte) == (b'-', b'-') {
+            return None;
+        }
+        quotes += usize::from(*byte == b'\'');
+        last = *byte;
     }
     let statement = text.get(..without_end(text).len() - comment.len())?;
     // A slash or a star before it would be part of another thing without it. In front of a statement it may hold a hint.
     let is_apart = !matches!(statement.last(), None | Some(b'/' | b'*'));
     // How far a text in quotes goes that holds a backslash is a question of the session's settings.
     let is_plain = memchr::memchr(b'\\', statement).is_none();
-    (is_apart && is_plain && hint::leading(comment).is_none()).then_some(statement)
+    (quotes % 2 == 0 && is_apart && is_plain).then_some(statement)
 }
 
 #[cfg(test)]
