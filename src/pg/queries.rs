@@ -181,6 +181,11 @@ impl Queries {
         self.traces.get() > 0
     }
 
+    /// Some that belong to none begin one.
+    pub(super) fn may_sample(&self) -> bool {
+        self.sample.get() > 0
+    }
+
     /// One that belongs to none is to begin one.
     pub(super) fn samples(&self) -> bool {
         let sample = self.sample.get();

@@ -160,6 +160,12 @@ impl Session {
         })
     }
 
+    /// A Bind may be traced: worth a look at what it binds.
+    pub(super) fn may_trace_bind(&self) -> bool {
+        let queries = &self.core.queries;
+        queries.traces() && (queries.may_sample() || self.names.as_ref().is_some_and(|names| names.parsed.is_some()))
+    }
+
     /// The same of one that was parsed before: its comment is that of the request which parsed it, so it holds for the
     /// first Bind only, in that request or the next one.
     pub(super) fn traced_bind(&mut self, statement: &[u8], text: &[u8]) -> Option<Box<Traced>> {

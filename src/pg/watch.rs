@@ -116,6 +116,9 @@ impl Session {
     #[cold]
     #[inline(never)]
     pub(super) fn watch_bind(&mut self, backend: &Backend, statement: &[u8]) {
+        if !self.counts() && !self.may_trace_bind() {
+            return self.pass_unwatched();
+        }
         let Some(text) = self.text_of_statement(statement) else { return };
         let trace = self.traced_bind(statement, &text);
         if let Some(item) = self.item(backend, &text, trace)
@@ -169,17 +172,27 @@ impl Session {
         }
     }
 
+    /// There is time to count a statement, and everything before it is counted.
+    fn counts(&self) -> bool {
+        self.flags.watches && self.core.queries.has_tokens()
+    }
+
+    /// A statement is sent of which nobody wants to know.
+    fn pass_unwatched(&mut self) {
+        self.flags.watches = false;
+        match &mut self.rare.watched {
+            Some(watched) if self.flags.watching => watched.is_closed = true,
+            // Nothing in flight is watched, and its wait is of no interest any more.
+            _ => self.rare.watched = None,
+        }
+    }
+
     /// Begins to watch a statement: to count it if there is time for it and everything before it is counted, and if it is
     /// traced in any case.
     fn item(&mut self, backend: &Backend, text: &[u8], trace: Option<Box<Traced>>) -> Option<Item> {
-        let counts = self.flags.watches && self.core.queries.has_tokens();
+        let counts = self.counts();
         if !counts && trace.is_none() {
-            self.flags.watches = false;
-            match &mut self.rare.watched {
-                Some(watched) if self.flags.watching => watched.is_closed = true,
-                // Nothing in flight is watched, and its wait is of no interest any more.
-                _ => self.rare.watched = None,
-            }
+            self.pass_unwatched();
             return None;
         }
         if !self.flags.watching {
