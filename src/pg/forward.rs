@@ -66,6 +66,9 @@ impl Session {
         if (backend.track.is_quiet() || backend.track.is_only_asked()) && at == 0 {
             self.begin_request(backend);
             self.flags.watches = true;
+            if self.core.queries.traces() {
+                self.trace_request();
+            }
             is_first = backend.track.status == b'I';
         }
         let kept = loop {
@@ -181,8 +184,8 @@ impl Session {
         self.flags.heals = false;
         self.rare.held_from = self.output.len();
         backend.retained.clear();
-        if self.flags.watching || self.core.queries.traces() {
-            self.watch_request();
+        if self.flags.watching {
+            self.watch_anew();
         }
         if backend.track.status == b'I' {
             self.flags.wrote = false;

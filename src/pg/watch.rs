@@ -97,6 +97,9 @@ impl Session {
             None => text_of(request).unwrap_or_default(),
         };
         self.flags.watches = true;
+        if self.core.queries.traces() {
+            self.trace_request();
+        }
         self.watch_query(backend, text);
     }
 
@@ -148,22 +151,10 @@ impl Session {
         }
     }
 
-    /// A request begins on a quiet connection.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn watch_request(&mut self) {
-        if self.core.queries.traces() {
-            self.trace_request();
-        }
-        if self.flags.watching {
-            self.watch_anew();
-        }
-    }
-
     /// Nothing of an earlier request is due.
     #[cold]
     #[inline(never)]
-    fn watch_anew(&mut self) {
+    pub(super) fn watch_anew(&mut self) {
         self.flags.watching = false;
         if let Some(watched) = &mut self.rare.watched {
             watched.due.clear();
