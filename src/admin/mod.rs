@@ -34,13 +34,15 @@ pub use views::{VIEWS, View};
 use crate::config::model::AdminRole;
 use crate::ops::Instance;
 
-/// Starts what the console needs all the time, the counters of the last two minutes, and HTTP. Must be called on the
+/// Starts what the console needs all the time, the counters of the last two minutes, HTTP, and what tells a collector of
+/// the metrics. Must be called on the
 /// control thread.
 ///
 /// # Errors
 /// An `admin.listen` cannot be had.
 pub fn start(instance: &Arc<Instance>) -> std::io::Result<()> {
     tokio::task::spawn_local(stats::keep(Arc::clone(instance)));
+    tokio::task::spawn_local(metrics::tell(Arc::clone(instance)));
     http::start(instance)
 }
 

@@ -210,6 +210,43 @@ fn listeners(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
+/// Begins as a URL of HTTP with a host does.
+fn is_url(text: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')))
+}
+
+/// `[telemetry]`
+fn telemetry(config: &Telemetry, reader: &mut Reader<'_>) {
+    let url = config.otlp.as_deref();
+    let is_usable = |url: &str| {
+        let Ok(parsed) = url.parse::<hyper::Uri>() else { return false };
+        let has_port = parsed.port_u16().is_some();
+        is_url(url)
+            && !url.contains(['?', '#', '@'])
+            && (has_port || parsed.authority().map(|a| a.as_str()) == parsed.host())
+    };
+    if url.is_some_and(|url| !is_usable(url)) {
+        let what = "telemetry.otlp must be a URL that starts with http:// or https://, without a login, \"?\" or \"#\"; \
+                    credentials belong into telemetry.headers";
+        reader.error_in("telemetry.otlp", what.to_owned());
+    }
+    for (name, value) in &config.headers {
+        let is_name = hyper::header::HeaderName::try_from(name.as_str()).is_ok();
+        if !is_name || hyper::header::HeaderValue::try_from(value.0.as_str()).is_err() {
+            let what = format!("telemetry.headers.{name} is no header that HTTP could carry");
+            reader.error_in("telemetry.headers", what);
+        }
+    }
+    if url.is_none() && (config.sample > 0.0 || !config.headers.is_empty() || config.tls_ca.is_some()) {
+        let what = "[telemetry] has no effect without telemetry.otlp";
+        let place =
+            ["telemetry.sample", "telemetry.headers", "telemetry.tls.ca"].into_iter().find(|key| reader.has(key));
+        reader.warning_in(place.unwrap_or("telemetry"), what.to_owned());
+    }
+}
+
 /// `[security]`, `[notify]` and `[coordination]`.
 fn service(config: &Config, reader: &mut Reader<'_>) {
     let security = &config.security;
@@ -226,13 +263,12 @@ fn service(config: &Config, reader: &mut Reader<'_>) {
         reader.warning_in("security.proxy_trusted", what);
     }
     for (i, url) in config.notify.webhook.iter().enumerate() {
-        let is_url =
-            ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
-        if !is_url {
+        if !is_url(url) {
             let place = format!("notify.webhook[{i}]");
             reader.error_in(&place, "notify.webhook must hold URLs that start with http:// or https://".to_owned());
         }
     }
+    telemetry(&config.telemetry, reader);
     match later::ETCD_REFUSED {
         Some(why) if config.coordination.is_some() => {
             reader.error_in("coordination.etcd", format!("coordination.etcd: {why}"))

@@ -213,7 +213,7 @@ impl KeyInfo {
 macro_rules! each_section {
     ($visit:ident) => {
         $visit!(General, Admin, AdminUser, Postgres, Listen, PoolSettings, RoutingSettings, Failover);
-        $visit!(Cluster, Node, Database, User, RedisService, Security, Coordination, Notify);
+        $visit!(Cluster, Node, Database, User, RedisService, Security, Coordination, Notify, Telemetry);
     };
 }
 

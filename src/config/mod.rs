@@ -134,6 +134,7 @@ fn config(root: &DeTable<'_>, reader: &mut reader::Reader<'_>) -> Config {
         redis: reader.many(root),
         security: reader.one(root),
         notify: reader.one(root),
+        telemetry: reader.one(root),
         coordination: Some(reader.one::<Coordination>(root)).filter(|c| !c.etcd.is_empty()),
         secret_variables: BTreeSet::new(),
     };

@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use zeroize::Zeroize;
 
+mod outward;
+
+pub use outward::{Coordination, Notify, Telemetry};
+
 use super::hba::Rules;
 use super::network::Network;
 use crate::wire::pg::auth::Credential;
@@ -30,6 +34,8 @@ pub struct Config {
     pub security: Security,
     /// `[notify]`
     pub notify: Notify,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[coordination]`, absent for a single instance.
     pub coordination: Option<Coordination>,
     /// Environment variables that secrets were taken from: programs that are started do not get them.
@@ -747,32 +753,6 @@ pub struct Security {
     pub max_pending_logins: Option<usize>,
     /// The same, of one address.
     pub max_pending_logins_per_address: Option<usize>,
-}
-
-/// `[notify]`
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Notify {
-    /// URLs.
-    pub webhook: Vec<String>,
-    /// Authorities that their certificates are checked against, PEM; `None`: the system's.
-    pub tls_ca: Option<PathBuf>,
-    /// Names of events; empty means all.
-    pub events: Vec<String>,
-}
-
-/// `[coordination]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Coordination {
-    /// Endpoints.
-    pub etcd: Vec<String>,
-    /// Key prefix.
-    pub prefix: String,
-    /// Lease time.
-    pub lease: Duration,
-    /// Login at etcd.
-    pub user: Option<String>,
-    /// See `user`.
-    pub password: Option<Secret>,
 }
 
 impl Postgres {

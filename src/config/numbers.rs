@@ -60,6 +60,32 @@ macro_rules! counts {
 }
 counts!(usize, u32);
 
+/// A share of something.
+impl Setting for f64 {
+    fn form(_: Rules) -> String {
+        "number from 0 to 1".to_owned()
+    }
+    fn blank() -> Self {
+        0.0
+    }
+    fn parse(value: &Value<'_>, at: &At, reader: &mut Reader<'_>) -> Option<Self> {
+        let share = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().replace('_', "").parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        if share.is_none() {
+            let found = found(value.get_ref());
+            reader.error(value, format!("{} must be a number from 0 to 1 ({found})", at.key));
+        }
+        share
+    }
+    fn literal(&self, _: Rules, _: Secrets) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
 /// A TCP port.
 impl Setting for u16 {
     fn form(_: Rules) -> String {

@@ -268,7 +268,8 @@ impl Line {
 }
 
 fn tables(config: &Config, secrets: Secrets) -> Vec<Table> {
-    let Config { general, admin, postgres, redis, security, notify, coordination, secret_variables: _ } = config;
+    let Config { general, admin, postgres, redis, security, notify, telemetry, coordination, secret_variables: _ } =
+        config;
     let mut tables = vec![table(general, "", secrets), table(admin, "", secrets)];
     tables.extend(admin.users.iter().map(|user| table(user, &user.name, secrets)));
     tables.push(table(postgres, "", secrets));
@@ -282,6 +283,7 @@ fn tables(config: &Config, secrets: Secrets) -> Vec<Table> {
     tables.push(table(security, "", secrets));
     tables.extend(coordination.iter().map(|coordination| table(coordination, "", secrets)));
     tables.push(table(notify, "", secrets));
+    tables.push(table(telemetry, "", secrets));
     tables
 }
 

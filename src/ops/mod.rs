@@ -6,6 +6,7 @@ pub mod instance;
 mod listeners;
 pub mod log;
 mod logins;
+pub mod otlp;
 pub mod redis;
 mod serve;
 pub mod sockets;

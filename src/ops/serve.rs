@@ -255,6 +255,7 @@ where
         tokio::task::spawn_local(super::logins::keep(Arc::clone(&instance), unknown));
         tokio::task::spawn_local(super::event_command::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
+        tokio::task::spawn_local(super::otlp::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::log::tell_left_out());
         let take = match inheritance {
             Some(mut inheritance) => {
@@ -318,6 +319,7 @@ where
         }
         tracing::info!(?stop, grace = ?instance.grace(stop), "stopping");
         instance.drain().await;
+        super::otlp::flush(&instance).await;
         for path in sockets.into_iter().filter(|_| !instance.sockets.is_handed_on()) {
             let _ = std::fs::remove_file(path);
         }

@@ -413,7 +413,7 @@ impl Session {
             }
         }
         if self.flags.watching && !self.flags.rerun {
-            self.watch_failed(backend);
+            self.watch_failed(backend, code);
         }
         self.flags.rolled_back = true;
         let mut lost = Vec::new();

@@ -22,7 +22,7 @@ use crate::config::model::ServerTls;
 use crate::config::model::{Balance, Config, Postgres};
 use crate::net::{Doors, Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
-use crate::sql::{Catalog, Verdict, VerdictCache, classify};
+use crate::sql::{Catalog, Verdict, VerdictCache, classify, without_traceparent};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
 use crate::wire::pg::auth::Credential;
@@ -633,12 +633,12 @@ impl Core {
         let catalog = pool.catalog.borrow();
         let generation = pool.generation.get() ^ catalog_identity(&catalog);
         let mut verdicts = self.verdicts.borrow_mut();
-        Arc::clone(verdicts.lookup_or(text, generation, || classify(text, catalog.as_deref())))
+        Arc::clone(verdicts.lookup_or(without_traceparent(text), generation, || classify(text, catalog.as_deref())))
     }
 
     /// A replica refused this text.
     pub fn remember_write(&self, text: &[u8]) {
-        self.verdicts.borrow_mut().remember_write(text);
+        self.verdicts.borrow_mut().remember_write(without_traceparent(text));
     }
 
     /// How the pool chooses among replicas for this client.

@@ -66,6 +66,9 @@ impl Session {
         if (backend.track.is_quiet() || backend.track.is_only_asked()) && at == 0 {
             self.begin_request(backend);
             self.flags.watches = true;
+            if self.core.queries.traces() {
+                self.trace_request();
+            }
             is_first = backend.track.status == b'I';
         }
         let kept = loop {
@@ -440,6 +443,9 @@ impl Session {
         let body = frame.get(5..).unwrap_or_default();
         let parse = Parse::read(body).map_err(|bad| End::Trouble(Box::new(Trouble::Protocol(bad.to_string()))))?;
         add(&self.pool.stats.client_parses, 1);
+        if self.core.queries.traces() {
+            self.trace_parse(parse.name, parse.text);
+        }
         let verdict = match self.planned.take() {
             Some(verdict) => verdict,
             None if parse.name.is_empty() => self.classify(parse.text),

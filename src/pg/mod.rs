@@ -41,6 +41,7 @@ mod session;
 pub mod settings;
 pub mod shared;
 pub mod stats;
+pub mod trace;
 mod track;
 pub mod travel;
 mod wait;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use dashmap::DashMap;
 use rustc_hash::{FxHashMap, FxHasher};
 
+use super::trace::Parsed;
 use crate::sql::Verdict;
 
 /// A statement as a client parsed it.
@@ -134,6 +135,8 @@ pub struct Names {
     pub generation: u64,
     /// The client has asked for the columns of a result: it may go by what it was told then.
     pub describes: bool,
+    /// What was parsed as part of a trace and not bound yet; only with `[telemetry]`.
+    pub parsed: Option<Box<Parsed>>,
 }
 
 impl Names {

@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use super::pool::PoolKey;
 use crate::config::model::Config;
 use crate::sql;
+use crate::worker::clock::now_ns;
 use crate::worker::times::Durations;
 
 /// Statements that are kept apart, by thread.
@@ -43,6 +44,11 @@ pub struct Queries {
     /// A statement that takes longer has a line in the log, ns; every one is counted then, whatever it costs.
     slow: Cell<Option<u64>>,
     lines: Cell<SlowLines>,
+    /// 1 if statements are looked through for a trace that they belong to, whatever tokens there are; else 0.
+    traces: Cell<u32>,
+    /// Of 2^32 statements without one, so many begin a trace.
+    sample: Cell<u64>,
+    random: Cell<u32>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -123,16 +129,20 @@ impl Default for Queries {
             by_key: RefCell::default(),
             slow: Cell::new(None),
             lines: Cell::default(),
+            traces: Cell::new(0),
+            sample: Cell::new(0),
+            random: Cell::new(1),
         }
     }
 }
 
 impl Queries {
-    /// A statement is sent. True if it is to be counted.
+    /// A statement is sent. True if it is to be counted, or may be traced.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
         self.passed.set(self.passed.get().wrapping_add(1));
-        self.tokens.get() > 0
+        // One branch for both.
+        self.tokens.get() | self.traces.get() > 0
     }
 
     /// New tokens, once a tick.
@@ -158,6 +168,37 @@ impl Queries {
     pub(super) fn follow(&self, config: &Config) {
         let slow = config.general.log_slow_statements;
         self.set_slow(slow.map(|slow| u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX)));
+        let telemetry = &config.telemetry;
+        self.traces.set(u32::from(telemetry.otlp.is_some()));
+        self.sample.set((telemetry.sample * 2f64.powi(32)) as u64);
+        let seed = (now_ns() as u32 ^ (std::ptr::from_ref(self) as usize as u32)) | 1;
+        self.random.set(seed);
+    }
+
+    /// Statements may belong to a trace.
+    #[inline]
+    pub(super) fn traces(&self) -> bool {
+        self.traces.get() > 0
+    }
+
+    /// Some that belong to none begin one.
+    pub(super) fn may_sample(&self) -> bool {
+        self.sample.get() > 0
+    }
+
+    /// One that belongs to none is to begin one.
+    pub(super) fn samples(&self) -> bool {
+        let sample = self.sample.get();
+        if sample == 0 {
+            return false;
+        }
+        // xorshift: chance for a sample, not for secrets.
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.random.set(x);
+        u64::from(x) < sample
     }
 
     /// From now on a statement that takes so long (ns) has a line in the log. To find those, every one is counted.

@@ -289,6 +289,9 @@ impl Session {
     /// Answers the request at the front of `input` with an error instead of running it.
     pub(super) fn refuse(&mut self, trouble: Trouble) -> Result<(), End> {
         add(&self.pool.stats.errors, 1);
+        if self.core.queries.traces() {
+            self.trace_refused(&trouble);
+        }
         write_error(&mut self.output, &trouble.as_error());
         match head(&self.input) {
             Head::Frame { kind: b'Q' | b'F', len } => {

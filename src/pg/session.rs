@@ -176,6 +176,9 @@ impl Session {
     /// The use of a connection is over before it is free.
     #[cold]
     fn stopped(&mut self, backend: Box<Backend>, how: End) -> Result<Stage, Pause> {
+        if self.flags.watching {
+            self.watch_stopped(&backend, &how);
+        }
         match how {
             End::Adjust => return Err(Pause::Adjust(backend)),
             End::Rerun => self.reroute(backend),

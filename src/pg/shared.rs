@@ -15,6 +15,7 @@ use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
+use super::trace::Spans;
 use super::travel::Departure;
 use crate::config::model::Secret;
 use crate::guard::Guard;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub cancels: DashMap<i32, (usize, u64)>,
     /// Sessions of the admin console.
     pub consoles: Consoles,
+    /// What was traced and is still to be told; see `[telemetry]`.
+    pub spans: Spans,
     /// Who may connect.
     pub guard: Arc<Guard>,
     /// Client connections, logged in or not.
@@ -105,12 +108,15 @@ impl Shared {
     pub fn new(control: Box<dyn Control>, guard: Arc<Guard>) -> Result<Self, getrandom::Error> {
         let mut mock_secret = [0; 32];
         getrandom::fill(&mut mock_secret)?;
+        let mut instance = [0; 16];
+        getrandom::fill(&mut instance)?;
         Ok(Shared {
             workers: OnceLock::new(),
             control,
             statements: Statements::default(),
             cancels: DashMap::new(),
             consoles: Consoles::default(),
+            spans: Spans::new(instance),
             guard,
             clients: AtomicUsize::new(0),
             lagging: AtomicUsize::new(0),

@@ -79,8 +79,10 @@ impl Session {
         let stats = &self.pool.stats;
         add(&stats.wait_time, waited);
         stats.wait_times.add(waited);
-        if self.core.queries.logs_slow() {
-            self.rare.watched.get_or_insert_default().waited = waited;
+        if self.core.queries.logs_slow() || self.core.queries.traces() {
+            let watched = self.rare.watched.get_or_insert_default();
+            watched.waited = waited;
+            watched.served = self.core.now();
         }
         self.me.state.set(ClientState::Idle);
     }

@@ -19,6 +19,8 @@ mod hint;
 mod inert;
 pub mod lex;
 mod reason;
+mod summary;
+mod traceparent;
 mod words;
 
 pub use cache::VerdictCache;
@@ -29,6 +31,8 @@ pub use control::{is_plain_commit, unlistened};
 pub use dotted::dotted_names;
 pub use fingerprint::{common_form, fingerprint};
 pub use inert::is_inert;
+pub use summary::summary;
+pub use traceparent::{Traceparent, without_traceparent};
 
 use bitflags::bitflags;
 

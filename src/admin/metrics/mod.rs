@@ -3,6 +3,7 @@
 //! Nothing is counted for this page alone: a scrape asks every data thread for copies of the counters that it keeps
 //! anyway, and adds them up here, on the control thread.
 
+mod otlp;
 mod table;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use prometheus_client::registry::Registry;
 use super::facts::{Facts, Needs};
 use crate::ops::Instance;
 use crate::worker::times::Durations;
+pub(super) use otlp::run as tell;
 
 /// Pools that are told apart; those beyond are one, of [`OTHERS`].
 const MOST_POOLS: usize = 500;

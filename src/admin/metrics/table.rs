@@ -1,6 +1,7 @@
 //! The metrics: name, kind, help, labels, and where their numbers come from.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::metrics::MetricType::{Counter, Gauge, Histogram};
@@ -10,6 +11,7 @@ use crate::admin::facts::Facts;
 use crate::admin::process;
 use crate::pg::report::{ClientCounts, PoolReport, ServerCounts};
 use crate::pg::stats::Totals;
+use crate::pg::trace::Told;
 use crate::topology::{Role, State};
 
 /// One pool, or all of those that are not told apart.
@@ -590,6 +592,28 @@ pub(super) static METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "forebay_otlp_sent_total",
+        kind: Counter,
+        about: "Traced statements, and exports of the metrics, that the collector of [telemetry] has accepted",
+        labels: &["signal"],
+        samples: |source, samples| {
+            for (signal, told) in telemetry(source) {
+                samples.count(labels![signal], told.sent.load(Ordering::Relaxed));
+            }
+        },
+    },
+    Metric {
+        name: "forebay_otlp_dropped_total",
+        kind: Counter,
+        about: "The same that were lost: too many waited, or the collector was away for too long or refused them",
+        labels: &["signal"],
+        samples: |source, samples| {
+            for (signal, told) in telemetry(source) {
+                samples.count(labels![signal], told.dropped.load(Ordering::Relaxed));
+            }
+        },
+    },
+    Metric {
         name: "forebay_config_reload_success",
         kind: Gauge,
         about: "1 if the configuration file could be used when it was read last",
@@ -635,6 +659,12 @@ pub(super) static METRICS: &[Metric] = &[
         samples: |_, samples| samples.level(labels![], process::most_files() as f64),
     },
 ];
+
+/// Traces and metrics.
+fn telemetry<'a>(source: &'a Source<'_>) -> [(&'static str, &'a Told); 2] {
+    let spans = &source.instance.shared.spans;
+    [("traces", &spans.traces), ("metrics", &spans.metrics)]
+}
 
 /// Clusters and Redis services.
 fn services(facts: &Facts) -> Vec<String> {

@@ -1,5 +1,6 @@
-//! `[general]`, `[admin]`, `[security]`, `[coordination]` and `[notify]`.
+//! `[general]`, `[admin]`, `[security]`, `[coordination]`, `[notify]` and `[telemetry]`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::section;
 use crate::config::Network;
 use crate::config::model::{
-    Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security, TlsVersion,
+    Admin, AdminRole, AdminUser, Coordination, General, LogFormat, Notify, Secret, Security, Telemetry, TlsVersion,
 };
 use crate::config::setting::words;
 
@@ -128,5 +129,24 @@ section! {
         tls_ca as "tls.ca": Option<PathBuf> [file_only()];
         /// Names of the events to send; empty means all.
         events: Vec<String> = "[]";
+    }
+}
+
+section! {
+    One Telemetry = "telemetry" {
+        /// The URL of an OpenTelemetry collector that takes OTLP over HTTP, "http://collector:4318": traces go to
+        /// `/v1/traces` below it, metrics to `/v1/metrics`. Without it nothing is told to anybody.
+        otlp: Option<String> [file_only()];
+        /// Headers sent with each request, `{ authorization = "Bearer ..." }`.
+        headers: BTreeMap<String, Secret> = "{}" [file_only()];
+        /// What this instance is called in what it tells: `service.name`.
+        service_name: String = "\"forebay\"";
+        /// Time between two exports of the metrics; "off" exports traces only.
+        interval: Option<Duration> = "\"1m\"" [at_least(1000)];
+        /// The share of statements that are traced although they come without a `traceparent`, from 0 to 1.
+        /// Those that come with one are traced if it says that it is sampled.
+        sample: f64 = "0.0";
+        /// Authorities that the collector's certificate is checked against, PEM; without it, the system's.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only()];
     }
 }

@@ -168,3 +168,21 @@ fn tls_needs_its_files() {
     ));
     assert_eq!((config.postgres.tls_mode, config.postgres.tls_min_version), (TlsMode::Prefer, TlsVersion::Tls13));
 }
+
+#[test]
+fn telemetry_goes_to_a_url_and_samples_a_share() {
+    let config =
+        accepted(&format!("{BASE}[telemetry]\notlp = \"https://[::1]:4318/x\"\nsample = 1\ninterval = \"off\"\n"));
+    assert_eq!((config.telemetry.sample, config.telemetry.interval), (1.0, None));
+    assert_eq!(accepted(BASE).telemetry.sample, 0.0);
+    let telemetry = |key: &str| errors(&format!("{BASE}[telemetry]\notlp = \"http://a\"\n{key}\n")).join("\n");
+    for share in ["1.1", "-0.1", "nan", "inf", "\"0.5\"", "true"] {
+        assert!(telemetry(&format!("sample = {share}")).contains("must be a number from 0 to 1"), "{share}");
+    }
+    assert!(telemetry("headers = { \"a b\" = \"x\" }").contains("no header that HTTP could carry"));
+    for url in ["collector:4318", "ftp://a", "http://", "http://a:b", "http://u:p@a", "http://a?b", "http://a b"] {
+        let found = errors(&format!("{BASE}[telemetry]\notlp = \"{url}\"\n")).join("\n");
+        assert!(found.contains("telemetry.otlp must be a URL"), "{url}: {found}");
+    }
+    assert_eq!(warnings("[telemetry]\nsample = 0.5\n").len(), 1, "nobody to tell");
+}
