@@ -26,6 +26,7 @@ no_demo_runs() {
     for node in "${redis_servers[@]}"; do
         ! redis_pid "$node" >/dev/null || die "a demo is running in $demo: end it with scripts/demo --stop"
     done
+    forebay_has_ended || die "Forebay runs with $demo/forebay.toml: end it with scripts/demo --stop"
     [[ ! -e $demo || -e $demo/.forebay-demo ]] || die "$demo exists and was not made by scripts/demo"
     rm -rf "$demo"
     mkdir -p "$demo"
@@ -207,11 +208,15 @@ redis_has_ended() { ! redis_pid "$1" >/dev/null; }
 
 start_forebay() {
     "$forebay" run -c "$demo/forebay.toml" </dev/null >"$demo/forebay.log" 2>&1 &
-    echo $! >"$demo/forebay.pid"
 }
 
-# Our own Forebay, if it is still what was started with this configuration.
-forebay_pid() { pid_in "$demo/forebay.pid" "$demo/forebay.toml"; }
+# Every Forebay that runs with this configuration, one a line: another one after an upgrade, two of them during it.
+forebay_pids() {
+    local found
+    found=$(grep -laP -- "\x00run\x00-c\x00\Q$demo/forebay.toml\E\x00" /proc/[0-9]*/cmdline 2>/dev/null) || return 1
+    sed 's|^/proc/\([0-9]*\)/.*|\1|' <<<"$found"
+}
+forebay_has_ended() { ! forebay_pids >/dev/null; }
 
 # pid_in FILE WORD: the process of a pid file, if WORD is on its command line.
 pid_in() {
@@ -223,18 +228,21 @@ pid_in() {
 
 # Returns when Forebay has ended.
 wait_for_forebay() {
-    local pid
-    pid=$(forebay_pid) || die "Forebay is not running: see $demo/forebay.log"
-    wait "$pid"
+    forebay_has_ended && die "Forebay is not running: see $demo/forebay.log"
+    until forebay_has_ended; do
+        # In the background, so that a Ctrl-C is heard at once.
+        sleep 1 &
+        wait $! || true
+    done
     die "Forebay ended by itself: see $demo/forebay.log"
 }
 
 # Ends Forebay and all servers, whatever state they are in. Forebay's log stays, data go.
 end_servers() {
-    local pid node
-    if pid=$(forebay_pid); then
-        kill -TERM "$pid" 2>/dev/null || true
-        wait_for 5 "Forebay to end" eval "! kill -0 $pid" || kill -KILL "$pid" 2>/dev/null || true
+    local pid pids node
+    if pids=$(forebay_pids); then
+        for pid in $pids; do kill -TERM "$pid" 2>/dev/null || true; done
+        wait_for 5 "Forebay to end" forebay_has_ended || kill -KILL $(forebay_pids) 2>/dev/null || true
     fi
     pg_bin=${pg_bin:-${FOREBAY_PG_BIN:-$(newest_postgresql)}}
     for node in pg3 pg2 pg1; do
@@ -251,5 +259,5 @@ end_servers() {
         fi
         [[ ! -e $demo/.forebay-demo ]] || rm -rf "${demo:?}/$node"
     done
-    rm -f "$demo/forebay.pid" "$demo/pgpass"
+    rm -f "$demo/pgpass"
 }

@@ -158,6 +158,9 @@ impl Session {
             return None;
         }
         let class = self.class_of(&verdict);
+        if self.flags.awaits_fresh {
+            return None;
+        }
         Some((Some(verdict), class))
     }
 

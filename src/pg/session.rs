@@ -318,9 +318,6 @@ impl Session {
         }
         let (text, batch) = plain_request(bytes)?;
         let (verdict, mut class) = self.judge_plain(text)?;
-        if self.flags.awaits_fresh {
-            return Some(Ok(self.await_fresh(bytes)));
-        }
         let now = self.core.read_clock();
         self.rare.reruns = 0;
         let taken = self.take(&mut class, now);
