@@ -162,7 +162,11 @@ impl ToClient for Refusal {
 
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
-            Refusal::Syntax { .. } | Refusal::UnknownView(_) => "use SHOW HELP".into(),
+            Refusal::UnknownView(name) => match super::views::nearest(name) {
+                Some(view) => format!("did you mean SHOW {view}? SHOW HELP lists all").into(),
+                None => "use SHOW HELP".into(),
+            },
+            Refusal::Syntax { .. } => "use SHOW HELP".into(),
             Refusal::NotAllowed { nobody_is: false, .. } => "log in as an [[admin.user]] with role = \"admin\"".into(),
             Refusal::NotAllowed { nobody_is: true, .. } => {
                 "there is no [[admin.user]] in the configuration: add one with role = \"admin\"".into()

@@ -178,6 +178,10 @@ impl<'a> Parser<'a> {
         let word = if first.token == Token::Word { text(first.text).to_ascii_lowercase() } else { String::new() };
         let statement = match word.as_str() {
             "show" => self.show()?,
+            // What everybody types first.
+            "help" if self.is_over() => {
+                shown("help").unwrap_or_else(|| Err(Refusal::UnknownView("HELP".to_owned())))?
+            }
             "select" => self.select()?,
             "set" => self.set()?,
             "explain" => self.explain_route()?,

@@ -617,7 +617,11 @@ impl Core {
     pub fn queue_notice(&self, pool: &PgPool, after: u64) -> String {
         let state = pool.state.borrow();
         let counts = state.counts();
-        let why = if state.is_paused() { "the pool is paused" } else { "all server connections are in use" };
+        let why = match self.view(pool).filter(|view| view.primary.is_none()) {
+            _ if state.is_paused() => "the pool is paused".to_owned(),
+            Some(view) => format!("cluster \"{}\" has no primary", view.name),
+            None => "all server connections are in use".to_owned(),
+        };
         format!(
             "no server connection for {}: {why} ({} busy, {} waiting); still waiting",
             seconds(after / 1_000_000),

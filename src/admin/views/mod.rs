@@ -48,6 +48,14 @@ pub(super) fn named(name: &str) -> Option<&'static View> {
     VIEWS.iter().find(|view| view.name.eq_ignore_ascii_case(name))
 }
 
+/// The view that somebody may have meant by a name that none has.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_uppercase();
+    let distance = |view: &View| strsim::damerau_levenshtein(&name, view.name);
+    let nearest = VIEWS.iter().min_by_key(|view| distance(view))?;
+    (distance(nearest) <= 2).then_some(nearest.name)
+}
+
 const SOCKET_WITH_BUFFERS: &[Column] = columns![
     Text "type" "user" "database" "replication" "state" "addr"; Int4 "port"; Text "local_addr"; Int4 "local_port";
     Text "connect_time" "request_time"; Int4 "wait" "wait_us" "close_needed"; Text "ptr" "link"; Int4 "remote_pid";
