@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::model::{AdminRole, Config, ListenAddr};
-use crate::ops::upgrade::Heir;
+use crate::ops::upgrade::{Heir, refuse};
 use crate::{admin, config, ops};
 
 mod make;
@@ -168,14 +168,13 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 }
 
 fn run(path: &Path) -> ExitCode {
-    let (heir, parent) = match heir() {
-        Ok(both) => both,
+    let heir = match Heir::of_parent().transpose() {
+        Ok(heir) => heir,
         Err(e) => {
             eprintln!("forebay: the process before this one cannot be heard: {e}");
             return ExitCode::from(FAILED);
         }
     };
-    let refuse = |why: &str| parent.iter().for_each(|parent| parent.refuse(why));
     let config = match config::load(path) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
@@ -205,14 +204,6 @@ fn run(path: &Path) -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
-}
-
-/// What a process that takes over from its parent needs, twice: to take over, and to say why it cannot.
-fn heir() -> std::io::Result<(Option<Heir>, Option<Heir>)> {
-    let Some(heir) = Heir::of_parent() else { return Ok((None, None)) };
-    let heir = heir?;
-    let parent = heir.try_clone()?;
-    Ok((Some(heir), Some(parent)))
 }
 
 fn check(path: &Path, show: bool) -> ExitCode {

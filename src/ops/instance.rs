@@ -96,6 +96,7 @@ pub struct Instance {
     pub program: Program,
     travellers: Mutex<Option<mpsc::UnboundedReceiver<Departure>>>,
     is_upgrading: AtomicBool,
+    predecessor: Mutex<Option<i32>>,
     /// Earlier counters of the pools, for averages.
     pub history: Mutex<History>,
     orders: Mutex<Orders>,
@@ -124,6 +125,7 @@ impl Instance {
             program: parts.program,
             travellers: Mutex::new(Some(parts.travellers)),
             is_upgrading: AtomicBool::new(false),
+            predecessor: Mutex::default(),
             history: Mutex::new(History::new(now_ns())),
             orders: Mutex::default(),
             level,
@@ -318,6 +320,20 @@ impl Instance {
         event.service.is_empty() || !self.sockets.is_handed_on()
     }
 
+    /// The process that this one has replaced, while it still serves clients.
+    pub fn predecessor(&self) -> Option<i32> {
+        *self.predecessor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_predecessor(&self, process: Option<i32>) {
+        *self.predecessor.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    }
+
+    /// Whether what is ordered now might be lost between two processes.
+    pub fn is_upgrading(&self) -> bool {
+        self.is_upgrading.load(Ordering::Relaxed)
+    }
+
     /// An upgrade begins; false if one is under way.
     pub(super) fn begin_upgrade(&self) -> bool {
         !self.is_upgrading.swap(true, Ordering::Relaxed)
@@ -373,7 +389,9 @@ impl Instance {
                     worker.post(move |core| core.end_clients(stop == Stop::Now));
                 }
             }
-            let left = self.clients();
+            // Clients of the process before come by this one, and their cancels do.
+            let is_on_the_way = stop == Stop::HandOver && self.predecessor().is_some();
+            let left = self.clients() + usize::from(is_on_the_way);
             let is_late = tokio::time::Instant::now() >= deadline;
             if is_late && stop == Stop::HandOver {
                 tracing::info!(clients = left, "general.upgrade_grace is over");

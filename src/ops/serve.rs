@@ -261,7 +261,7 @@ where
             Some(mut inheritance) => {
                 inheritance.look(&instance).await;
                 http(Arc::clone(&instance))?;
-                Some(inheritance.take().await?)
+                Some(inheritance.take(&instance).await?)
             }
             None => {
                 http(Arc::clone(&instance))?;

@@ -77,7 +77,10 @@ impl Sockets {
 
     /// Those that were inherited and are not used any more are closed.
     pub(super) fn close_unused(&self) {
-        self.inherited.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let unused = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in unused.into_keys().filter(|name| name.starts_with('/')) {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Everything that is open, for another process.

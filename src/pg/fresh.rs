@@ -133,7 +133,7 @@ impl Session {
         scratch: &mut [u8],
     ) -> Poll<Result<Stage, Pause>> {
         if self.me.order.get() == Some(Order::CancelWait) {
-            self.me.order.set(None);
+            self.cancelled();
             self.has_awaited();
             return Poll::Ready(self.refuse(Trouble::Cancelled).map(|()| Stage::Idle).map_err(Pause::End));
         }
@@ -143,7 +143,10 @@ impl Session {
         }
         let is_behind =
             |(wrote_at, read_after)| self.core.who_has_seen(&self.pool, wrote_at, read_after) == Fresh::Nobody;
-        if self.has_to_see().is_some_and(is_behind) && self.core.read_clock() < deadline {
+        // A reload may have ended the wait for all, and a replica that is gone shows nothing more.
+        let is_worth_it =
+            self.pool.config.borrow().routing.read_wait.is_some() && self.pool.state.borrow().has_replicas();
+        if is_worth_it && self.has_to_see().is_some_and(is_behind) && self.core.read_clock() < deadline {
             self.core.lagging.borrow_mut().push(Rc::clone(&self.me));
             return Poll::Pending;
         }

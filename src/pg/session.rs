@@ -236,12 +236,16 @@ impl Session {
                 let Some(room) = scratch.get_mut(have..).filter(|room| !room.is_empty()) else {
                     return Poll::Ready(Err(End::Trouble(Box::new(Trouble::TooLong)).into()));
                 };
-                match ready!(self.stream.poll_read(cx, room)) {
-                    Ok(n) if n > 0 => {
+                match self.stream.poll_read(cx, room) {
+                    // With its last answer sent, it may be free for what it was called for before.
+                    Poll::Pending => {
+                        return self.obey(true).map_or(Poll::Pending, |stopped| stopped.map(|end| Err(end.into())));
+                    }
+                    Poll::Ready(Ok(n)) if n > 0 => {
                         self.count_received(n);
                         filled += n;
                     }
-                    _ => return Poll::Ready(Err(End::ClientGone.into())),
+                    Poll::Ready(_) => return Poll::Ready(Err(End::ClientGone.into())),
                 }
             }
             read = true;
@@ -704,7 +708,7 @@ impl Session {
             }
             // Looks again at each turn until then.
             Some(Order::Travel | Order::EndWhenIdle(_)) => self.me.is_called.set(true),
-            Some(Order::CancelWait) => self.me.order.set(None),
+            Some(Order::CancelWait) => self.cancelled(),
             None => {}
         }
         let (deadline, trouble) = self.deadline(is_outside)?;

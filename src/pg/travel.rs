@@ -36,6 +36,9 @@ use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::{CancelKey, SecretBytes};
 use crate::wire::pg::scram::Verifier;
 
+/// Bytes of a client that goes along; one with more stays.
+const MOST: usize = 16 * 1024 * 1024;
+
 /// A session between two transactions, without its socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Traveller {
@@ -104,6 +107,15 @@ impl Session {
         is_between && owns_nothing && self.stream.may_leave_the_process() && self.has_only_its_own_texts()
     }
 
+    /// Bytes that would have to be told of it, about.
+    fn weight(&self) -> usize {
+        let of_names = |names: &Names| {
+            let all = names.all();
+            all.iter().map(|(name, s)| name.len() + s.body.len()).sum::<usize>() + names.unnamed.len()
+        };
+        self.input.len() + self.names.as_deref().map_or(0, of_names)
+    }
+
     /// What the client has prepared has the texts that it gave: what we have put in their place means something here only.
     fn has_only_its_own_texts(&self) -> bool {
         let is_as_given = |verdict: &Verdict| match &verdict.kind {
@@ -117,11 +129,21 @@ impl Session {
         })
     }
 
+    /// A cancel was obeyed: what everybody is told holds again.
+    pub(super) fn cancelled(&self) {
+        let leads_on = self.core.doors.leads_on();
+        self.me.order.set(leads_on.then_some(Order::Travel));
+        self.me.is_called.set(leads_on);
+    }
+
     /// Sends the client to the other process.
     ///
     /// # Errors
     /// Its socket cannot be copied: it stays.
     pub(super) fn travel(&mut self) -> std::io::Result<()> {
+        if self.weight() > MOST {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
         let (socket, passport) = self.stream.copy_for_another_process()?;
         let listed = |settings: &Settings| settings.iter().map(|(n, v)| (n.to_owned(), v.clone())).collect();
         let names = self.names.as_deref();

@@ -90,7 +90,7 @@ impl Session {
     /// What may end a wait before its turn comes.
     fn look_around(&mut self, cx: &mut Context<'_>, waiter: &Waiter<Box<Backend>>, scratch: &mut [u8]) -> Option<Stop> {
         if self.me.order.get() == Some(Order::CancelWait) {
-            self.me.order.set(None);
+            self.cancelled();
             return Some(Stop::Refuse(Trouble::Cancelled));
         }
         if let Some(end) = self.obey_orders(true) {

@@ -322,3 +322,13 @@ def test_what_was_sent_ahead_comes_after_the_read_that_waits(patient, name):
     client.send(wire.query(f"insert into w (v) values ('{name}')"))
     client.send(wire.query(f"select count(*) from w where v = '{name}'"))
     assert [wire.rows(client.read_until()) for _ in range(3)] == [[["1"]], [], [["2"]]]
+
+
+def test_a_wait_ends_when_a_reload_says_so(patient, name):
+    forebay, client = patient("30s")
+    insert(client, name)
+    client.send(wire.query(f"select count(*) from w where v = '{name}'"))
+    wait_until(lambda: "waiting" in [row["state"] for row in forebay.admin("SHOW CLIENTS")], 10, "it to wait")
+    forebay.change(routing={"read_wait": "off"})
+    forebay.admin("RELOAD")
+    assert wire.rows(client.read_until()) == [["1"]]

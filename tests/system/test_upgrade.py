@@ -442,6 +442,121 @@ def test_events_are_told_by_one_process(start_forebay, cluster, tmp_path):
     wait_gone(old)
 
 
+def test_clients_follow_through_processes_that_have_nobody_left(start_forebay, shared_cluster, name):
+    """A transaction outlives two upgrades: its client, and its cancel, find the way through the process in between."""
+    forebay = start_forebay(routing=ON_PRIMARY)
+    clients = [forebay.wire() for _ in range(20)]
+    for client in clients:
+        client.run("begin")
+    first = forebay.upgrade()
+    second = forebay.upgrade()
+    clients[0].send(wire.query(f"select pg_sleep(60) /* {name} */"))
+    shared_cluster.wait_running(name)
+    clients[0].cancel()
+    assert wire.errors(clients[0].read_until()) == ["57014"]
+    assert first.poll() is None and second.poll() is None, "the one in between is the way"
+    for client in clients:
+        client.run("rollback")
+    wait_gone(first)
+    wait_gone(second)
+    for client in clients:
+        assert client.value("select 'arrived'") == "arrived"
+
+
+def test_what_the_old_process_would_not_hear_of_is_refused(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    stays = forebay.wire()
+    stays.run("begin")
+    old = forebay.upgrade()
+    for command in ("PAUSE", "SUSPEND", "SWITCHOVER main"):
+        with pytest.raises(psycopg.Error, match=f"process {old.pid}.*still serves clients"):
+            forebay.admin(command)
+    forebay.admin("SWITCHOVER main DRY RUN")
+    stays.run("commit")
+    wait_gone(old)
+    forebay.wait_log("predecessor_ended")
+    forebay.admin("PAUSE bench")
+    forebay.admin("RESUME bench")
+
+
+@pytest.fixture
+def slow_to_start(start_forebay, tmp_path):
+    """An instance whose program, replaced, takes its time; `release()` lets the new one go on."""
+    program, gate = tmp_path / "forebay", tmp_path / "gate"
+    shutil.copy2(binary(), program)
+    forebay = start_forebay(routing=ON_PRIMARY, login={"program": program})
+    program.unlink()
+    program.write_text(f'#!/bin/sh\nuntil [ -e {gate} ]; do sleep 0.05; done\n[ -s {gate} ] || exec {binary()} "$@"\nexit 1\n')
+    program.chmod(0o755)
+    answers = []
+
+    def upgrade():
+        try:
+            answers.append(forebay.admin("UPGRADE")[0])
+        except psycopg.Error as error:
+            answers.append(error)
+    thread = threading.Thread(target=upgrade)
+    thread.start()
+    forebay.wait_log("the new process was started")
+
+    def release(fails=False):
+        gate.write_text("fails" if fails else "")
+        thread.join(60)
+        return answers[0]
+    yield forebay, release
+    gate.exists() or release(True)
+
+
+def test_orders_meanwhile_are_refused_and_not_lost(slow_to_start):
+    forebay, release = slow_to_start
+    for command in ("PAUSE bench", "DISABLE other", "BAN '192.0.2.1' FOR '1h'", "RELOAD", "SET WEIGHT pg2 = 2"):
+        with pytest.raises(psycopg.Error, match="upgrade is under way"):
+            forebay.admin(command)
+    told = release()
+    wait_gone(forebay.adopt(int(told["process_id"])))
+    assert forebay.wire().value("select 1") == "1"
+
+
+def test_a_reload_meanwhile_outlives_an_upgrade_that_fails(slow_to_start):
+    forebay, release = slow_to_start
+    nodes = forebay.config["postgres"]["cluster"][0]["nodes"]
+    cluster = {**forebay.config["postgres"]["cluster"][0], "nodes": nodes[:2]}
+    forebay.change(cluster=[cluster])
+    forebay.reload()
+    wait_until(lambda: len(forebay.admin("SHOW NODES")) == 2, 10, "the reload")
+    assert isinstance(release(fails=True), psycopg.Error)
+    assert [node["node"] for node in forebay.admin("SHOW NODES")] == ["pg1", "pg2"]
+
+
+def test_a_cancel_does_not_keep_its_client(start_forebay):
+    forebay = start_forebay(pool={"size": 1}, routing=ON_PRIMARY)
+    holder, waiting = forebay.wire(), forebay.wire()
+    holder.run("begin")
+    waiting.send(wire.query("select 1"))
+    forebay.wait_pool(cl_waiting=1)
+    old = forebay.upgrade()
+    waiting.cancel()
+    assert wire.errors(waiting.read_until()) == ["57014"]
+    wait_until(lambda: moved(forebay, waiting), 10, "the client that was cancelled to move")
+    holder.run("commit")
+    wait_gone(old)
+
+
+def test_who_has_too_much_to_tell_stays_and_holds_up_nobody(start_forebay):
+    forebay = start_forebay(routing=ON_PRIMARY)
+    others = [forebay.wire() for _ in range(10)]
+    huge = forebay.wire()
+    for number in range(5):
+        huge.ask(wire.parse(f"select {number} /* {'x' * 4_000_000} */", f"s{number}"), wire.sync())
+    old = forebay.upgrade()
+    for other in others:
+        wait_until(lambda other=other: moved(forebay, other), 10, "the others to move")
+        assert other.value("select 1") == "1"
+    assert wire.rows(huge.prepared("s1", [])) == [["1"]]
+    huge.close()
+    wait_gone(old)
+
+
 def test_the_service_manager_is_told_who_is_the_main_process(start_forebay, tmp_path):
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

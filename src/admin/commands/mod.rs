@@ -24,6 +24,7 @@ pub(super) use hold::GOODBYE;
 /// Runs a command of an admin.
 pub(super) async fn run(instance: &Arc<Instance>, caller: &Caller, command: &Command) -> Result<Answer, Refusal> {
     let by = Admin { instance, name: &caller.name };
+    by.is_for_this_process(command)?;
     match command {
         Command::Reload => by.reload().await,
         Command::SetKey { key, value } => by.set_key(key, value).await,
@@ -134,6 +135,28 @@ impl Admin<'_> {
         match name {
             Some(name) => self.know(what, name).await,
             None => Ok(()),
+        }
+    }
+
+    /// Two processes: nothing is ordered that one of them would not hear of, or could not keep to.
+    fn is_for_this_process(&self, command: &Command) -> Result<(), Refusal> {
+        let refuse = |why: String| Err(Refusal::WrongState(why));
+        match command {
+            Command::Upgrade | Command::Shutdown(_) | Command::KillClient(_) => Ok(()),
+            _ if self.instance.is_upgrading() => {
+                refuse(format!("an upgrade is under way: {} has to be said to the new process", command.name()))
+            }
+            Command::Pause(_) | Command::Suspend | Command::Switchover { dry_run: false, .. } => {
+                match self.instance.predecessor() {
+                    Some(process) => refuse(format!(
+                        "process {process}, which this one has replaced, still serves clients that could not follow, and \
+                         would not hear of {}: wait until it ends (general.upgrade_grace), or end it by SIGTERM",
+                        command.name()
+                    )),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
         }
     }
 

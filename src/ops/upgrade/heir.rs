@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,6 +21,17 @@ use crate::{pg, redis};
 const LOOK: Duration = Duration::from_secs(10);
 /// Between two looks whether they have.
 const PACE: Duration = Duration::from_millis(10);
+
+/// For [`refuse`], until the other process has let go.
+static PARENT: Mutex<Option<UnixStream>> = Mutex::new(None);
+
+/// Tells the process before this one, if there is one, why this one cannot serve.
+pub fn refuse(why: &str) {
+    if let Some(parent) = &*PARENT.lock().unwrap_or_else(PoisonError::into_inner) {
+        // Without it, it sees this one end.
+        let _ = channel::say(parent, &Answer::Failed(why.to_owned()));
+    }
+}
 
 /// A process that was started to take over from another one.
 #[derive(Debug)]
@@ -55,22 +66,10 @@ impl Heir {
         (u32::try_from(parent) == Ok(named)).then(|| {
             let socket = rustix::stdio::stdin().as_fd().try_clone_to_owned()?;
             rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-            Ok(Heir(socket.into()))
+            let socket = UnixStream::from(socket);
+            *PARENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.try_clone()?);
+            Ok(Heir(socket))
         })
-    }
-
-    /// Tells the old process why this one cannot serve.
-    pub fn refuse(&self, why: &str) {
-        // Without it, it sees this one end.
-        let _ = channel::say(&self.0, &Answer::Failed(why.to_owned()));
-    }
-
-    /// A second hold of the socket, for [`Heir::refuse`].
-    ///
-    /// # Errors
-    /// The system has no descriptor left.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Heir)
     }
 
     /// Hears what the old process has to say. Must be called within a runtime.
@@ -120,13 +119,21 @@ impl Inheritance {
     }
 
     /// Says that this process serves, and waits until it is to accept: from then on the other one does not.
-    pub(in crate::ops) async fn take(mut self) -> io::Result<Take> {
+    pub(in crate::ops) async fn take(mut self, instance: &Instance) -> io::Result<Take> {
         let ready = Answer::Ready { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
         self.sender.send(&ready, &[]).await?;
-        match self.receiver.receive().await? {
-            Some((Letter::Begin, _)) => Ok(Take { sender: self.sender, receiver: self.receiver }),
-            _ => Err(io::Error::other("the process before this one goes on alone")),
+        loop {
+            match self.receiver.receive().await? {
+                // What was ordered meanwhile.
+                Some((Letter::Knowledge(knowledge), _)) => knowledge.learn(instance),
+                Some((Letter::Begin, _)) => break,
+                _ => return Err(io::Error::other("the process before this one goes on alone")),
+            }
         }
+        // The other process has to see it when this one does not listen any more.
+        *PARENT.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        instance.set_predecessor(Some(rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get())));
+        Ok(Take { sender: self.sender, receiver: self.receiver })
     }
 }
 
@@ -156,6 +163,10 @@ impl Take {
         }
         // Keys that nobody has go nowhere from now on.
         passing_on.abort();
+        // Not before the last of them counts as a client here, or this process might end over them.
+        instance.settled().await;
+        instance.settled().await;
+        instance.set_predecessor(None);
         instance.events.record("", 0, "predecessor_ended", "", &format!("{count} clients were taken over"));
     }
 }

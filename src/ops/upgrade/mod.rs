@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-pub use heir::Heir;
+pub use heir::{Heir, refuse};
 use letter::{Answer, Letter, PROTOCOL};
 
 use super::Instance;
@@ -97,6 +97,8 @@ pub async fn upgrade(instance: &Arc<Instance>, by: &str) -> Result<Successor, St
             Ok(successor)
         }
         Err(why) => {
+            // It may have been reloaded meanwhile.
+            let config = instance.config.load_full();
             let _ = instance.monitor.stand_aside(false, &config.postgres).await;
             let _ = instance.redis.stand_aside(false).await;
             instance.end_upgrade();
@@ -139,10 +141,7 @@ async fn hand_over(instance: &Arc<Instance>) -> Result<Successor, String> {
         first_answer(&mut receiver).await
     });
     let begun = match ready.await {
-        Ok(Ok(successor)) => match sender.send(&Letter::Begin, &[]).await {
-            Ok(()) => Ok(successor),
-            Err(e) => Err(format!("the new process has ended: {e}")),
-        },
+        Ok(Ok(successor)) => begin(instance, &sender).await.map(|()| successor),
         Ok(Err(why)) => Err(why),
         Err(_) => Err(format!("the new process did not serve within {PATIENCE:?}")),
     };
@@ -179,6 +178,16 @@ async fn introduce(instance: &Instance, sender: &Sender, doors: &[(String, Vec<O
     }
     sender.send(&Letter::Knowledge(letter::Knowledge::of(instance)), &[]).await?;
     sender.send(&Letter::Introduced, &[]).await
+}
+
+/// From here on the new process accepts, with what has been ordered since it was told of all.
+async fn begin(instance: &Instance, sender: &Sender) -> Result<(), String> {
+    check(instance)?;
+    let last = async {
+        sender.send(&Letter::Knowledge(letter::Knowledge::of(instance)), &[]).await?;
+        sender.send(&Letter::Begin, &[]).await
+    };
+    last.await.map_err(|e| format!("the new process has ended: {e}"))
 }
 
 async fn first_answer(receiver: &mut Receiver) -> Result<Successor, String> {
