@@ -107,6 +107,10 @@ impl Door {
     async fn wait_for(self, address: SocketAddr) {
         loop {
             tokio::time::sleep(RETRY).await;
+            if self.instance.sockets.is_handed_on() {
+                // Another process waits for it now.
+                return;
+            }
             if let Ok(listener) = listen(&self.instance, address) {
                 tracing::info!(listen = %address, "serving HTTP");
                 return self.keep(listener).await;

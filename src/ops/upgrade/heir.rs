@@ -151,23 +151,24 @@ impl Take {
             }
         });
         let mut count = 0_u64;
-        loop {
+        let event = loop {
             match self.receiver.receive().await {
                 Ok(Some((letter, sockets))) => count += u64::from(take_in(&instance, letter, sockets)),
-                Ok(None) => break,
+                Ok(None) => break "predecessor_ended",
                 Err(error) => {
-                    tracing::error!(%error, "the process before this one cannot be understood");
-                    break;
+                    tracing::error!(%error, "the process before this one cannot be understood: its clients stay there");
+                    break "predecessor_lost";
                 }
             }
-        }
+        };
         // Keys that nobody has go nowhere from now on.
         passing_on.abort();
         // Not before the last of them counts as a client here, or this process might end over them.
         instance.settled().await;
         instance.settled().await;
         instance.set_predecessor(None);
-        instance.events.record("", 0, "predecessor_ended", "", &format!("{count} clients were taken over"));
+        let clients = if count == 1 { "1 client was".to_owned() } else { format!("{count} clients were") };
+        instance.events.record("", 0, event, "", &format!("{clients} taken over"));
     }
 }
 
