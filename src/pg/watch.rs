@@ -201,7 +201,9 @@ impl Session {
             (trace.wait, trace.began) = (wait, now);
             trace
         });
-        let counted = counts.then(|| self.core.queries.begin(text, &self.pool.shared.key, backend.is_standby, now));
+        // A replica that was promoted under the connection is none any more.
+        let is_replica = backend.is_standby && backend.entry.primary_of.get().is_none();
+        let counted = counts.then(|| self.core.queries.begin(text, &self.pool.shared.key, is_replica, now));
         Some(Item { counted, trace })
     }
 
