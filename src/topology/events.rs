@@ -10,6 +10,29 @@ use tokio::sync::watch;
 
 use crate::worker::times::{Durations, Times};
 
+/// Events whose line in the log is a warning: something is worse than it was.
+const BAD_NEWS: &[&str] = &[
+    "banned",
+    "candidate_lost",
+    "failover_begun",
+    "failover_loss",
+    "failover_refused",
+    "failover_undone",
+    "node_down",
+    "node_fenced",
+    "predecessor_lost",
+    "primary_lost",
+    "record_damaged",
+    "record_not_kept",
+    "rejoin_failed",
+    "reload_failed",
+    "sentinel_lost",
+    "state_damaged",
+    "successor_lost",
+    "switchover_undone",
+    "upgrade_failed",
+];
+
 /// One row of `SHOW EVENTS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -64,7 +87,11 @@ impl EventLog {
 
     /// Adds a row and writes it as a log line. `node` is empty when the service as a whole is meant.
     pub fn record(&self, service: &str, epoch: u64, event: &str, node: &str, detail: &str) {
-        tracing::info!(service, epoch, event, node, detail);
+        if BAD_NEWS.contains(&event) {
+            tracing::warn!(service, epoch, event, node, detail);
+        } else {
+            tracing::info!(service, epoch, event, node, detail);
+        }
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last_seq += 1;
         let row = Event {

@@ -452,7 +452,10 @@ impl Monitor {
         let own = node.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('.')).unwrap_or(node);
         let nodes = self.clusters.get(place).map(|watched| watched.nodes.as_slice()).unwrap_or_default();
         let found = nodes.iter().position(|known| known.conf.name == own);
-        found.map(|node| (place, node)).ok_or_else(|| format!("{cluster} has no node \"{node}\""))
+        found.map(|node| (place, node)).ok_or_else(|| {
+            let known: Vec<&str> = nodes.iter().map(|known| known.conf.name.as_str()).collect();
+            format!("{cluster} has no node \"{node}\"; there are {}", known.join(", "))
+        })
     }
 
     /// A cluster has other settings or nodes.
