@@ -704,11 +704,11 @@ impl Conductor {
                     let since = job.known_ago_ms.filter(|_| !job.is_exact).map(|ms| {
                         format!(", asked for {ms} ms before this began; about {unseen} bytes may have been acknowledged since")
                     });
-                    format!(
-                        "{bytes} bytes that {from} was known to have written are not in it ({from} at {known}{}, fork \
-                         at {fork})",
-                        since.unwrap_or_default()
-                    )
+                    let what = match bytes {
+                        0 => format!("nothing that {from} was known to have written is lost"),
+                        _ => format!("{bytes} bytes that {from} was known to have written are not in it"),
+                    };
+                    format!("{what} ({from} at {known}{}, fork at {fork})", since.unwrap_or_default())
                 }
                 _ => format!("how far {from} had come is not known"),
             };
