@@ -65,6 +65,12 @@ def big(forebay, db=0):
     return {key: row for (where, key), row in keys(forebay, "big").items() if where == db}
 
 
+
+def about(*counts):
+    """These, of which the next fading, every five seconds, may have taken a twentieth."""
+    return pytest.approx(list(counts) if len(counts) > 1 else counts[0], rel=0.12)
+
+
 def test_the_columns_are_these_in_every_form(forebay):
     client(forebay).set("k", "v" * 5000)
     for view, expected in (("COMMANDS", COMMANDS), ("KEYS", KEYS)):
@@ -149,8 +155,8 @@ def test_reads_and_writes_and_databases_are_told_apart(forebay):
         talk.get("n")
         other.get("n")
     row = hot(forebay)["n"]
-    assert (row["accesses"], row["reads"], row["writes"], row["error"]) == (30, 20, 10, 0)
-    assert hot(forebay, 3)["n"]["accesses"] == 10
+    assert [row["accesses"], row["reads"], row["writes"], row["error"]] == about(30, 20, 10, 0)
+    assert hot(forebay, 3)["n"]["accesses"] == about(10)
     assert hot(forebay)["n"]["share_percent"] == pytest.approx(75, abs=0.1)
 
 
@@ -226,7 +232,7 @@ def test_transactions_count_their_commands_and_errors(forebay):
     counted = {name: (found[name]["calls"], found[name]["errors"]) for name in ("SET", "INCR", "GET", "EXEC", "MULTI", "WATCH")}
     assert counted == {"SET": (5, 0), "INCR": (4, 4), "GET": (4, 0), "EXEC": (5, 0), "MULTI": (5, 0), "WATCH": (1, 0)}
     assert found["EXEC"]["own"] == 1 and found["EXEC"]["primary"] == 4 and found["EXEC"]["mean_ms"] > 0
-    assert hot(forebay)["t"]["accesses"] == 14
+    assert hot(forebay)["t"]["accesses"] == about(14)
 
 
 def test_own_connections_are_timed_with_their_wait(forebay):
@@ -309,7 +315,7 @@ def test_all_threads_are_one(start_forebay, lonely):
     for worker in workers:
         worker.join()
     assert commands(forebay)["SET"]["calls"] == 8 * each
-    assert hot(forebay)["shared"]["accesses"] == 8 * each
+    assert hot(forebay)["shared"]["accesses"] == about(8 * each)
     assert len(big(forebay)) == 1
 
 
