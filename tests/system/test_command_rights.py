@@ -22,6 +22,7 @@ COMMANDS = {
     "KILL_CLIENT": ("KILL_CLIENT {client}", "client_killed"),
     "SUSPEND": ("SUSPEND", "suspended"),
     "SHUTDOWN": ("SHUTDOWN", "shutdown"),
+    "UPGRADE": ("UPGRADE", "upgraded"),
     "WAIT_CLOSE": ("WAIT_CLOSE bench", None),
     "DETACH NODE": ("DETACH NODE pg3", "detached"),
     "ATTACH NODE": ("ATTACH NODE pg3", "attached"),
@@ -44,6 +45,8 @@ ORDER = [
 ]
 # These change the primary.
 CHANGES = ["SWITCHOVER", "FAILOVER", "PROMOTE"]
+# The process, and with it its events, has an end after these.
+ENDS = ["SHUTDOWN", "UPGRADE"]
 
 
 def named(form):
@@ -66,7 +69,7 @@ def known(forebay):
 
 def test_the_table_has_every_command(forebay):
     assert sorted(known(forebay)) == sorted(COMMANDS)
-    assert sorted([*ORDER, *CHANGES, "SHUTDOWN"]) == sorted(COMMANDS)
+    assert sorted([*ORDER, *CHANGES, *ENDS]) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -137,3 +140,12 @@ def test_the_end_leaves_a_log_line_with_the_admins_name(start_forebay):
     console.send(wire.query("SHUTDOWN"))
     assert forebay.wait_end() == 0
     assert "by admin" in forebay.log()[logged:]
+
+
+def test_an_upgrade_leaves_a_log_line_with_the_admins_name(start_forebay):
+    forebay = start_forebay()
+    logged = len(forebay.log())
+    old = forebay.upgrade()
+    wait_until(lambda: old.poll() is not None, 20, "the old process to end")
+    line = next(line for line in forebay.log()[logged:].splitlines() if 'event="upgraded"' in line)
+    assert "by admin" in line

@@ -194,7 +194,7 @@ def test_what_cannot_be_asked_is_told(arguments, code, word):
 
 # -- manual pages and completions ---------------------------------------------------------------------------------
 
-COMMANDS = ["run", "check", "status", "health", "admin", "import", "init", "man", "completions"]
+COMMANDS = ["run", "check", "status", "health", "admin", "upgrade", "import", "init", "man", "completions"]
 
 
 def test_help_knows_these_commands():
