@@ -96,6 +96,8 @@ def test_connections_that_have_not_logged_in_are_limited(start_forebay, shared_c
     silent = [Wire(forebay.port, source=OTHER), RedisWire(forebay.redis_port(), source=OTHER)]
     silent.append(Wire(forebay.port, source=OTHER))
     silent[2].send(silent[2].startup_packet()).read_frame()
+    # Redis' connection is one of those that wait once it has been heard.
+    assert silent[1].send(command("PING")).socket.recv(100).startswith(b"-NOAUTH")
     wait_until(lambda: _is(forebay, "53300"), 10, "the limit")
     assert "have not logged in yet" in refused(forebay)[1]
     assert RedisWire(forebay.redis_port(), source=OTHER).wait_closed().startswith(b"-ERR too many connections from this")
