@@ -142,7 +142,8 @@ def test_a_hot_key_is_found_among_many(forebay):
     assert 4 < first["share_percent"] < 18, first
     assert first["reads"] == first["accesses"] and first["writes"] == 0
     assert first["error"] < first["accesses"], first
-    others = [row["accesses"] for key, row in found.items() if key != "hot:one"]
+    # What is sure of the others: an estimate of a rare key may be several times what it had.
+    others = [row["accesses"] - row["error"] for key, row in found.items() if key != "hot:one"]
     assert max(others, default=0) < first["accesses"] / 3
     assert commands(forebay)["GET"]["calls"] == 60_000, "all are counted, whatever is looked at"
 
