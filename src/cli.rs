@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
 /// What `forebay status` shows.
 const STATUS: &[&str] = &["SHOW NODES", "SHOW POOLS", "SHOW QUEUE"];
 
-/// The configuration, with its errors and warnings on standard error.
+/// The configuration, with its errors and warnings on standard error; a process that this one was to replace is told, too.
 fn load(path: &Path) -> Result<Config, ExitCode> {
     match config::load(path) {
         Ok(loaded) => {
@@ -162,6 +162,7 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
         }
         Err(errors) => {
             eprintln!("{errors}");
+            refuse(&errors.to_string());
             Err(ExitCode::from(BAD_CONFIG))
         }
     }
@@ -175,18 +176,9 @@ fn run(path: &Path) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let config = match config::load(path) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
-            }
-            loaded.config
-        }
-        Err(errors) => {
-            eprintln!("{errors}");
-            refuse(&errors.to_string());
-            return ExitCode::from(BAD_CONFIG);
-        }
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return code,
     };
     let level = match ops::log::start(&config.general.log_level, config.general.log_format) {
         Ok(level) => level,

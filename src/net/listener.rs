@@ -41,7 +41,7 @@ pub enum Accepted {
 /// # Errors
 /// As [`bind`].
 pub fn bind_more(addr: &ListenAddr, inherited: Vec<OwnedFd>, threads: usize) -> io::Result<Vec<Listener>> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", name(addr)));
+    let named = |e| named(addr, e);
     let mut all: Vec<Listener> = inherited.into_iter().map(|socket| Listener::inherited(addr, socket)).collect();
     while all.len() < threads {
         let next = match (addr, all.first()) {
@@ -59,7 +59,7 @@ pub fn bind_more(addr: &ListenAddr, inherited: Vec<OwnedFd>, threads: usize) -> 
 /// # Errors
 /// The operating system's, with the address in front.
 pub fn bind(addr: &ListenAddr, threads: usize) -> io::Result<Vec<Listener>> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", name(addr)));
+    let named = |e| named(addr, e);
     match addr {
         ListenAddr::Tcp(addr) => {
             // Without this probe a second instance would silently share the port with the first.
@@ -78,11 +78,8 @@ pub fn bind(addr: &ListenAddr, threads: usize) -> io::Result<Vec<Listener>> {
     }
 }
 
-fn name(addr: &ListenAddr) -> String {
-    match addr {
-        ListenAddr::Tcp(a) => a.to_string(),
-        ListenAddr::Unix(p) => p.display().to_string(),
-    }
+fn named(addr: &ListenAddr, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}"))
 }
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -17,5 +17,5 @@ pub use dial::{Target, dial, dial_encrypted, name_of};
 pub use doors::Doors;
 pub use end_point::end_point;
 pub use listener::{Accepted, Listener, bind, bind_more};
-pub use passport::Passport;
+pub use passport::{Departure, Passport};
 pub use stream::{Detached, DetachedTcp, Endpoint, Stream, Tcp};

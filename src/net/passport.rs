@@ -18,6 +18,15 @@ pub enum Passport {
     Unix,
 }
 
+/// A client on its way to another process.
+#[derive(Debug)]
+pub struct Departure<T> {
+    /// What that process has to be told of it.
+    pub traveller: Box<T>,
+    /// A copy of its socket.
+    pub socket: OwnedFd,
+}
+
 impl Stream {
     /// A second descriptor of the socket for another process, which goes on with it once this one is closed.
     ///

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::sockets::Sockets;
 use super::upgrade::Departure;
 use crate::config::model::Config;
-use crate::net::Listener;
+use crate::net::{self, Listener};
 use crate::pg;
 use crate::redis::{Control, Core, Shared, accept, travel};
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
@@ -36,7 +36,7 @@ impl Control for Asks {
     fn suspect(&self, service: &str, node: u64, why: &str) {
         self.monitor.suspect(service, node, why);
     }
-    fn depart(&self, departure: travel::Departure) {
+    fn depart(&self, departure: net::Departure<travel::Traveller>) {
         self.travelling.fetch_add(1, Ordering::SeqCst);
         let _ = self.travellers.send(Departure::Redis(departure));
     }

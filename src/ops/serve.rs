@@ -20,7 +20,7 @@ use super::sockets::Sockets;
 use super::upgrade::{Departure, Heir, Program};
 use crate::config::model::{Config, ListenAddr};
 use crate::guard::Guard;
-use crate::net::credentials;
+use crate::net::{self, credentials};
 use crate::pg::listen::{Place, Wish};
 use crate::pg::login::Newcomer;
 use crate::pg::lookup::Ask;
@@ -70,7 +70,7 @@ impl Control for Asks {
     fn listen(&self, worker: usize, place: Place, wish: Wish) {
         let _ = self.listeners.send((worker, place, wish));
     }
-    fn depart(&self, departure: travel::Departure) {
+    fn depart(&self, departure: net::Departure<travel::Traveller>) {
         self.travelling.fetch_add(1, Ordering::SeqCst);
         let _ = self.travellers.send(Departure::Postgres(departure));
     }
@@ -257,16 +257,13 @@ where
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::otlp::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::log::tell_left_out());
+        if let Some(inheritance) = &mut inheritance {
+            inheritance.look(&instance).await;
+        }
+        http(Arc::clone(&instance))?;
         let take = match inheritance {
-            Some(mut inheritance) => {
-                inheritance.look(&instance).await;
-                http(Arc::clone(&instance))?;
-                Some(inheritance.take(&instance).await?)
-            }
-            None => {
-                http(Arc::clone(&instance))?;
-                None
-            }
+            Some(inheritance) => Some(inheritance.take(&instance).await?),
+            None => None,
         };
         instance.sockets.close_unused();
         for (route, bound) in listeners {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::model::ListenAddr;
 use crate::net::{self, Listener};
 
-/// An address and its listening sockets.
+/// An address, which two listeners never share, and its listening sockets.
 pub(super) type Door = (String, Vec<OwnedFd>);
 
 /// See the module.
@@ -18,14 +18,6 @@ pub struct Sockets {
     inherited: Mutex<HashMap<String, Vec<OwnedFd>>>,
     open: Mutex<Vec<Door>>,
     is_handed_on: AtomicBool,
-}
-
-/// How a listening socket is called: two listeners never have one address.
-fn name(addr: &ListenAddr) -> String {
-    match addr {
-        ListenAddr::Tcp(addr) => addr.to_string(),
-        ListenAddr::Unix(path) => path.display().to_string(),
-    }
 }
 
 impl Sockets {
@@ -48,13 +40,13 @@ impl Sockets {
     /// # Errors
     /// The operating system's, with the address in front.
     pub fn bind(&self, addr: &ListenAddr, threads: usize) -> io::Result<Vec<Listener>> {
-        let inherited = self.take(&name(addr));
+        let inherited = self.take(&addr.to_string());
         let bound = match inherited.is_empty() {
             true => net::bind(addr, threads)?,
             false => net::bind_more(addr, inherited, threads)?,
         };
         let copies: io::Result<Vec<OwnedFd>> = bound.iter().map(Listener::duplicate).collect();
-        self.keep(name(addr), copies?);
+        self.keep(addr.to_string(), copies?);
         Ok(bound)
     }
 

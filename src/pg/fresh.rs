@@ -134,11 +134,11 @@ impl Session {
     ) -> Poll<Result<Stage, Pause>> {
         if self.me.order.get() == Some(Order::CancelWait) {
             self.cancelled();
-            self.has_awaited();
+            self.end_wait();
             return Poll::Ready(self.refuse(Trouble::Cancelled).map(|()| Stage::Idle).map_err(Pause::End));
         }
         if let Some(end) = self.obey_orders(true).or_else(|| self.read_ahead(cx, scratch)) {
-            self.has_awaited();
+            self.end_wait();
             return Poll::Ready(Err(Pause::End(end)));
         }
         let is_behind =
@@ -150,7 +150,7 @@ impl Session {
             self.core.lagging.borrow_mut().push(Rc::clone(&self.me));
             return Poll::Pending;
         }
-        self.has_awaited();
+        self.end_wait();
         self.flags.has_awaited = true;
         let request = std::mem::take(&mut self.input);
         let begun = self.plan_start(&request, request.len() >= scratch.len());
@@ -158,7 +158,7 @@ impl Session {
         Poll::Ready(begun.unwrap_or(Ok(Stage::Idle)))
     }
 
-    fn has_awaited(&mut self) {
+    fn end_wait(&mut self) {
         self.core.shared.lagging.fetch_sub(1, Ordering::Relaxed);
         self.me.state.set(ClientState::Idle);
     }

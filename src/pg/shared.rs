@@ -16,11 +16,11 @@ use super::lookup::{Ask, Logins};
 use super::pool::{PoolConfig, PoolKey, PoolShared};
 use super::prepare::Statements;
 use super::trace::Spans;
-use super::travel::Departure;
+use super::travel::Traveller;
 use crate::config::model::Secret;
 use crate::guard::Guard;
-use crate::net::aside;
 use crate::net::tls::Acceptor;
+use crate::net::{Departure, aside};
 use crate::sql::Catalog;
 use crate::wire::pg::auth::Credential;
 use crate::wire::pg::cancel_key::CancelKey;
@@ -43,7 +43,7 @@ pub trait Control: Send + Sync {
     /// A client of the admin console, its startup packet read.
     fn console(&self, newcomer: Newcomer);
     /// A client goes on in the process that follows this one.
-    fn depart(&self, departure: Departure);
+    fn depart(&self, departure: Departure<Traveller>);
     /// A key that no client of this process has: it may be one of the process before this one.
     fn cancel_elsewhere(&self, cancel: &Cancel);
 }

@@ -4,7 +4,6 @@
 //! Only who owns nothing but a socket and a memory can go: a client with TLS cannot, whose keys stay here, nor one that
 //! holds a server connection or listens. It stays until that is over, or until it leaves.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +26,7 @@ use super::settings::{Settings, Value};
 use super::shared::Shared;
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::net::channel::bytes;
-use crate::net::{Detached, Passport};
+use crate::net::{Departure, Detached, Passport};
 use crate::pool::Limits;
 use crate::sql::{Kind, Verdict};
 use crate::topology::Lsn;
@@ -75,15 +74,6 @@ struct Prepared {
     name: Box<[u8]>,
     #[serde(with = "bytes")]
     body: Box<[u8]>,
-}
-
-/// A client on its way to another process.
-#[derive(Debug)]
-pub struct Departure {
-    /// What it has to be told.
-    pub traveller: Box<Traveller>,
-    /// A copy of its socket.
-    pub socket: OwnedFd,
 }
 
 impl Session {
@@ -201,7 +191,7 @@ impl Core {
     }
 }
 
-impl Departure {
+impl Departure<Traveller> {
     /// The client goes on in this process. To be called on any data thread.
     pub fn arrive(self, core: &Rc<Core>) {
         let Departure { traveller, socket } = self;

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 
 use super::core::Core;
-use super::travel::Departure;
+use super::travel::Traveller;
 use crate::guard::Guard;
+use crate::net::Departure;
 use crate::worker::Remote;
 
 /// What the data threads ask of the control thread. Implementations must not block.
@@ -16,7 +17,7 @@ pub trait Control: Send + Sync {
     /// A node failed, or said something that does not fit its role.
     fn suspect(&self, service: &str, node: u64, why: &str);
     /// A client goes on in the process that follows this one.
-    fn depart(&self, departure: Departure);
+    fn depart(&self, departure: Departure<Traveller>);
 }
 
 /// See the module.

@@ -3,7 +3,6 @@
 //! A client that has a connection of its own (WATCH, a subscription, a blocking command) stays until that is over, one
 //! with TLS, whose keys stay here, until it leaves.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -16,7 +15,7 @@ use super::core::Core;
 use super::login::Password;
 use super::session::Session;
 use crate::net::channel::bytes;
-use crate::net::{Detached, Passport};
+use crate::net::{Departure, Detached, Passport};
 use crate::wire::resp::Version;
 use crate::worker::clock::now_ns;
 
@@ -54,15 +53,6 @@ impl std::fmt::Debug for Word {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
-}
-
-/// A client on its way to another process.
-#[derive(Debug)]
-pub struct Departure {
-    /// What it has to be told.
-    pub traveller: Box<Traveller>,
-    /// A copy of its socket.
-    pub socket: OwnedFd,
 }
 
 impl Session {
@@ -120,7 +110,7 @@ impl Core {
     }
 }
 
-impl Departure {
+impl Departure<Traveller> {
     /// The client goes on in this process. To be called on any data thread.
     pub fn arrive(self, core: &Rc<Core>) {
         let Departure { traveller, socket } = self;

@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 
 use super::letter::{Answer, Knowledge, Letter, PROTOCOL};
 use super::{Departure, HEIR_OF};
+use crate::net;
 use crate::net::channel::{self, Receiver, Sender};
 use crate::ops::Instance;
 use crate::wire::pg::startup::Cancel;
-use crate::{pg, redis};
 
 /// For the nodes to say who is the primary, before clients are taken.
 const LOOK: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ impl Heir {
     /// Hears what the old process has to say. Must be called within a runtime.
     pub(in crate::ops) async fn hear(self) -> io::Result<Inheritance> {
         let (sender, mut receiver) = channel::open(self.0)?;
-        let mut heard = (None, HashMap::<String, Vec<OwnedFd>>::new());
+        let (mut knowledge, mut doors) = (Knowledge::default(), HashMap::<String, Vec<OwnedFd>>::new());
         loop {
             let Some((letter, sockets)) = receiver.receive().await? else {
                 return Err(io::Error::other("the process before this one has ended"));
@@ -87,15 +87,15 @@ impl Heir {
                         format!("version {version} hands over by protocol {protocol}, this one by {PROTOCOL}: restart");
                     return Err(io::Error::other(why));
                 }
-                Letter::Listener(name) => heard.1.entry(name).or_default().extend(sockets),
-                Letter::Knowledge(knowledge) => heard.0 = Some(knowledge),
+                Letter::Listener(name) => doors.entry(name).or_default().extend(sockets),
+                Letter::Knowledge(known) => knowledge = known,
                 Letter::Introduced => break,
                 Letter::Begin | Letter::Postgres(_) | Letter::Redis(_) => {
                     return Err(io::Error::other("the process before this one said what makes no sense yet"));
                 }
             }
         }
-        Ok(Inheritance { sender, receiver, knowledge: heard.0.unwrap_or_default(), doors: heard.1 })
+        Ok(Inheritance { sender, receiver, knowledge, doors })
     }
 }
 
@@ -177,10 +177,10 @@ fn take_in(instance: &Instance, letter: Letter, sockets: Vec<OwnedFd>) -> bool {
     let Some(socket) = sockets.into_iter().next() else { return false };
     match letter {
         Letter::Postgres(traveller) => {
-            Departure::Postgres(pg::travel::Departure { traveller, socket }).arrive(instance);
+            Departure::Postgres(net::Departure { traveller, socket }).arrive(instance);
         }
         Letter::Redis(traveller) => {
-            Departure::Redis(redis::travel::Departure { traveller, socket }).arrive(instance);
+            Departure::Redis(net::Departure { traveller, socket }).arrive(instance);
         }
         _ => return false,
     }

@@ -26,13 +26,12 @@ use super::Instance;
 use super::instance::Stop;
 use crate::net::channel::{self, Receiver, Sender};
 use crate::pg::accept::deliver_cancel;
-use crate::{pg, redis};
+use crate::{net, pg, redis};
 
 /// Names the process whose heir a new one is: its parent.
 const HEIR_OF: &str = "FOREBAY_HEIR_OF";
 /// For the new process to read its configuration, look at the nodes and say that it serves.
 const PATIENCE: Duration = Duration::from_secs(60);
-
 /// For a process that has said its last to end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -40,9 +39,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Departure {
     /// Of PostgreSQL.
-    Postgres(pg::travel::Departure),
+    Postgres(net::Departure<pg::travel::Traveller>),
     /// Of Redis.
-    Redis(redis::travel::Departure),
+    Redis(net::Departure<redis::travel::Traveller>),
 }
 
 /// How this process was started, so that the next one is started the same way: by its path of that time, where a package
@@ -253,8 +252,8 @@ async fn follow(instance: &Instance, sender: &Sender, departure: Departure) -> b
     let [socket] = sockets;
     if sent.is_err() {
         let departure = match letter {
-            Letter::Postgres(traveller) => Departure::Postgres(pg::travel::Departure { traveller, socket }),
-            Letter::Redis(traveller) => Departure::Redis(redis::travel::Departure { traveller, socket }),
+            Letter::Postgres(traveller) => Departure::Postgres(net::Departure { traveller, socket }),
+            Letter::Redis(traveller) => Departure::Redis(net::Departure { traveller, socket }),
             _ => return false,
         };
         departure.arrive(instance);
