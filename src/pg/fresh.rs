@@ -67,9 +67,7 @@ impl Core {
         let Some(view) = self.view(pool) else { return false };
         view.nodes.get(node).is_some_and(|node| node.fresh.shows(wrote_at, read_after))
     }
-}
 
-impl Core {
     /// Those who wait for a replica to show what they have to see look whether one does.
     pub fn call_lagging(&self) {
         // Whoever looks in vain comes back.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 pub struct Password(Zeroizing<Box<[u8]>>);
 
 impl Password {
-    fn new(bytes: &[u8]) -> Self {
+    pub(super) fn new(bytes: &[u8]) -> Self {
         Password(Zeroizing::new(bytes.into()))
     }
 

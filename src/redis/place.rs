@@ -35,20 +35,20 @@ type Credentials = (Box<[u8]>, Option<Password>);
 
 /// A client on its way to another thread.
 #[derive(Debug)]
-struct Guest {
-    id: u64,
-    stream: Detached,
-    service: String,
-    connected: SystemTime,
-    version: Version,
-    db: u32,
-    login: Option<Credentials>,
-    name: Vec<u8>,
-    library: (Vec<u8>, Vec<u8>),
-    said: (String, u64),
-    bytes: (u64, u64),
-    seen: u64,
-    pass: Option<Pass>,
+pub(super) struct Guest {
+    pub(super) id: u64,
+    pub(super) stream: Detached,
+    pub(super) service: String,
+    pub(super) connected: SystemTime,
+    pub(super) version: Version,
+    pub(super) db: u32,
+    pub(super) login: Option<Credentials>,
+    pub(super) name: Vec<u8>,
+    pub(super) library: (Vec<u8>, Vec<u8>),
+    pub(super) said: (String, u64),
+    pub(super) bytes: (u64, u64),
+    pub(super) seen: u64,
+    pub(super) pass: Option<Pass>,
 }
 
 impl Core {
@@ -134,7 +134,7 @@ impl Session {
         };
         let Some(worker) = core.shared.workers().get(to) else { return lost() };
         match pack(client, seen) {
-            Some(guest) => worker.post(move |core| arrive(core, guest)),
+            Some(guest) => worker.post(move |core| drop(arrive(core, guest))),
             None => lost(),
         }
     }
@@ -161,13 +161,14 @@ fn pack(client: Rc<Client>, seen: u64) -> Option<Guest> {
     })
 }
 
-fn arrive(core: &Rc<Core>, guest: Guest) {
+/// The client goes on on this thread; if that cannot be, it is lost, and the answer is of which service it was.
+pub(super) fn arrive(core: &Rc<Core>, guest: Guest) -> Result<(), String> {
     let (service, stream) = match (core.service(&guest.service), guest.stream.attach()) {
         (Some(service), Ok(stream)) => (service, stream),
         // A reload has taken the service away meanwhile, or the system has no room: nothing was on its way.
         _ => {
             core.shared.totals(&guest.service).clients.fetch_sub(1, Ordering::Relaxed);
-            return;
+            return Err(guest.service);
         }
     };
     let login = guest.login.map(|(user, password)| service.logins.of(&user, password.as_ref().map(Password::as_bytes)));
@@ -183,6 +184,7 @@ fn arrive(core: &Rc<Core>, guest: Guest) {
     let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
     session.seen = guest.seen;
     core.take_in(client, session);
+    Ok(())
 }
 
 impl Core {

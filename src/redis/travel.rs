@@ -10,14 +10,13 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::client::Client;
 use super::core::Core;
 use super::login::Password;
+use super::place::{Guest, arrive};
 use super::session::Session;
 use crate::net::channel::bytes;
 use crate::net::{Departure, Detached, Passport};
 use crate::wire::resp::Version;
-use crate::worker::clock::now_ns;
 
 /// A thread that no process has: a client that should go on there goes on in another process.
 pub(super) const ELSEWHERE: usize = usize::MAX;
@@ -126,21 +125,23 @@ impl Departure<Traveller> {
 }
 
 fn settle(core: &Rc<Core>, stream: Detached, traveller: Traveller) {
-    let (Some(service), Ok(stream)) = (core.service(&traveller.service), stream.attach()) else {
-        // The configuration of this process has no such service, or the system has no room: nothing was on its way.
-        tracing::warn!(service = traveller.service, "a client was lost between two processes");
-        core.shared.totals(&traveller.service).clients.fetch_sub(1, Ordering::Relaxed);
-        return;
+    let password = traveller.password.map(|word| Password::new(&word.0));
+    let guest = Guest {
+        id: core.shared.next_id(),
+        stream,
+        service: traveller.service,
+        connected: traveller.connected,
+        version: traveller.version,
+        db: traveller.db,
+        login: Some((traveller.user.into(), password)),
+        name: traveller.name,
+        library: (traveller.library_name, traveller.library_version),
+        said: traveller.said,
+        bytes: traveller.bytes,
+        seen: traveller.seen,
+        pass: None,
     };
-    let login = service.logins.of(&traveller.user, traveller.password.as_ref().map(|word| word.0.as_slice()));
-    let client = Client::new(core.shared.next_id(), service, stream, Some(login), traveller.connected, now_ns());
-    client.version.set(traveller.version);
-    client.db.set(traveller.db);
-    *client.name.borrow_mut() = traveller.name;
-    *client.library.borrow_mut() = (traveller.library_name, traveller.library_version);
-    *client.said.borrow_mut() = traveller.said;
-    client.bytes.set(traveller.bytes);
-    let mut session = Session::new(Rc::clone(core), Rc::clone(&client));
-    session.seen = traveller.seen;
-    core.take_in(client, session);
+    if let Err(service) = arrive(core, guest) {
+        tracing::warn!(service, "a client was lost between two processes");
+    }
 }
