@@ -55,7 +55,7 @@ impl Watch {
         let (events, published) = (EventLog::new(1000), Rc::<RefCell<Vec<_>>>::default());
         let taken = Rc::clone(&published);
         let publish = move |snapshot| taken.borrow_mut().push(snapshot);
-        let handle = Monitor::start(config, state_dir, publish, Arc::new(Nobody), events.clone());
+        let handle = Monitor::start(config, state_dir, publish, Arc::new(Nobody), None, events.clone());
         Self { handle, events, published }
     }
 

@@ -18,6 +18,7 @@ use crate::pg::report::{Averages, ClientReport, History, PoolReport, ServerRepor
 use crate::pg::stats::Totals;
 use crate::redis::report::{ClientReport as RedisClientReport, ServiceReport, together};
 use crate::redis::usage::{self, ServiceUsage};
+use crate::topology::coordination::{Coordination, View};
 use crate::topology::redis::RedisSnapshot;
 use crate::topology::{ClusterView, Event, NodeView, Snapshot};
 use crate::worker::clock::now_ns;
@@ -61,6 +62,8 @@ pub struct Facts {
     /// ns
     pub(super) now: u64,
     pub(super) stopping: Stop,
+    /// How this instance stands with the others, if there may be any.
+    pub(super) others: Option<Arc<View>>,
     pub(super) orders: Orders,
     pub(super) pools: Vec<PoolReport>,
     pub(super) clients: Vec<ClientReport>,
@@ -156,6 +159,7 @@ impl Facts {
             redis: instance.redis.snapshot(),
             now: now_ns(),
             stopping: instance.stopping(),
+            others: instance.coordination.as_ref().map(Coordination::view),
             orders: instance.orders(),
             pools,
             clients,

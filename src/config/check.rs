@@ -9,7 +9,6 @@ mod redis;
 use std::collections::HashMap;
 
 use super::address::check_endpoint;
-use super::later;
 use super::model::*;
 use super::reader::Reader;
 use super::setting::quote;
@@ -269,10 +268,31 @@ fn service(config: &Config, reader: &mut Reader<'_>) {
         }
     }
     telemetry(&config.telemetry, reader);
-    match later::ETCD_REFUSED {
-        Some(why) if config.coordination.is_some() => {
-            reader.error_in("coordination.etcd", format!("coordination.etcd: {why}"))
+    if let Some(coordination) = &config.coordination {
+        self::coordination(coordination, reader);
+    }
+}
+
+/// `[coordination]`
+fn coordination(config: &Coordination, reader: &mut Reader<'_>) {
+    for (i, url) in config.etcd.iter().enumerate() {
+        if !is_url(url) {
+            let place = format!("coordination.etcd[{i}]");
+            reader.error_in(&place, "coordination.etcd must hold URLs that start with http:// or https://".to_owned());
         }
-        _ => {}
+    }
+    if config.tls_cert.is_some() != config.tls_key.is_some() {
+        let (key, other) = if config.tls_cert.is_some() { ("tls.cert", "tls.key") } else { ("tls.key", "tls.cert") };
+        reader.error_in(&format!("coordination.{key}"), format!("coordination.{key} needs {other}"));
+    }
+    if config.password.is_some() && config.user.is_none() {
+        reader.error_in("coordination.password", "coordination.password needs user".to_owned());
+    }
+    if config.prefix.trim_matches('/').is_empty() {
+        let what = "coordination.prefix must name something, such as \"/forebay\"".to_owned();
+        reader.error_in("coordination.prefix", what);
+    }
+    if config.name.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+        reader.error_in("coordination.name", "coordination.name must not be empty and have no \"/\"".to_owned());
     }
 }

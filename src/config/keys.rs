@@ -3,7 +3,6 @@
 //! The tables (in `keys/`) are the one definition of every key. Loading, `show`, `diff`, `SHOW CONFIG`, `SET`
 //! and the test that compares `conf/forebay.toml` and `docs/configuration.md` with the program all run over them.
 
-use super::later;
 use super::reader::Reader;
 use super::setting::{At, Rules, Secrets, Value};
 
@@ -194,10 +193,6 @@ pub struct KeyInfo {
     pub needs_restart: bool,
     /// The section whose key this one overrides.
     pub inherited: Option<&'static str>,
-    /// Read, but without effect or refused in this version.
-    pub is_later: bool,
-    /// It has no field in the model yet.
-    pub(super) is_placeholder: bool,
     /// What it is for; lines end with a newline.
     pub doc: &'static str,
 }
@@ -242,24 +237,7 @@ fn add_section<T: Section>(all: &mut Vec<KeyInfo>) {
             is_required: key.is_required,
             needs_restart: key.needs_restart,
             inherited: key.inherited,
-            is_later: later::is_later(T::PATH, key.name),
-            is_placeholder: false,
             doc: key.doc,
-        });
-    }
-    for later in later::placeholders(T::PATH) {
-        all.push(KeyInfo {
-            section: T::PATH,
-            shape: T::SHAPE,
-            name: later.key,
-            form: later::Placeholder::form(),
-            default: None,
-            is_required: false,
-            needs_restart: false,
-            inherited: None,
-            is_later: true,
-            is_placeholder: true,
-            doc: later.doc,
         });
     }
 }

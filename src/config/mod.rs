@@ -10,7 +10,6 @@ mod diagnostic;
 mod exposed;
 pub mod hba;
 mod keys;
-mod later;
 pub mod model;
 mod network;
 mod numbers;

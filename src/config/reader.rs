@@ -15,7 +15,6 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, position};
 use super::hba::Rules;
 use super::keys::{self, Key, Section, Shape};
-use super::later;
 use super::setting::{At, Value, quote};
 use super::suggest;
 
@@ -185,9 +184,6 @@ impl<'a> Reader<'a> {
             if let Some(key) = keys.iter().find(|key| key.name == name) {
                 let at = At { key: path, place: at_place, rules: key.rules };
                 (key.load)(section, value, &at, self);
-            } else if let Some(placeholder) = later::placeholder(T::PATH, &name) {
-                let at = At { key: path, place: at_place, rules: Default::default() };
-                placeholder.read(value, &at, self);
             } else if is_group::<T>(keys, &name) {
                 match value.get_ref() {
                     DeValue::Table(table) => self.fill(section, keys, table, place, &format!("{name}.")),
@@ -345,7 +341,7 @@ where
     T: Section,
 {
     let starts = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-    keys.iter().any(|key| starts(key.name)) || later::placeholders(T::PATH).any(|later| starts(later.key))
+    keys.iter().any(|key| starts(key.name))
 }
 
 fn is_section_or_parent(path: &str) -> bool {

@@ -65,9 +65,9 @@ fn warnings(lines: &str) -> Vec<String> {
     relative.collect()
 }
 
+mod coordination;
 mod files;
 mod hba;
-mod later;
 mod names;
 mod places;
 mod redis;

@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::de::DeValue;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::keys::{Section, Shape, reference};
+use super::keys::{Section, Shape};
 use super::model::*;
 use super::reader::Reader;
 use super::setting::{Secrets, quote};
@@ -167,9 +167,6 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
 }
 
 fn no_such_key(key: &str, alias: Option<&Alias>) -> String {
-    if reference().iter().any(|info| info.is_placeholder && info.path() == key) {
-        return format!("{key} is not available in this version");
-    }
     match alias {
         Some(alias) => {
             format!("{} is \"{}\" here, which SET cannot change; change it in the file", alias.name, alias.path)

@@ -17,7 +17,9 @@ use rustls::{
 };
 
 use super::tls::Acceptor;
-use crate::config::model::{Admin, ChannelBinding, ClientTls, Postgres, RedisService, ServerTls, TlsMode, TlsVersion};
+use crate::config::model::{
+    Admin, ChannelBinding, ClientTls, Coordination, Postgres, RedisService, ServerTls, TlsMode, TlsVersion,
+};
 
 /// What PostgreSQL's clients name as the protocol inside of TLS (`libpq`, since version 17).
 pub const ALPN: &[u8] = b"postgresql";
@@ -87,6 +89,21 @@ pub fn for_the_world(ca: Option<&Path>) -> Result<ServerTls, String> {
         .with_root_certificates(store)
         .with_no_client_auth();
     Ok(ServerTls::new(Arc::new(config), true, 0))
+}
+
+/// How etcd is met over `https`: by the authorities of the configuration, or those that this system trusts.
+///
+/// # Errors
+/// In words, with the file that cannot be used.
+pub fn for_etcd(config: &Coordination) -> Result<ServerTls, String> {
+    match (&config.tls_ca, &config.tls_cert) {
+        (ca, None) => for_the_world(ca.as_deref()),
+        (None, Some(_)) => Err("coordination.tls.cert needs tls.ca".to_owned()),
+        (ca, cert) => {
+            let (ca, cert, key) = (ca.as_deref(), cert.as_deref(), config.tls_key.as_deref());
+            Met { mode: TlsMode::VerifyFull, ca, cert, key }.config()
+        }
+    }
 }
 
 /// How the running instance on this machine is asked: nothing is told that it could give away, so its name does not matter.

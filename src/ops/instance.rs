@@ -20,6 +20,7 @@ use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
 use crate::pg::report::History;
 use crate::pg::{Core, Shared};
+use crate::topology::coordination::Coordination;
 use crate::topology::failover::hooks;
 use crate::topology::redis::{HoldWrites, RedisMonitorHandle};
 use crate::topology::{Event, EventLog, MonitorHandle};
@@ -65,6 +66,8 @@ pub struct Parts {
     pub travelling: Arc<AtomicUsize>,
     /// How the process was started.
     pub program: Program,
+    /// The other instances.
+    pub coordination: Option<Coordination>,
 }
 
 /// See the module. Cheap to clone behind its `Arc`; every method may be called from the control thread only.
@@ -94,6 +97,8 @@ pub struct Instance {
     pub travelling: Arc<AtomicUsize>,
     /// How the process was started.
     pub program: Program,
+    /// The other instances, if there may be any.
+    pub coordination: Option<Coordination>,
     travellers: Mutex<Option<mpsc::UnboundedReceiver<Departure>>>,
     is_upgrading: AtomicBool,
     predecessor: Mutex<Option<i32>>,
@@ -123,6 +128,7 @@ impl Instance {
             sockets: parts.sockets,
             travelling: parts.travelling,
             program: parts.program,
+            coordination: parts.coordination,
             travellers: Mutex::new(Some(parts.travellers)),
             is_upgrading: AtomicBool::new(false),
             predecessor: Mutex::default(),

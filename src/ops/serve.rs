@@ -18,13 +18,14 @@ use super::log::LogLevel;
 use super::redis;
 use super::sockets::Sockets;
 use super::upgrade::{Departure, Heir, Program};
-use crate::config::model::{Config, ListenAddr};
+use crate::config::model::{Config, ListenAddr, ServerTls};
 use crate::guard::Guard;
 use crate::net::{self, credentials};
 use crate::pg::listen::{Place, Wish};
 use crate::pg::login::Newcomer;
 use crate::pg::lookup::Ask;
 use crate::pg::{Control, Core, Shared, accept, travel};
+use crate::topology::coordination::{Coordination, Member};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::failover::hooks;
 use crate::topology::model::Workers;
@@ -32,6 +33,7 @@ use crate::topology::redis::{RedisMonitor, RedisMonitorHandle, RedisSnapshot};
 use crate::topology::{EventLog, Monitor, MonitorHandle};
 use crate::wire::pg::startup::Cancel;
 use crate::worker;
+use crate::worker::permit::Permit;
 
 /// Events that `SHOW EVENTS` remembers.
 const EVENTS: usize = 10_000;
@@ -194,7 +196,10 @@ where
         };
         let threads = Arc::new(Threads::default());
         let asked = Arc::clone(&threads);
-        let monitor = Monitor::start(&config.postgres, &config.general.state_dir, publish, asked, events.clone());
+        let coordination = start_coordination(&config)?;
+        let others = coordination.clone();
+        let state_dir = &config.general.state_dir;
+        let monitor = Monitor::start(&config.postgres, state_dir, publish, asked, others, events.clone());
         let (catalogs, wanted) = mpsc::unbounded_channel();
         let (newcomers, mut arrivals) = mpsc::unbounded_channel();
         let (listens, wishes) = mpsc::unbounded_channel();
@@ -214,7 +219,8 @@ where
         };
         let banned = events.clone();
         let guard = Guard::new(config.security.clone(), Box::new(move |what| banned.record("", 0, "banned", "", what)));
-        let shared = Shared::new(Box::new(asks), Arc::clone(&guard));
+        let permit = coordination.as_ref().map_or_else(|| Arc::new(Permit::always()), Coordination::permit);
+        let shared = Shared::new(Box::new(asks), Arc::clone(&guard), permit);
         let shared = Arc::new(shared.map_err(|e| io::Error::other(e.to_string()))?);
         shared.tls.store(credentials::for_postgres_clients(&config.postgres).map_err(io::Error::other)?);
         let config = Arc::new(config);
@@ -248,6 +254,7 @@ where
             travellers,
             travelling,
             program,
+            coordination: coordination.clone(),
         };
         let instance = Instance::new(Arc::clone(&config), path.to_owned(), parts, level);
         tokio::task::spawn_local(catalogs::keep(Arc::clone(&instance), wanted));
@@ -316,6 +323,10 @@ where
         }
         tracing::info!(?stop, grace = ?instance.grace(stop), "stopping");
         instance.drain().await;
+        if let Some(others) = coordination {
+            // Nobody has to wait until its lease ends.
+            others.leave_all().await;
+        }
         super::otlp::flush(&instance).await;
         for path in sockets.into_iter().filter(|_| !instance.sockets.is_handed_on()) {
             let _ = std::fs::remove_file(path);
@@ -323,6 +334,29 @@ where
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Looks for the other instances, if there may be any.
+fn start_coordination(config: &Config) -> io::Result<Option<Coordination>> {
+    let Some(conf) = &config.coordination else { return Ok(None) };
+    let is_encrypted = conf.etcd.iter().any(|url| url.starts_with("https:"));
+    let tls = match is_encrypted {
+        true => credentials::for_etcd(conf).map_err(io::Error::other)?,
+        false => ServerTls::default(),
+    };
+    let listen = config.postgres.listen.iter().find_map(|listen| match &listen.addr {
+        ListenAddr::Tcp(addr) => Some(addr),
+        ListenAddr::Unix(_) => None,
+    });
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = listen.map(|addr| format!(":{}", addr.port())).unwrap_or_default();
+    let member = Member {
+        name: conf.name.clone().unwrap_or_else(|| format!("{}{port}", host.trim())),
+        address: listen.map(ToString::to_string).unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    };
+    Coordination::start(conf, &tls, member).map(Some).map_err(io::Error::other)
 }
 
 /// Follows the Redis nodes; the data threads are told once they run.

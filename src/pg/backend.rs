@@ -70,10 +70,24 @@ impl Line {
     /// As [`Stream::poll_read`].
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if self.entry.is_cut.get() {
+        if self.is_cut() {
             return Poll::Ready(Err(Self::CUT.into()));
         }
         self.stream.poll_read(cx, buf)
+    }
+
+    /// As [`Stream::try_write`]. A primary that this process may not write to any more gets nothing.
+    #[inline]
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        if self.is_cut() {
+            return Err(Self::CUT.into());
+        }
+        self.stream.try_write(buf)
+    }
+
+    #[inline]
+    fn is_cut(&self) -> bool {
+        self.entry.is_cut.get() || self.entry.primary_of.get().is_some() && !self.entry.permit.holds()
     }
 
     /// As [`Stream::read`].

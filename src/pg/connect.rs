@@ -370,6 +370,7 @@ impl Core {
             close_needed: Default::default(),
             primary_of: self.epoch_led_by(pool, node).into(),
             is_cut: Default::default(),
+            permit: Arc::clone(&self.shared.permit),
             prepared: Default::default(),
             doubt: Default::default(),
         });

@@ -10,6 +10,7 @@ use crate::net::tls::Cipher;
 use crate::net::{Endpoint, Target};
 use crate::topology::failover::doubt::Transaction;
 use crate::wire::pg::cancel_key::CancelKey;
+use crate::worker::permit::Permit;
 
 /// One client, from its login to its end.
 #[derive(Debug)]
@@ -149,6 +150,8 @@ pub struct Server {
     pub primary_of: Cell<Option<u64>>,
     /// Taken away from its client, by an admin or because of a failover: it reads as lost.
     pub is_cut: Cell<bool>,
+    /// The process' right to send writes to primaries, and to pass on what they answer.
+    pub permit: Arc<Permit>,
     /// Statements that it knows.
     pub prepared: Cell<usize>,
     /// The transaction whose COMMIT was sent and not answered, if it is known.

@@ -27,6 +27,7 @@ use crate::wire::pg::cancel_key::CancelKey;
 use crate::wire::pg::scram::{self, Keys, Verifier};
 use crate::wire::pg::startup::Cancel;
 use crate::worker::Remote;
+use crate::worker::permit::Permit;
 
 /// What the data threads ask of the control thread. Implementations must not block.
 pub trait Control: Send + Sync {
@@ -63,6 +64,8 @@ pub struct Shared {
     pub workers: OnceLock<Vec<Remote<Core>>>,
     /// The control thread.
     pub control: Box<dyn Control>,
+    /// Whether this process may send writes to primaries.
+    pub permit: Arc<Permit>,
     /// Statement texts of all clients.
     pub statements: Statements,
     /// Whom a cancel request means: thread and client by the process number that the client was told. The thread
@@ -105,7 +108,7 @@ impl Shared {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn new(control: Box<dyn Control>, guard: Arc<Guard>) -> Result<Self, getrandom::Error> {
+    pub fn new(control: Box<dyn Control>, guard: Arc<Guard>, permit: Arc<Permit>) -> Result<Self, getrandom::Error> {
         let mut mock_secret = [0; 32];
         getrandom::fill(&mut mock_secret)?;
         let mut instance = [0; 16];
@@ -113,6 +116,7 @@ impl Shared {
         Ok(Shared {
             workers: OnceLock::new(),
             control,
+            permit,
             statements: Statements::default(),
             cancels: DashMap::new(),
             consoles: Consoles::default(),

@@ -13,6 +13,7 @@ pub mod acknowledged;
 mod aside;
 pub mod catalog;
 mod cluster;
+pub mod coordination;
 pub mod events;
 pub mod failover;
 pub mod lag;

@@ -4,12 +4,13 @@
 //! that hangs delays nobody. Runs on the control runtime and stops with its last [`MonitorHandle`].
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::model::{Cluster, Postgres};
@@ -17,6 +18,7 @@ use crate::config::model::{Cluster, Postgres};
 use super::aside::Aside;
 use super::clock::now_ns;
 use super::cluster::{Report, Watched, WatchedNode, target};
+use super::coordination::{Coordination, View};
 use super::events::EventLog;
 use super::failover::heart::Beat;
 use super::model::{Snapshot, Workers};
@@ -45,6 +47,7 @@ pub struct Monitor {
     changes: HashMap<String, Changes>,
     commands: mpsc::WeakUnboundedSender<Command>,
     workers: Arc<dyn Workers>,
+    coordination: Option<Coordination>,
     beats: mpsc::UnboundedSender<Beat>,
     events: EventLog,
     wake: Arc<Notify>,
@@ -72,13 +75,14 @@ impl Monitor {
     ///
     /// `publish` is called at once with every node unknown, and then with each change that matters to routing (not
     /// for positions, lags and counters alone: those are in [`MonitorHandle::snapshot`]). It runs on this thread
-    /// and must not block. `workers` are the data threads, which may begin later. Must be called where
+    /// and must not block. With `coordination` nothing is decided without the other instances. `workers` are the data threads, which may begin later. Must be called where
     /// `tokio::task::spawn_local` works.
     pub fn start(
         config: &Postgres,
         state_dir: &Path,
         publish: impl Fn(Arc<Snapshot>) + 'static,
         workers: Arc<dyn Workers>,
+        coordination: Option<Coordination>,
         events: EventLog,
     ) -> MonitorHandle {
         let aside = Aside::default();
@@ -98,6 +102,7 @@ impl Monitor {
             changes: HashMap::new(),
             commands: commands.downgrade(),
             workers,
+            coordination,
             beats,
             events,
             wake: Arc::default(),
@@ -125,6 +130,7 @@ impl Monitor {
         mut felt: mpsc::UnboundedReceiver<Beat>,
     ) {
         let wake = Arc::clone(&self.wake);
+        let mut others = self.coordination.as_ref().map(Coordination::watch);
         loop {
             let next = self.ask_whoever_is_due(now_ns());
             let pause = Duration::from_nanos(next.saturating_sub(now_ns()));
@@ -136,6 +142,7 @@ impl Monitor {
                     None => return,
                 },
                 () = wake.notified() => self.hurry(),
+                () = changed(&mut others) => {}
                 () = tokio::time::sleep(pause) => {}
             }
             self.look_for_changes();
@@ -315,6 +322,9 @@ impl Monitor {
             return Err(format!("a change of the primary of {cluster} is under way: {why}"));
         }
         self.aside.set(is_aside);
+        if let Some(others) = &self.coordination {
+            others.stand_aside(is_aside);
+        }
         self.reconfigure(config);
         Ok(())
     }
@@ -456,6 +466,17 @@ impl Monitor {
         self.published = Arc::clone(&snapshot);
         self.current.store(Arc::clone(&snapshot));
         (self.publish)(snapshot);
+    }
+}
+
+/// Returns when something that the instances share has changed; never if there is only this one.
+async fn changed(others: &mut Option<watch::Receiver<Arc<View>>>) {
+    let is_over = match others {
+        Some(others) => others.changed().await.is_err(),
+        None => true,
+    };
+    if is_over {
+        pending::<()>().await;
     }
 }
 

@@ -185,6 +185,11 @@ pub struct Plan {
     closed: Option<Closed>,
     /// What is known comes from a record, and no node has confirmed that it is still of this cluster.
     is_restored: bool,
+    /// Several instances decide together: what this one finds is proposed, and [`Plan::adopt`] says what was decided.
+    is_led: bool,
+    proposal: Option<usize>,
+    /// An admin insists on this one.
+    wanted: Option<usize>,
     /// The last primary in service, and since when it is not.
     last_served: Option<usize>,
     lost_at_ns: Option<u64>,
@@ -204,6 +209,9 @@ impl Plan {
             dispute: None,
             closed: None,
             is_restored: false,
+            is_led: false,
+            proposal: None,
+            wanted: None,
             last_served: None,
             lost_at_ns: None,
         }
@@ -247,6 +255,7 @@ impl Plan {
         self.mode = mode;
         let had_record = self.record.is_some();
         self.record = self.record.and_then(|r| Some(Record { node: place(r.node)?, ..r }));
+        (self.proposal, self.wanted) = (None, self.wanted.and_then(place));
         self.last_served = self.last_served.and_then(place);
         let old = std::mem::take(&mut self.members);
         self.members = seats

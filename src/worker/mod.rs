@@ -4,6 +4,7 @@
 //! closures to its inbox. Nothing is shared between workers on the query path.
 
 pub mod clock;
+pub mod permit;
 mod thread;
 pub mod times;
 mod wheel;

@@ -38,6 +38,9 @@ pub(super) fn not_ready(instance: &Instance) -> Vec<String> {
     if instance.stopping() != Stop::Run {
         why.push("stopping".to_owned());
     }
+    if let Some(lost) = instance.coordination.as_ref().and_then(|others| others.view().lost.clone()) {
+        why.push(format!("cut off from the other instances: {lost}"));
+    }
     let clusters = instance.monitor.snapshot();
     for cluster in clusters.clusters.iter().filter(|cluster| cluster.primary.is_none()) {
         let closed = cluster.closed.as_ref().map_or_else(String::new, |closed| format!(": {closed}"));

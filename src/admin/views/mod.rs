@@ -383,7 +383,7 @@ pub static VIEWS: &[View] = &[
         columns: columns![
             Text "instance" "address" "version" "leader"; Int8 "epoch_acked"; Text "gate"; Int8 "lease_left_ms"; Text "last_seen";
         ],
-        about: "instances of Forebay: this one",
+        about: "instances of Forebay that decide together",
         needs: Needs::empty(),
         rows: nodes::instances,
     },

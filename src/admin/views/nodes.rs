@@ -9,7 +9,9 @@ use crate::admin::time;
 use crate::config::model::{Durability, Failover, FailoverMode, ListenAddr};
 use crate::ops::instance::Stop;
 use crate::pg::queries::QueryReport;
+use crate::topology::coordination::{Gate, Member};
 use crate::topology::{ClusterView, Event, Role, State};
+use crate::worker::permit::boottime_ns;
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Row> {
     let row = |Placed { c, cluster, n, node, .. }: Placed<'_>| {
@@ -175,23 +177,40 @@ fn guarantee(cluster: &ClusterView, failover: &Failover) -> String {
     format!("{writes}{}{fence}", if cluster.primary.is_some() || replicas > 0 { reads } else { "" })
 }
 
-/// There is no coordination between instances yet: each is on its own, and its gate is open unless it ends.
+/// All instances that decide together; where there is no coordination, this one, with its gate open unless it ends.
 pub(super) fn instances(facts: &Facts) -> Vec<Row> {
-    let listen = facts.config.postgres.listen.first().map(|listen| match &listen.addr {
-        ListenAddr::Tcp(addr) => addr.to_string(),
-        ListenAddr::Unix(path) => path.display().to_string(),
-    });
     let epoch = facts.snapshot.clusters.iter().map(|c| c.epoch).max();
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let gate = if facts.stopping == Stop::Run { "open" } else { "closing" };
-    vec![row![
-        format!("{}:{}", host.trim(), std::process::id()),
-        listen,
-        env!("CARGO_PKG_VERSION"),
-        "yes",
-        epoch,
-        gate,
-        None::<u64>,
-        time::precise(SystemTime::now()),
-    ]]
+    let is_closed = facts.snapshot.clusters.iter().any(|cluster| cluster.closed.is_some());
+    let gate = match facts.stopping {
+        Stop::Run if is_closed => "closed",
+        Stop::Run => "open",
+        _ => "closing",
+    };
+    let now = time::precise(SystemTime::now());
+    let Some(view) = &facts.others else {
+        let listen = facts.config.postgres.listen.first().map(|listen| match &listen.addr {
+            ListenAddr::Tcp(addr) => addr.to_string(),
+            ListenAddr::Unix(path) => path.display().to_string(),
+        });
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = format!("{}:{}", host.trim(), std::process::id());
+        return vec![row![name, listen, env!("CARGO_PKG_VERSION"), "yes", epoch, gate, None::<u64>, now]];
+    };
+    let left_ms = view.until_ns.saturating_sub(boottime_ns()) / 1_000_000;
+    let clusters = || facts.snapshot.clusters.iter().map(|cluster| cluster.name.as_str());
+    let row = |(id, member): (&str, Option<Member>)| {
+        let leads = if view.leader() == Some(id) { "yes" } else { "no" };
+        let acks = || clusters().filter_map(|cluster| view.ack(cluster, id));
+        let (epoch, gate, left) = match id == view.me {
+            true => (epoch, Some(if view.lost.is_some() { "cut off" } else { gate }), Some(left_ms)),
+            false => (acks().map(|ack| ack.epoch).max(), acks().map(|ack| ack.gate).max().map(Gate::name), None),
+        };
+        let (address, version) = member.map(|member| (member.address, member.version)).unzip();
+        row![view.name(id), address, version, leads, epoch, gate, left, now.clone()]
+    };
+    let mut rows: Vec<Row> = view.members().map(row).collect();
+    if view.members().all(|(id, _)| id != view.me) {
+        rows.push(row((&view.me, None)));
+    }
+    rows
 }

@@ -319,6 +319,7 @@ fn facts() -> Facts {
         redis: Arc::default(),
         now: 10 * SECOND + 250_000_000,
         stopping: Stop::Run,
+        others: None,
         orders: Orders { paused: ["shop".to_owned()].into(), disabled: ["old".to_owned()].into(), ..Orders::default() },
         pools: vec![pool],
         clients: vec![client.clone()],

@@ -111,12 +111,21 @@ section! {
         etcd: Vec<String> = "[]" [urls(), restart()];
         /// What all keys in etcd start with; one prefix for each group of instances.
         prefix: String = "\"/forebay\"" [restart()];
-        /// An instance that cannot reach etcd for this long stops taking writes, and another may lead.
-        lease: Duration = "\"5s\"" [at_least(1000)];
+        /// How long the other instances wait for one that etcd does not hear from before they promote without it. It stops
+        /// taking writes a fifth of that earlier. etcd grants no less than about one and a half of its election time-outs.
+        lease: Duration = "\"5s\"" [at_least(2000), restart()];
+        /// What this instance is called in `SHOW INSTANCES`; without it, its host's name and the first port of `[postgres]`.
+        name: Option<String> [restart()];
         /// Login at etcd.
-        user: Option<String>;
+        user: Option<String> [restart()];
         /// Password of `user`.
-        password: Option<Secret> [file_only()];
+        password: Option<Secret> [file_only(), restart()];
+        /// Authorities that etcd's certificates are checked against, PEM; without it, the system's.
+        tls_ca as "tls.ca": Option<PathBuf> [file_only(), restart()];
+        /// Certificate shown to etcd, PEM.
+        tls_cert as "tls.cert": Option<PathBuf> [file_only(), restart()];
+        /// Private key of `tls.cert`, PEM.
+        tls_key as "tls.key": Option<PathBuf> [file_only(), restart()];
     }
 }
 

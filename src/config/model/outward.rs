@@ -37,14 +37,22 @@ pub struct Telemetry {
 /// `[coordination]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coordination {
-    /// Endpoints.
+    /// URLs of etcd's members.
     pub etcd: Vec<String>,
-    /// Key prefix.
+    /// What every key begins with.
     pub prefix: String,
-    /// Lease time.
+    /// How long etcd waits for this instance before it counts as gone.
     pub lease: Duration,
+    /// As others see this instance; `None`: made of its host's name.
+    pub name: Option<String>,
     /// Login at etcd.
     pub user: Option<String>,
     /// See `user`.
     pub password: Option<Secret>,
+    /// Authorities that etcd's certificates are checked against, PEM; `None`: the system's.
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate shown to etcd, PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub tls_key: Option<PathBuf>,
 }

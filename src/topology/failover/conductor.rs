@@ -11,10 +11,9 @@ use tokio::time::sleep;
 use super::agent::{Agent, Report};
 use super::course::{self, Facts, Move, Policy, Seen};
 use super::demote;
-use super::doubt::{Doubt, Outcome, Settled, Transaction};
 use super::hooks::{self, Demote, Hooks, Named, Told};
+use super::led::Led;
 use super::record::{At, InFile, Job, Keep as _, Kind, LastSeen, Record, Step, Stray};
-use super::settler::{ask_candidate, ask_promoted};
 use super::telling::{Undone, began, ended, promoting, said};
 use crate::topology::acknowledged::Acknowledged;
 use crate::topology::events::EventLog;
@@ -59,6 +58,8 @@ pub(in crate::topology) enum Order {
     Rejoin(At),
     /// Somebody else has promoted a primary, and it was accepted.
     Accepted(Box<Record>),
+    /// The same, if all instances are to accept it.
+    Proposed(Box<Record>),
     /// How the primary was just now.
     Seen(At, LastSeen),
     /// See [`Record::strays`].
@@ -82,6 +83,8 @@ pub(in crate::topology) enum Notice {
     Stray(Stray),
     /// Another primary.
     Install { primary: At, timeline: u32, epoch: u64 },
+    /// What the instances have decided; `closed` as in `Close`.
+    Adopt { primary: At, timeline: u32, epoch: u64, identifier: Option<u64>, closed: Option<(String, bool)> },
 }
 
 /// Told of each notice, with the cluster's name.
@@ -91,6 +94,8 @@ pub(in crate::topology) type Tell = Arc<dyn Fn(&str, Notice) -> oneshot::Receive
 pub(in crate::topology) struct Conductor {
     pub(in crate::topology) cluster: String,
     pub(in crate::topology) keep: Arc<Mutex<InFile>>,
+    /// The other instances, if there are any: they share the record, and it is in no file.
+    pub(in crate::topology) led: Option<Led>,
     pub(in crate::topology) record: Option<Record>,
     pub(in crate::topology) events: EventLog,
     pub(in crate::topology) tell: Tell,
@@ -111,9 +116,9 @@ pub(in crate::topology) struct Conductor {
 }
 
 /// A job that somebody waits for, and what it has brought so far.
-struct Running {
-    begun: Instant,
-    reply: Option<oneshot::Sender<Result<String, String>>>,
+pub(super) struct Running {
+    pub(super) begun: Instant,
+    pub(super) reply: Option<oneshot::Sender<Result<String, String>>>,
 }
 
 /// What is known of a node from its agent.
@@ -136,21 +141,30 @@ impl Conductor {
     pub(in crate::topology) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut begun = None;
         loop {
+            if !self.leads() {
+                if !self.follow(&mut orders).await {
+                    return;
+                }
+                continue;
+            }
             if self.record.as_ref().is_some_and(Record::is_unsettled) {
                 if !self.conduct(&mut orders, begun.take()).await {
                     return;
                 }
                 continue;
             }
-            match orders.recv().await {
-                Some(order) => begun = self.obey(order).await,
-                None => return,
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => begun = self.obey(order).await,
+                    None => return,
+                },
+                () = self.others_change() => self.look_after_record().await,
             }
         }
     }
 
     /// Takes an order; a job that could begin is answered later.
-    async fn obey(&mut self, order: Order) -> Option<Running> {
+    pub(super) async fn obey(&mut self, order: Order) -> Option<Running> {
         match order {
             Order::Nodes(parties, policy, hooks) => {
                 self.keep_gone(&parties);
@@ -160,6 +174,7 @@ impl Conductor {
             Order::Seen(at, seen) => self.seen(&at, seen).await,
             Order::Strays(strays) => self.strays(strays).await,
             Order::Accepted(record) => self.accepted(*record).await,
+            Order::Proposed(record) => return self.proposed(*record).await,
             Order::Held(held) => {
                 for party in &mut self.parties {
                     party.may_lead &= !held.contains(&party.at);
@@ -185,6 +200,10 @@ impl Conductor {
     }
 
     async fn seen(&mut self, at: &At, seen: LastSeen) {
+        if self.led.is_some() {
+            // Every second to all instances would be too much; they look for themselves.
+            return;
+        }
         let Some(known) = self.record.as_ref().filter(|record| record.primary == *at && record.job.is_none()) else {
             return;
         };
@@ -233,7 +252,10 @@ impl Conductor {
     }
 
     /// Keeps a record. A slow disk must not hold up whoever else runs on this thread: nodes would seem not to answer.
-    async fn kept(&self, record: &Record) -> Result<(), String> {
+    pub(super) async fn kept(&self, record: &Record) -> Result<(), String> {
+        if let Some(led) = &self.led {
+            return led.write(record).await;
+        }
         let (keep, record) = (Arc::clone(&self.keep), record.clone());
         let written =
             tokio::task::spawn_blocking(move || keep.lock().unwrap_or_else(PoisonError::into_inner).write(&record))
@@ -242,7 +264,7 @@ impl Conductor {
     }
 
     /// What has happened already: kept or not, it is what is.
-    async fn take_over(&mut self, record: Record) {
+    pub(super) async fn take_over(&mut self, record: Record) {
         if let Err(why) = self.kept(&record).await {
             self.tell_unkept(&record, why);
         }
@@ -270,7 +292,7 @@ impl Conductor {
     }
 
     /// Programs that may forbid the step from one record to the next; the error is why it is not taken.
-    async fn ask_programs(&self, old: Option<&Job>, new: &Record) -> Result<(), String> {
+    pub(super) async fn ask_programs(&self, old: Option<&Job>, new: &Record) -> Result<(), String> {
         let Some(job) = &new.job else { return Ok(()) };
         let told = || Told::about(&self.cluster, new.epoch).failed(&self.named(&new.primary));
         let was = old.map(|job| &job.step);
@@ -283,7 +305,7 @@ impl Conductor {
             }
             Step::Promoting { candidate, .. }
                 if !old.is_some_and(Job::is_promoting)
-                    && job.kind != Kind::Return
+                    && !matches!(job.kind, Kind::Return | Kind::Followed)
                     // It was asked about a stray before that was told to promote.
                     && !new.strays.iter().any(|stray| stray.at == *candidate) =>
             {
@@ -317,7 +339,7 @@ impl Conductor {
     }
 
     /// Begins a job: nobody new writes from here on, and it is on disk.
-    async fn begin(&mut self, mut job: Job, epoch: u64, drain: Option<Duration>) -> Result<Instant, String> {
+    pub(super) async fn begin(&mut self, mut job: Job, epoch: u64, drain: Option<Duration>) -> Result<Instant, String> {
         let record = match &self.record {
             Some(record) => record.clone(),
             None if job.allow_loss => self.record_of_nobody(),
@@ -337,6 +359,9 @@ impl Conductor {
         let record = Record { job: Some(job.clone()), ..record };
         self.tell_begun(&record, &job);
         self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
+        if self.led.is_some() {
+            return self.begin_together(record, &job, drain).await.map(|()| begun);
+        }
         let quiet = match drain {
             Some(limit) => self.drain(&record.primary, limit).await,
             None => Ok(()),
@@ -401,7 +426,7 @@ impl Conductor {
     }
 
     /// Waits until no client has work on the primary.
-    async fn drain(&self, primary: &At, limit: Duration) -> Result<(), String> {
+    pub(super) async fn drain(&self, primary: &At, limit: Duration) -> Result<(), String> {
         let begun = Instant::now();
         loop {
             let busy = self.workers.busy(&primary.host, primary.port).await;
@@ -427,6 +452,13 @@ impl Conductor {
         let mut last_refusal = String::new();
         let mut lost = None;
         loop {
+            if !self.leads() {
+                if let Some(reply) = running.reply.take() {
+                    // Whoever asked may have left.
+                    drop(reply.send(Err(super::led::DEPOSED.to_owned())));
+                }
+                return true;
+            }
             if !self.policy.may_promote {
                 self.stop_by_itself("failover.mode is not promote any more").await;
             }
@@ -519,6 +551,7 @@ impl Conductor {
                     }
                     None => return false,
                 },
+                () = self.others_change() => self.look_after_record().await,
                 () = sleep(pace) => {
                     for known in agents.values_mut().filter(|known| !known.is_asked) {
                         known.is_asked = true;
@@ -535,6 +568,7 @@ impl Conductor {
         let gone = self.gone.as_ref().filter(|(at, _)| *at == record.primary).map(|(_, acknowledged)| acknowledged);
         let acknowledged = self.party(&record.primary).map(|party| &party.acknowledged).or(gone);
         let (known, unseen) = acknowledged.map_or((None, 0), |of| (of.known(), of.unseen()));
+        let (known, unseen) = self.led.as_ref().map_or((known, unseen), |led| led.with_heard(known, unseen));
         Policy { known, unseen, ..self.policy.clone() }
     }
 
@@ -592,12 +626,25 @@ impl Conductor {
             // What the old primary still acknowledges must reach nobody once another may take writes.
             let why = new.job.as_ref().map_or_else(String::new, promoting);
             self.notify(Notice::Close { why, cut: true }).await;
+            if self.led.is_some()
+                && let Err(why) = self.cut_together(old, &mut new).await
+            {
+                self.tell_unkept(old, why);
+                return false;
+            }
             if let Err(why) = course::still_bounded(&new, look, &self.policy_for(&new))
                 && let Some(job) = &mut new.job
             {
                 job.step = Step::Undoing { why };
             }
             new.in_doubt = self.resolve(&new).await;
+        }
+        if self.led.is_some()
+            && old.job.as_ref().is_some_and(|job| job.kind == Kind::Followed)
+            && let Err(why) = self.all_cut().await
+        {
+            self.tell_unkept(old, why);
+            return false;
         }
         if promotes(old) && new.job.is_none() {
             self.resolve_rest(&mut new).await;
@@ -619,58 +666,6 @@ impl Conductor {
             _ => {}
         }
         true
-    }
-
-    /// What the candidate knows of the COMMITs that the old primary will not answer any more.
-    async fn resolve(&self, record: &Record) -> Vec<Settled> {
-        let promotion = record.job.as_ref().and_then(Job::promotion);
-        let Some((candidate, from)) = promotion.filter(|_| self.resolves) else { return Vec::new() };
-        let mut transactions: Vec<Transaction> = Vec::new();
-        for doubt in self.workers.in_doubt(&self.cluster).await {
-            if doubt.at == record.primary && doubt.epoch == record.epoch {
-                transactions.push(doubt.transaction);
-            }
-        }
-        let target = self.party(candidate).map(|party| &party.target);
-        let outcomes = match target.filter(|_| !transactions.is_empty()) {
-            Some(target) => ask_candidate(target, from, &transactions).await,
-            None => vec![None; transactions.len()],
-        };
-        settled(&transactions, outcomes)
-    }
-
-    /// The same of the new primary, about those that the candidate could not tell for certain.
-    async fn resolve_rest(&self, record: &mut Record) {
-        let open: Vec<Transaction> =
-            record.in_doubt.iter().filter(|known| known.outcome.is_none()).map(|known| known.transaction).collect();
-        let target = self.party(&record.primary).map(|party| &party.target);
-        let Some(target) = target.filter(|_| !open.is_empty()) else { return };
-        let outcomes = ask_promoted(target, &open).await;
-        record.in_doubt.retain(|known| known.outcome.is_some());
-        // Asked later it could only be believed less.
-        let outcomes = outcomes.into_iter().map(|outcome| outcome.or(Some(Outcome::Unknown))).collect();
-        record.in_doubt.extend(settled(&open, outcomes));
-    }
-
-    /// Tells the clients what the record says.
-    fn settle(&self, old: &Record, new: &Record) {
-        let answer = |known: &Settled| {
-            let (at, transaction) = (old.primary.clone(), known.transaction);
-            let doubt = Doubt { cluster: self.cluster.clone(), at, epoch: old.epoch, transaction };
-            Some((doubt, known.outcome?))
-        };
-        let answers: Vec<(Doubt, Outcome)> = new.in_doubt.iter().filter_map(answer).collect();
-        self.workers.settle(&answers);
-        if !answers.is_empty() {
-            let count = |wanted| answers.iter().filter(|(_, outcome)| *outcome == wanted).count();
-            let detail = format!(
-                "{} committed, {} rolled back, {} unknown",
-                count(Outcome::Committed),
-                count(Outcome::RolledBack),
-                count(Outcome::Unknown)
-            );
-            self.report(new, "commits_resolved", &self.name(&new.primary), &detail);
-        }
     }
 
     /// A job is over: another primary, or none.
@@ -729,7 +724,7 @@ impl Conductor {
         self.workers.settled().await;
     }
 
-    fn party(&self, at: &At) -> Option<&Party> {
+    pub(super) fn party(&self, at: &At) -> Option<&Party> {
         self.parties.iter().find(|party| party.at == *at)
     }
 
@@ -766,11 +761,6 @@ fn take(agents: &mut HashMap<At, Known>, report: Report) {
             known.facts = None;
         }
     }
-}
-
-fn settled(transactions: &[Transaction], outcomes: Vec<Option<Outcome>>) -> Vec<Settled> {
-    let both = transactions.iter().zip(outcomes);
-    both.map(|(transaction, outcome)| Settled { transaction: *transaction, outcome }).collect()
 }
 
 /// What an admin can do where nothing is proven.

@@ -551,14 +551,22 @@ impl View<'_> {
 
     fn promote(&self, job: &Job, candidate: &At, from: Lsn) -> Move {
         let Some(facts) = self.facts(candidate) else {
+            let is_gone = self.seen(candidate).is_none_or(|seen| seen.silent >= CANDIDATE_SILENT);
+            if job.kind == Kind::Followed && is_gone {
+                return self.undo_because(format!("{} does not answer any more", self.name(candidate)));
+            }
             return Move::Wait(format!("an answer of {}, which is being promoted", self.name(candidate)));
         };
+        if job.kind == Kind::Followed && facts.in_recovery {
+            return self.undo_because(format!("{} is in recovery again", self.name(candidate)));
+        }
         if facts.in_recovery {
             // With max_standby_streaming_delay = -1 it would wait for them without end.
             let act = if facts.is_held_up && self.in_step > READS { Act::EndReads } else { Act::Promote };
             return Move::Act(vec![(candidate.clone(), act)]);
         }
-        let Some(timeline) = facts.timeline.filter(|own| *own > self.record.timeline) else {
+        let is_newer = |own: &u32| *own > self.record.timeline || job.kind == Kind::Followed;
+        let Some(timeline) = facts.timeline.filter(is_newer) else {
             return Move::Wait(format!("the new timeline of {}", self.name(candidate)));
         };
         if self.record.read_only.contains(candidate) && facts.read_only {
@@ -572,6 +580,17 @@ impl View<'_> {
                 record.fork = Some(from);
                 (record.seen, record.job, record.demoted) = (None, None, false);
                 record.read_only.retain(|at| at != candidate);
+            });
+        }
+        if job.kind == Kind::Followed {
+            return self.write(|record| {
+                record.epoch += 1;
+                record.former = Some(std::mem::replace(&mut record.primary, candidate.clone()));
+                record.timeline = timeline;
+                (record.fork, record.seen, record.job, record.demoted) = (None, None, None, false);
+                record.strays.retain(|stray| stray.at != *candidate);
+                record.read_only.retain(|at| at != candidate);
+                record.astray.retain(|astray| astray.at != *candidate);
             });
         }
         let old = &self.record.primary;

@@ -162,6 +162,9 @@ pub struct Job {
     /// `MODE clean`
     #[serde(default)]
     pub is_clean: bool,
+    /// Several instances: what is under way on the old primary reaches no client any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
     /// Nothing listens where the primary did, so that it need not be waited for as long as a silent one.
     pub is_refused: bool,
     /// The last position of the old primary that was seen.
@@ -193,6 +196,8 @@ pub enum Kind {
     Switchover,
     /// The primary was restarted as a standby for a switchover that was undone, and takes writes again.
     Return,
+    /// Somebody else has promoted another, which all instances have to accept together.
+    Followed,
 }
 
 /// Steps of a job, in their order.
@@ -248,6 +253,7 @@ impl Job {
             to: None,
             allow_loss: false,
             is_clean: false,
+            is_cut: false,
             is_refused: false,
             known: None,
             is_exact: false,
@@ -256,6 +262,11 @@ impl Job {
             synchronous: Awaited::default(),
             step,
         }
+    }
+
+    /// What is under way on the old primary is taken away from its clients.
+    pub fn cuts(&self) -> bool {
+        self.is_cut || self.is_promoting()
     }
 
     /// There is no way back any more.
@@ -346,6 +357,11 @@ impl InFile {
         (Self { path, aside: Aside::default() }, record, damage)
     }
 
+    /// For a cluster whose record is elsewhere.
+    pub(in crate::topology) fn unused() -> Self {
+        Self { path: PathBuf::new(), aside: Aside::default() }
+    }
+
     /// While it is set, another process keeps the record.
     pub(in crate::topology) fn yielding(mut self, aside: Aside) -> Self {
         self.aside = aside;
@@ -358,13 +374,16 @@ impl Keep for InFile {
         if self.aside.is_set() {
             return Ok(());
         }
-        let document = Document { version: VERSION, record };
-        let bytes = serde_json::to_vec_pretty(&document).map_err(|error| error.to_string())?;
-        replace(&self.path, &bytes).map_err(|error| format!("{}: {error}", self.path.display()))
+        replace(&self.path, &written(record)?).map_err(|error| format!("{}: {error}", self.path.display()))
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Record, String> {
+/// As it is kept.
+pub(super) fn written(record: &Record) -> Result<Vec<u8>, String> {
+    serde_json::to_vec_pretty(&Document { version: VERSION, record }).map_err(|error| error.to_string())
+}
+
+pub(super) fn parse(bytes: &[u8]) -> Result<Record, String> {
     let document: Document<Record> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     match document.version {
         VERSION => Ok(document.record),
@@ -373,7 +392,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 }
 
 /// A cluster may be called anything; a file may not.
-pub(super) fn file_name(cluster: &str) -> String {
+pub(in crate::topology) fn file_name(cluster: &str) -> String {
     let mut name = String::new();
     for byte in cluster.bytes() {
         match byte {

@@ -87,6 +87,7 @@ pub(super) fn began(kind: Kind) -> &'static str {
         Kind::Failover | Kind::Ordered => "failover_begun",
         Kind::Switchover => "switchover_begun",
         Kind::Return => "return_begun",
+        Kind::Followed => "follow_begun",
     }
 }
 
@@ -95,6 +96,8 @@ pub(super) fn ended(kind: Kind, is_done: bool) -> &'static str {
         (Kind::Switchover, true) => "switchover_done",
         (Kind::Switchover, false) => "switchover_undone",
         (Kind::Return, _) => "primary_returned",
+        (Kind::Followed, true) => "follow_done",
+        (Kind::Followed, false) => "follow_undone",
         (_, true) => "failover_done",
         (_, false) => "failover_undone",
     }
@@ -102,7 +105,10 @@ pub(super) fn ended(kind: Kind, is_done: bool) -> &'static str {
 
 /// Why nobody writes meanwhile.
 pub(super) fn promoting(job: &Job) -> String {
-    format!("{} is being promoted", job.why)
+    match job.kind {
+        Kind::Followed => job.why.clone(),
+        _ => format!("{} is being promoted", job.why),
+    }
 }
 
 pub(super) fn said(job: &Job) -> String {

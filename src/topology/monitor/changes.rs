@@ -10,11 +10,14 @@ use super::{Command, Monitor};
 use crate::config::model::{DemoteMethod, FailoverMode, NodeRole, Postgres};
 use crate::topology::clock::{after, now_ns};
 use crate::topology::cluster::{Watched, WatchedNode};
+use crate::topology::coordination::Coordination;
+use crate::topology::coordination::votes::{self, Finding, Vote};
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::{ASKED, Policy};
 use crate::topology::failover::demote;
 use crate::topology::failover::heart::{Beat, beat, instance};
 use crate::topology::failover::hooks::{Demote, Hooks};
+use crate::topology::failover::led::Led;
 use crate::topology::failover::managers::{self, Managers, Seen, Suspect};
 use crate::topology::failover::record::{At, InFile, Job, Kind, LastSeen, Record, Step, Stray};
 use crate::topology::failover::settler::{Served, Settler};
@@ -27,6 +30,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two notes of how far the primary is.
 const SEEN: Duration = Duration::from_secs(1);
+/// So long a primary that is lost here may answer other instances before one of them should lead.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// So long this one does not lead then.
+const ABSTAIN: Duration = Duration::from_secs(10);
 /// Between two wishes for `rejoin_command` for a node.
 const REJOIN: Duration = Duration::from_secs(60);
 
@@ -83,12 +90,27 @@ pub(super) struct Changes {
     served: watch::Sender<Option<Served>>,
     /// Told when a client waits for that.
     doubts: mpsc::UnboundedSender<()>,
+    /// The other instances.
+    others: Option<Coordination>,
+    /// What they were told of the primary.
+    voted: Option<Vote>,
+    /// The primary that was proposed to be accepted last, with its timeline, and when, ns.
+    proposed: Option<(At, u32, u64)>,
+    /// Since when a primary that is lost here answers others, ns.
+    objected_ns: Option<u64>,
 }
 
 impl Monitor {
     /// Starts the task of a new cluster, with what was decided before a restart.
     pub(super) fn begin_changes(&mut self, watched: &mut Watched, config: &Postgres) {
-        let (keep, record, damage) = InFile::open(&self.state_dir, &watched.name);
+        let led = self.coordination.as_ref().map(|others| Led::new(others, &watched.name));
+        if led.is_some() {
+            watched.plan.set_led();
+        }
+        let (keep, record, damage) = match led {
+            Some(_) => (InFile::unused(), None, None),
+            None => InFile::open(&self.state_dir, &watched.name),
+        };
         let keep = keep.yielding(self.aside.clone());
         if let Some(damage) = damage {
             tracing::error!(damage, cluster = watched.name, "the record of the primary cannot be used");
@@ -110,6 +132,7 @@ impl Monitor {
         let conductor = Conductor {
             cluster: watched.name.clone(),
             keep: Arc::new(Mutex::new(keep)),
+            led,
             record,
             events: self.events.clone(),
             tell: self.tell(),
@@ -127,7 +150,12 @@ impl Monitor {
         let (told, strays) = (watched.plan.accepted_as(), strays(watched));
         let (parties, hooks, rejoined) = (Vec::new(), hooks(config), HashMap::new());
         let (heart, primary) = watch::channel(None);
-        tokio::task::spawn_local(beat(instance(&self.state_dir), primary, self.beats.clone()));
+        // All instances that decide together have one claim.
+        let claimant = match &self.coordination {
+            Some(others) => i32::try_from(others.group() >> 33).unwrap_or_default(),
+            None => instance(&self.state_dir),
+        };
+        tokio::task::spawn_local(beat(claimant, primary, self.beats.clone()));
         let (suspects, present) = watch::channel(Vec::new());
         tokio::task::spawn_local(managers::watch(present, self.tell_seen(&watched.name)));
         let (slots, wanted) = watch::channel(Wanted::default());
@@ -156,6 +184,10 @@ impl Monitor {
             paused: None,
             served,
             doubts,
+            others: self.coordination.clone(),
+            voted: None,
+            proposed: None,
+            objected_ns: None,
         };
         self.changes.insert(watched.name.clone(), changes);
     }
@@ -211,6 +243,17 @@ impl Monitor {
                 set_stray(watched, &stray);
                 Vec::new()
             }
+            Notice::Adopt { primary, timeline, epoch, identifier, closed } => {
+                let node = place_of(watched, &primary);
+                if watched.plan.accepted() != node {
+                    watched.detector = Default::default();
+                }
+                let actions = watched.plan.adopt(now_ns, (node, timeline, epoch), identifier, closed);
+                if let Some(changes) = self.changes.get_mut(cluster) {
+                    (changes.told, changes.seen_ns) = (watched.plan.accepted_as(), 0);
+                }
+                actions
+            }
             Notice::Install { primary, timeline, epoch } => {
                 watched.detector = Default::default();
                 let Some(node) = place_of(watched, &primary) else { return };
@@ -251,7 +294,8 @@ impl Monitor {
         for watched in &mut self.clusters {
             let Some(changes) = self.changes.get_mut(&watched.name) else { continue };
             changes.tell_nodes(watched);
-            changes.tell_accepted(watched);
+            changes.tell_accepted(watched, now_ns);
+            changes.tell_vote(watched, now_ns);
             changes.tell_strays(watched);
             changes.tell_fenced(watched, now_ns);
             changes.tell_heart(watched);
@@ -270,6 +314,7 @@ impl Monitor {
                 && changes.managers.is_known(replicas_up(watched))
                 && let Some(lost) = watched.detector.verdict(now_ns)
                 && replicas_up(watched).next().is_some()
+                && changes.others_agree(&watched.name, now_ns)
             {
                 if let Some(why) = changes.managers.objection() {
                     if changes.refused.as_ref() != Some(&why) {
@@ -336,6 +381,7 @@ impl Monitor {
     pub(super) fn change(&mut self, change: &Change, seen: Seen, reply: oneshot::Sender<Result<String, String>>) {
         let prepared = self.prepare(change).and_then(|(cluster, job)| {
             self.aside.check()?;
+            self.check_lead()?;
             let changes = self.changes.get_mut(&cluster).ok_or("no such cluster")?;
             changes.managers.take_instead(seen);
             match changes.managers.refusal() {
@@ -352,6 +398,16 @@ impl Monitor {
                 let epoch = watched.plan.epoch();
                 changes.begin(watched, Order::Begin { job, epoch, drain: change.drain, reply });
             }
+        }
+    }
+
+    fn check_lead(&self) -> Result<(), String> {
+        let Some(view) = self.coordination.as_ref().map(Coordination::view) else { return Ok(()) };
+        match (view.leads(), &view.lost, view.leader()) {
+            (true, ..) => Ok(()),
+            (_, Some(why), _) => Err(format!("this instance is cut off from the others: {why}")),
+            (_, _, Some(leader)) => Err(format!("{} leads: the order has to be given there", view.name(leader))),
+            _ => Err("no instance leads just now: try again in some seconds".to_owned()),
         }
     }
 
@@ -484,7 +540,8 @@ impl Changes {
     }
 
     fn tell_heart(&self, watched: &Watched) {
-        let serving = watched.plan.primary().filter(|_| watched.plan.mode() == FailoverMode::Promote);
+        let is_ours = watched.plan.mode() == FailoverMode::Promote && self.leads();
+        let serving = watched.plan.primary().filter(|_| is_ours);
         let primary = serving.and_then(|node| watched.nodes.get(node)).map(|node| (node.at(), node.target.clone()));
         self.heart.send_if_modified(|known| {
             let is_other = *known != primary;
@@ -527,7 +584,7 @@ impl Changes {
     }
 
     fn tell_slots(&self, watched: &Watched, is_aside: bool) {
-        let present = Wanted::of(watched, is_aside);
+        let present = Wanted::of(watched, is_aside || !self.leads());
         self.slots.send_if_modified(|known| {
             let is_other = *known != present;
             *known = present;
@@ -595,7 +652,71 @@ impl Changes {
         let _ = self.orders.send(Order::Strays(present));
     }
 
-    fn tell_accepted(&mut self, watched: &Watched) {
+    /// This instance decides.
+    fn leads(&self) -> bool {
+        self.others.as_ref().is_none_or(|others| others.view().leads())
+    }
+
+    /// Whether a primary that is lost here is lost.
+    fn others_agree(&mut self, cluster: &str, now_ns: u64) -> bool {
+        let Some(others) = &self.others else { return true };
+        let view = others.view();
+        if !view.leads() {
+            return false;
+        }
+        match votes::judge(view.others().map(|id| (id, view.vote(cluster, id)))) {
+            Finding::Begin => {
+                self.objected_ns = None;
+                true
+            }
+            Finding::Wait(why) => {
+                tracing::debug!(cluster, why, "the primary is lost here");
+                false
+            }
+            Finding::HandOver(why) => {
+                let since = *self.objected_ns.get_or_insert(now_ns);
+                if now_ns >= after(since, HAND_OVER) {
+                    tracing::warn!(cluster, why, "the primary is lost here: another instance should lead");
+                    self.objected_ns = None;
+                    others.resign(ABSTAIN);
+                }
+                false
+            }
+        }
+    }
+
+    /// What this instance thinks of the primary.
+    fn tell_vote(&mut self, watched: &Watched, now_ns: u64) {
+        let Some(others) = &self.others else { return };
+        let vote = match watched.plan.accepted() {
+            Some(_) if watched.detector.verdict(now_ns).is_some() => Vote::Lost,
+            Some(node) if !watched.detector.is_in_doubt() && takes_writes(watched, node) => Vote::Up,
+            _ => Vote::Unsure,
+        };
+        if self.voted != Some(vote) {
+            self.voted = Some(vote);
+            others.vote(&watched.name, &vote);
+        }
+    }
+
+    /// Another primary, or another timeline of it, is for all instances to accept together.
+    fn propose(&mut self, watched: &Watched, now_ns: u64) {
+        let found = watched.plan.proposal().filter(|_| watched.plan.closed().is_none() && self.leads());
+        let Some((node, timeline)) = found else { return };
+        let Some(at) = watched.nodes.get(node).map(WatchedNode::at) else { return };
+        let is_told = |known: &(At, u32, u64)| (&known.0, known.1) == (&at, timeline) && now_ns < after(known.2, SEEN);
+        if self.proposed.as_ref().is_some_and(is_told) {
+            return;
+        }
+        let record = Record::accepted(at.clone(), timeline, 1, watched.plan.system_identifier());
+        self.proposed = Some((at, timeline, now_ns));
+        self.begin(watched, Order::Proposed(Box::new(record)));
+    }
+
+    fn tell_accepted(&mut self, watched: &Watched, now_ns: u64) {
+        if self.others.is_some() {
+            return self.propose(watched, now_ns);
+        }
         let accepted = watched.plan.accepted_as();
         if accepted == self.told {
             return;

@@ -32,6 +32,43 @@ impl Plan {
         })
     }
 
+    /// From now on several instances decide together.
+    pub fn set_led(&mut self) {
+        self.is_led = true;
+    }
+
+    /// The node that should be the primary, as far as this instance can tell, and the timeline that it writes.
+    pub fn proposal(&self) -> Option<(usize, u32)> {
+        self.proposal.and_then(|node| Some((node, self.members.get(node)?.timeline())))
+    }
+
+    /// What the instances have decided: the primary, `None` if it is no node here, and why nobody writes to it now.
+    pub fn adopt(
+        &mut self,
+        now_ns: u64,
+        (node, timeline, epoch): (Option<usize>, u32, u64),
+        identifier: Option<u64>,
+        closed: Option<(String, bool)>,
+    ) -> Vec<Action> {
+        self.changed(now_ns, |plan, actions| {
+            let record = node.map(|node| Record { node, timeline });
+            plan.closed = closed.map(|(why, cuts)| Closed { why, cuts });
+            plan.identifier = identifier.or(plan.identifier);
+            if (plan.record, plan.epoch) == (record, epoch) {
+                return;
+            }
+            let is_other = plan.record.map(|record| record.node) != node;
+            (plan.record, plan.epoch, plan.wanted) = (record, epoch, None);
+            // A decision for an older timeline is an admin's.
+            plan.floor = timeline;
+            actions.push(Action::ForgetPositions);
+            if let Some(member) = node.and_then(|node| plan.members.get_mut(node)).filter(|_| is_other) {
+                (member.fence, member.stray) = (None, None);
+            }
+            actions.extend(node.map(|node| Action::Probe { node, after: std::time::Duration::ZERO }));
+        })
+    }
+
     /// What was decided before a restart: this node was the primary.
     pub fn restore(&mut self, node: Option<usize>, timeline: u32, epoch: u64, identifier: Option<u64>) {
         self.record = node.map(|node| Record { node, timeline });
@@ -45,7 +82,7 @@ impl Plan {
     /// The record is of a cluster that is gone: every node answers, and all of them belong to another one (`initdb` was
     /// run again).
     pub(super) fn forget_another_cluster(&mut self, actions: &mut Vec<Action>) {
-        let Some(recorded) = self.identifier.filter(|_| self.is_restored) else { return };
+        let Some(recorded) = self.identifier.filter(|_| self.is_restored && !self.is_led) else { return };
         let told = |member: &Member| member.facts.as_ref().filter(|_| member.is_reachable())?.system_identifier;
         let all: Vec<Option<u64>> = self.members.iter().map(told).collect();
         if all.contains(&Some(recorded)) {

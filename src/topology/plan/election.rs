@@ -26,10 +26,16 @@ impl Plan {
     /// Decides who is primary and fences every other node that accepts writes.
     pub(super) fn elect(&mut self, actions: &mut Vec<Action>) {
         self.raise_floor();
+        let accepted = self.accepted();
+        self.proposal = self.wanted.filter(|node| Some(*node) != accepted);
         let dispute = match self.judge() {
             Verdict::Wait => return,
             Verdict::Stay => {
                 self.follow_timeline(actions);
+                None
+            }
+            Verdict::Accept(node) if self.is_led => {
+                self.proposal.get_or_insert(node);
                 None
             }
             Verdict::Accept(node) => {
@@ -167,7 +173,9 @@ impl Plan {
             return;
         }
         member.fence = None;
-        if timeline > record.timeline {
+        if timeline > record.timeline && self.is_led {
+            self.proposal.get_or_insert(record.node);
+        } else if timeline > record.timeline {
             self.record = Some(Record { timeline, ..record });
             self.epoch += 1;
             actions.push(Action::ForgetPositions);

@@ -108,6 +108,10 @@ impl Plan {
                 self.name(serving),
                 self.name(serving)
             )),
+            None if self.is_led => {
+                self.wanted = Some(node);
+                Ok(())
+            }
             None => {
                 self.floor = member.timeline();
                 self.accept(node, actions);

@@ -56,6 +56,7 @@ impl View<'_> {
             Kind::Switchover => (Kind::Failover, Some(from), true),
             Kind::Return => (Kind::Failover, job.known, job.is_exact),
             // What the candidate had the old primary had, too.
+            Kind::Followed => (Kind::Failover, job.known, job.is_exact),
             Kind::Failover | Kind::Ordered => (job.kind, job.known.map(|known| known.max(from)), job.is_exact),
         };
         let why = format!("{name} was lost while it was being promoted");

@@ -1,18 +1,6 @@
-//! What later versions will do: refused where ignoring it would be unsafe.
+//! Sections that ask for nothing, and what is refused of `[coordination]`.
 
 use super::*;
-use crate::config::later::rows_of_existing_keys;
-
-#[test]
-fn what_would_be_unsafe_to_ignore_is_refused() {
-    let unavailable = |lines: &str, position: &str, key: &str| {
-        let found = errors(&format!("{BASE}{lines}"));
-        let start = format!("f.toml:{position}: {key}");
-        assert!(found.len() == 1 && found[0].starts_with(&start), "{lines}: {found:#?}");
-        assert!(found[0].contains("not available in this version; "), "{lines}: {found:#?}");
-    };
-    unavailable("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\n", "8:8", "coordination.etcd");
-}
 
 #[test]
 fn values_that_ask_for_nothing_are_accepted() {
@@ -46,13 +34,17 @@ fn their_values_are_checked_all_the_same() {
 }
 
 #[test]
-fn the_table_speaks_of_keys_that_exist() {
-    for key in reference().iter().filter(|key| key.is_placeholder) {
-        let is_field = reference().iter().any(|other| !other.is_placeholder && other.path() == key.path());
-        assert!(!is_field, "{} has a field; take it out of the placeholders", key.path());
-    }
-    for (section, key) in rows_of_existing_keys() {
-        let exists = reference().iter().any(|info| !info.is_placeholder && info.section == section && info.name == key);
-        assert!(exists, "{section}.{key} is not a key");
-    }
+fn coordination_is_checked() {
+    refused(
+        "[coordination]\netcd = [\"127.0.0.1:2379\"]\nprefix = \"/\"\ntls.cert = \"a.pem\"\npassword = \"p\"\nname = \"a/b\"\n",
+        &[
+            "2:9: coordination.etcd must hold URLs that start with http:// or https://",
+            "3:10: coordination.prefix must name something, such as \"/forebay\"",
+            "4:12: coordination.tls.cert needs tls.key",
+            "5:12: coordination.password needs user",
+            "6:8: coordination.name must not be empty and have no \"/\"",
+        ],
+    );
+    let quiet = warnings("[coordination]\netcd = [\"http://127.0.0.1:2379\"]\nname = \"a\"\n");
+    assert_eq!(quiet, Vec::<String>::new());
 }

@@ -1,0 +1,314 @@
+//! Several instances, one decision: what they share through etcd.
+//!
+//! Each instance has a lease. Under it stand a key that says that it is there ([`Member`]) and what it has to tell the
+//! others; without it, it has no [`Permit`] to write. One instance leads: it alone changes the records of who is
+//! primary, each change made only if it still leads and nobody has changed the record meanwhile. All others do as the
+//! records say, and say how far they have come ([`Ack`]).
+//!
+//! The safety of a promotion rests on this: before it, the leader waits until every other instance has said that
+//! nothing of the old primary reaches its clients any more, or its key is gone. The key goes away when the lease ends,
+//! which is later than the permit: that ends by the instance's own clock, counted from before etcd was asked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::failover::doubt::Transaction;
+use super::lsn::Lsn;
+use crate::config::model::{Coordination as Config, ServerTls};
+use crate::worker::permit::{Permit, boottime_ns};
+
+mod etcd;
+mod keeper;
+pub mod votes;
+
+use etcd::Entry;
+use keeper::Ask;
+pub use votes::Vote;
+
+/// So long after its key an instance may still have the right to write, if its lease did not end by itself, ns.
+const DEPARTING_NS: u64 = 500_000_000;
+/// The key of whoever leads.
+const LEADER: &str = "leader";
+
+/// What an instance says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// As it is called.
+    pub name: String,
+    /// Where clients reach it.
+    pub address: String,
+    /// Of the program.
+    pub version: String,
+    /// Of the process.
+    pub pid: u32,
+}
+
+/// How far an instance has closed the way to a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// Clients write.
+    Open,
+    /// Nothing new begins.
+    Closed,
+    /// Nothing new begins, and nothing is under way.
+    Quiet,
+    /// What was under way was taken away from its clients.
+    Cut,
+}
+
+impl Gate {
+    /// As `SHOW INSTANCES` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gate::Open => "open",
+            Gate::Closed => "closed",
+            Gate::Quiet => "quiet",
+            Gate::Cut => "cut",
+        }
+    }
+}
+
+/// What an instance answers to a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The record that it goes by: etcd's `mod_revision`.
+    pub revision: i64,
+    /// The record's epoch.
+    pub epoch: u64,
+    /// How it stands for that.
+    pub gate: Gate,
+    /// How far it knows the primary to have come.
+    #[serde(default)]
+    pub known: Option<Lsn>,
+    /// How much more its clients were acknowledged perhaps, bytes of log.
+    #[serde(default)]
+    pub unseen: u64,
+    /// COMMITs whose clients wait to hear what became of them.
+    #[serde(default)]
+    pub doubts: Vec<Transaction>,
+}
+
+/// How this instance stands with the others, and what they share.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Own name among the members: another one for each process.
+    pub me: String,
+    /// Counts the times that this instance has found to the others; 0 before the first.
+    pub session: u64,
+    /// Why it is without them now.
+    pub lost: Option<String>,
+    /// When the key of the own leadership was made: no other leader has the same.
+    token: Option<i64>,
+    /// The end of the lease, ns of [`crate::worker::permit::boottime_ns`].
+    pub until_ns: u64,
+    /// Everything shared, by key without the prefix.
+    entries: Arc<BTreeMap<String, Entry>>,
+    revision: i64,
+    /// Instances whose keys are gone, and since when, as `until_ns`.
+    departed: Vec<(String, u64)>,
+}
+
+impl View {
+    fn new(me: String) -> Self {
+        let lost = Some("etcd was not reached yet".to_owned());
+        Self {
+            me,
+            session: 0,
+            lost,
+            token: None,
+            until_ns: 0,
+            entries: Arc::default(),
+            revision: 0,
+            departed: Vec::new(),
+        }
+    }
+
+    /// This instance is the one that decides.
+    pub fn leads(&self) -> bool {
+        let leader = self.entries.get(LEADER);
+        self.lost.is_none() && self.token.is_some() && leader.map(|entry| entry.create_revision) == self.token
+    }
+
+    /// Who decides, if anybody.
+    pub fn leader(&self) -> Option<&str> {
+        self.entries.get(LEADER).map(|entry| entry.value.as_str())
+    }
+
+    /// What an instance is called.
+    pub fn name<'a>(&'a self, id: &'a str) -> String {
+        let member = self.entries.get(&format!("members/{id}"));
+        let known = member.and_then(|entry| serde_json::from_str::<Member>(&entry.value).ok());
+        // After the name, a key has what tells processes apart.
+        known.map_or_else(|| id.rsplit_once('~').map_or(id, |(name, _)| name).to_owned(), |member| member.name)
+    }
+
+    /// All instances, by their keys.
+    pub fn members(&self) -> impl Iterator<Item = (&str, Option<Member>)> {
+        self.below("members/").map(|(id, entry)| (id, serde_json::from_str(&entry.value).ok()))
+    }
+
+    /// All others.
+    pub fn others(&self) -> impl Iterator<Item = &str> {
+        self.below("members/").map(|(id, _)| id).filter(|id| *id != self.me)
+    }
+
+    /// All others that a change has to wait for: with those whose keys went away only a moment ago. A lease that somebody
+    /// has revoked ends before the right to write; the instance hears of it at once.
+    pub fn waited_for(&self) -> impl Iterator<Item = &str> {
+        let now_ns = boottime_ns();
+        let is_recent = move |gone: &&(String, u64)| gone.1.saturating_add(DEPARTING_NS) > now_ns;
+        self.others().chain(self.departed.iter().filter(is_recent).map(|(id, _)| id.as_str()))
+    }
+
+    /// Everything that had happened when the record with this revision was written is known.
+    pub fn is_of(&self, revision: i64) -> bool {
+        self.revision >= revision
+    }
+
+    /// What is decided about a cluster, as text, and its revision.
+    pub fn record(&self, cluster: &str) -> Option<(&str, i64)> {
+        let entry = self.entries.get(&record_key(cluster))?;
+        Some((&entry.value, entry.mod_revision))
+    }
+
+    /// What an instance has answered about a cluster.
+    pub fn ack(&self, cluster: &str, member: &str) -> Option<Ack> {
+        let entry = self.entries.get(&format!("acks/{}/{member}", coded(cluster)))?;
+        serde_json::from_str(&entry.value).ok()
+    }
+
+    /// What an instance thinks of a cluster's primary.
+    pub fn vote(&self, cluster: &str, member: &str) -> Option<Vote> {
+        let entry = self.entries.get(&format!("votes/{}/{member}", coded(cluster)))?;
+        serde_json::from_str(&entry.value).ok()
+    }
+
+    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Entry)> {
+        let from = self.entries.range(prefix.to_owned()..);
+        from.map_while(move |(key, entry)| Some((key.strip_prefix(prefix)?, entry)))
+    }
+}
+
+/// Reaches the others. Stops with its last clone.
+#[derive(Clone)]
+pub struct Coordination {
+    view: watch::Receiver<Arc<View>>,
+    asks: mpsc::UnboundedSender<Ask>,
+    permit: Arc<Permit>,
+    /// The same for all instances, and for nobody else.
+    group: u64,
+}
+
+impl fmt::Debug for Coordination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordination").field("me", &self.view.borrow().me).finish_non_exhaustive()
+    }
+}
+
+impl Coordination {
+    /// Begins to look for the others, on a thread of its own: no load on the data threads or on the control thread keeps
+    /// the lease from being kept.
+    ///
+    /// # Errors
+    /// The configuration cannot be used, or there is no thread to be had.
+    pub fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Self, String> {
+        keeper::start(config, tls, me)
+    }
+
+    /// The right to write.
+    pub fn permit(&self) -> Arc<Permit> {
+        Arc::clone(&self.permit)
+    }
+
+    /// A number for all instances that go by the same keys.
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// As it is now.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// As it is now and will be.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// From now on the right to write is not had before `participant` goes by what the others have decided, each time
+    /// that it was lost. Its way to write must be closed now.
+    pub fn join(&self, participant: &str) {
+        self.ask(Ask::Join(participant.to_owned()));
+    }
+
+    /// The participant is no more.
+    pub fn leave(&self, participant: &str) {
+        self.ask(Ask::Leave(participant.to_owned()));
+    }
+
+    /// The participant goes by what was decided, as of a view of this session.
+    pub fn ready(&self, participant: &str, session: u64) {
+        self.ask(Ask::Ready(participant.to_owned(), session));
+    }
+
+    /// Tells the others; the last word counts.
+    pub fn acknowledge(&self, cluster: &str, ack: &Ack) {
+        let value = serde_json::to_string(ack).unwrap_or_default();
+        self.ask(Ask::Publish(format!("acks/{}", coded(cluster)), value));
+    }
+
+    /// As [`Self::acknowledge`].
+    pub fn vote(&self, cluster: &str, vote: &Vote) {
+        let value = serde_json::to_string(vote).unwrap_or_default();
+        self.ask(Ask::Publish(format!("votes/{}", coded(cluster)), value));
+    }
+
+    /// Changes the record of a cluster; the answer is its new revision. `expected` is the one before, 0 for none.
+    ///
+    /// # Errors
+    /// It was not changed, as far as is known: another instance leads, the record is another one by now, or etcd does not
+    /// answer. To be tried again with the same text, unless the view shows another one.
+    pub async fn write(&self, cluster: &str, expected: i64, text: String) -> Result<i64, String> {
+        let (reply, told) = oneshot::channel();
+        self.ask(Ask::Write { key: record_key(cluster), expected, text, reply });
+        told.await.unwrap_or_else(|_| Err("coordination has stopped".to_owned()))
+    }
+
+    /// Another instance should lead: this one sees less than others do.
+    pub fn resign(&self, pause: Duration) {
+        self.ask(Ask::Resign(pause));
+    }
+
+    /// This process never leads again, or may again.
+    pub fn stand_aside(&self, is_aside: bool) {
+        self.ask(Ask::StandAside(is_aside));
+    }
+
+    /// Gives back what this instance has: nobody has to wait for it. Nothing is written from here on.
+    pub async fn leave_all(&self) {
+        let (reply, told) = oneshot::channel();
+        self.ask(Ask::Goodbye(reply));
+        // Without an answer the lease ends by itself.
+        let _ = told.await;
+    }
+
+    fn ask(&self, ask: Ask) {
+        // Its thread ends with the last of these only.
+        let _ = self.asks.send(ask);
+    }
+}
+
+fn record_key(cluster: &str) -> String {
+    format!("records/{}", coded(cluster))
+}
+
+/// A cluster may be called anything; a part of a key has no slash.
+fn coded(name: &str) -> String {
+    super::failover::record::file_name(name)
+}

@@ -1,0 +1,171 @@
+"""Several instances that decide together through etcd: one leads, all go by what it writes down."""
+
+import json
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from harness import wait_until
+from harness.etcd import Etcd, Way
+from harness.relay import Relay
+from harness.scene import events
+from test_failover_follow import Load
+
+LEASE = 3  # seconds
+
+
+@pytest.fixture
+def etcd():
+    made = Etcd()
+    yield made
+    made.destroy()
+
+
+class Instances:
+    """Three instances in front of one cluster, each with its own way to etcd and to the nodes."""
+
+    def __init__(self, etcd, cluster, start_forebay, number=3, failover=None, near=False):
+        self.etcd, self.cluster = etcd, cluster
+        self.ways = [Way(etcd) for _ in range(number)]
+        self.nodes = [[Relay(node.port) for node in cluster.nodes] for _ in range(number)] if near else None
+        failover = {"mode": "promote", "hold": "20s", **(failover or {})}
+
+        def start(number):
+            nodes = [relay.address for relay in self.nodes[number]] if near else cluster.addresses
+            coordination = {"etcd": self.ways[number].urls, "lease": f"{LEASE}s", "name": f"fb{number + 1}"}
+            return start_forebay(nodes=nodes, failover=failover, config={"coordination": coordination}, wait="port")
+        self.all = [start(number) for number in range(number)]
+        for forebay in self.all:
+            wait_until(forebay.nodes_are_up, 20, "each instance to find its nodes")
+
+    def rows(self, forebay):
+        """SHOW INSTANCES, by name."""
+        return {row["instance"]: row for row in forebay.admin("SHOW INSTANCES")}
+
+    def leader(self, among=None):
+        """The number of the instance that leads, as the instances say that can be asked."""
+        def found():
+            for forebay in among or self.all:
+                names = [row["instance"] for row in forebay.admin("SHOW INSTANCES") if row["leader"] == "yes"]
+                if names:
+                    return names
+            return None
+        return int(wait_until(found, 20, "an instance to lead")[0][2:]) - 1
+
+    def primaries(self):
+        """Whom each instance sends writes to."""
+        return [primary_of(forebay) for forebay in self.all if forebay.is_running()]
+
+    def agree_on_another(self, old, among=None, timeout=30):
+        """Waits until these instances have another primary than `old`, the same; its name."""
+        def found():
+            names = {primary_of(forebay) for forebay in among or self.all}
+            return len(names) == 1 and names != {old} and None not in names and names.pop()
+        return wait_until(found, timeout, f"all to have another primary than {old}")
+
+    def record(self):
+        """What they have decided."""
+        return json.loads(self.etcd.get("/forebay/records/main"))["record"]
+
+    def destroy(self):
+        """Ends the ways."""
+        for way in self.ways:
+            way.destroy()
+        for relay in [relay for relays in self.nodes or [] for relay in relays]:
+            relay.destroy()
+
+
+def primary_of(forebay):
+    names = [row["node"] for row in forebay.admin("SHOW NODES") if row["role"] == "primary" and row["state"] == "up"]
+    return names[0] if len(names) == 1 else None
+
+
+@pytest.fixture
+def make(etcd, with_table, start_forebay):
+    made = []
+
+    def instances(**options):
+        made.append(Instances(etcd, with_table, start_forebay, **options))
+        return made[-1]
+    yield instances
+    for instances in made:
+        instances.destroy()
+
+
+@pytest.fixture
+def three(make):
+    return make()
+
+
+@pytest.fixture
+def loads(three):
+    three.cluster.nodes[0].configure(synchronous_standby_names="ANY 1 (pg2, pg3)")
+    made = [Load(forebay, "w") for forebay in three.all]
+    for number, load in enumerate(made):
+        # Each inserts numbers of its own.
+        load.first = number
+    for load in made:
+        load.progress()
+    yield made
+    for load in made:
+        load.stop()
+
+
+def test_one_leads_and_all_know_each_other(three):
+    leader = three.leader()
+    for forebay in three.all:
+        wait_until(lambda: len(three.rows(forebay)) == 3, 10, "all to be seen")
+        rows = three.rows(forebay)
+        assert sorted(rows) == ["fb1", "fb2", "fb3"]
+        assert [name for name, row in rows.items() if row["leader"] == "yes"] == [f"fb{leader + 1}"]
+        assert all(row["version"] and row["address"] for row in rows.values())
+    own = three.rows(three.all[0])["fb1"]
+    assert own["gate"] == "open" and own["epoch_acked"] == 1 and 0 < own["lease_left_ms"] <= LEASE * 1000
+    assert three.record()["epoch"] == 1 and three.record()["job"] is None
+    for forebay in three.all:
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) select coalesce(max(id), 0) + 1 from w")
+
+
+def test_a_killed_primary_is_replaced_once_for_all(three):
+    with three.all[0].connect() as connection:
+        connection.execute("insert into w (id) values (1)")
+    three.cluster.caught_up()
+    three.cluster.nodes[0].kill()
+    name = three.agree_on_another("pg1")
+    assert three.record()["epoch"] == 2 and three.record()["timeline"] == 2
+    done = [detail for forebay in three.all for detail in events(forebay, "failover_done")]
+    assert len(done) == 1 and f"{name} is the primary now" in done[0], "one of them has promoted it"
+    print(done)
+    for number, forebay in enumerate(three.all):
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) values (%s)", [10 + number])
+    node = next(node for node in three.cluster.nodes if node.name == name)
+    assert node.value("select count(*) from w") == 4
+
+
+def test_a_switchover_pauses_all_of_them(three):
+    leader = three.all[three.leader()]
+    leader.admin("SWITCHOVER main TO pg2")
+    assert three.agree_on_another("pg1") == "pg2"
+    for number, forebay in enumerate(three.all):
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) values (%s)", [number])
+    assert three.cluster.nodes[1].value("select count(*) from w") == 3
+
+
+def test_the_work_of_a_killed_leader_is_gone_on_with(three):
+    number = three.leader()
+    rest = [forebay for forebay in three.all if forebay is not three.all[number]]
+    three.cluster.nodes[0].kill()
+    wait_until(lambda: three.record()["job"], 20, "the failover to begin", 0.001)
+    three.all[number].kill()
+    three.agree_on_another("pg1", among=rest)
+    assert three.record()["timeline"] == 2, "nobody was promoted twice"
+    for client, forebay in enumerate(rest):
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) values (%s)", [client])
