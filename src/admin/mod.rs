@@ -22,6 +22,7 @@ pub mod statement;
 mod stats;
 pub mod table;
 mod time;
+mod together;
 mod views;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use views::{VIEWS, View};
 
 use crate::config::model::AdminRole;
 use crate::ops::Instance;
+use crate::topology::coordination::Coordination;
 
 /// Starts what the console needs all the time, the counters of the last two minutes, HTTP, and what tells a collector of
 /// the metrics. Must be called on the
@@ -43,6 +45,9 @@ use crate::ops::Instance;
 pub fn start(instance: &Arc<Instance>) -> std::io::Result<()> {
     tokio::task::spawn_local(stats::keep(Arc::clone(instance)));
     tokio::task::spawn_local(metrics::tell(Arc::clone(instance)));
+    if let Some(calls) = instance.coordination.as_ref().and_then(Coordination::take_calls) {
+        tokio::task::spawn_local(together::serve(Arc::clone(instance), calls));
+    }
     http::start(instance)
 }
 

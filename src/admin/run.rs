@@ -9,7 +9,7 @@ use super::facts::Facts;
 use super::statement::command::Command;
 use super::statement::{Statement, Transaction};
 use super::table::{Column, Kind, Table, row};
-use super::{Rights, commands, drivers, help, route};
+use super::{Rights, commands, drivers, help, route, together};
 use crate::ops::Instance;
 use crate::wire::pg::sqlstate::Severity;
 
@@ -24,6 +24,8 @@ pub struct Caller {
     pub database: String,
     /// As told in BackendKeyData; 0 if it was not.
     pub process_id: i32,
+    /// Another instance passes on what an admin has ordered there.
+    pub(super) is_instance: bool,
     pub(super) parameters: BTreeMap<&'static str, String>,
 }
 
@@ -35,6 +37,7 @@ impl Caller {
             rights,
             database: database.to_owned(),
             process_id: 0,
+            is_instance: false,
             parameters: BTreeMap::new(),
         }
     }
@@ -144,7 +147,10 @@ pub async fn execute(instance: &Arc<Instance>, caller: &mut Caller, statement: &
         Statement::Command(command) => {
             let what = command.name();
             match caller.rights {
-                Rights::Admin => commands::run(instance, caller, command).await,
+                Rights::Admin => match &instance.coordination {
+                    Some(others) if !caller.is_instance => together::run(instance, others, caller, command).await,
+                    _ => commands::run(instance, caller, command).await,
+                },
                 rights => Err(Refusal::NotAllowed { what, nobody_is: rights == Rights::NobodyIsAdmin }),
             }
         }

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
 use super::setting::{At, Rules, Secrets, Setting, Value, list, quote};
 
 /// Addresses that begin alike. IPv4 within IPv6 (`::ffff:10.0.0.1`) is IPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Network(IpNet);
 
 impl Network {
@@ -48,6 +50,20 @@ fn canonical(block: IpNet) -> Option<IpNet> {
     let Some(v4) = v6.addr().to_ipv4_mapped() else { return Some(block) };
     let length = v6.prefix_len().checked_sub(96)?;
     IpNet::new(v4.into(), length).ok()
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Network::parse(&text).ok_or_else(|| format!("\"{text}\" is no address and no block"))
+    }
 }
 
 impl std::fmt::Display for Network {

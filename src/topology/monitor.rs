@@ -28,11 +28,13 @@ use super::store::{Kind, Store, Weight};
 
 mod changes;
 mod handle;
+mod ordered;
+mod together;
 
-pub use changes::Change;
 use changes::Changes;
 use handle::Command;
 pub use handle::MonitorHandle;
+pub use ordered::Change;
 
 /// Starts the watch, see [`Monitor::start`].
 pub struct Monitor {

@@ -169,3 +169,47 @@ def test_the_work_of_a_killed_leader_is_gone_on_with(three):
     for client, forebay in enumerate(rest):
         with forebay.connect() as connection:
             connection.execute("insert into w (id) values (%s)", [client])
+
+
+def test_any_instance_takes_orders_for_all(three):
+    number = three.leader()
+    other = three.all[(number + 1) % 3]
+    other.admin("SWITCHOVER main TO pg2")
+    assert three.agree_on_another("pg1") == "pg2"
+    assert events(three.all[number], "switchover_done"), "the one that leads has done it"
+    other.admin("DETACH NODE pg3")
+    other.admin("PAUSE FAILOVER")
+    other.admin("BAN '192.0.2.1'")
+    for forebay in three.all:
+        assert forebay.node("pg3")["state"] == "detached"
+        assert forebay.admin("SHOW BANS")[0]["address"] == "192.0.2.1"
+        assert events(forebay, "failover_paused") == ["by admin"]
+    with pytest.raises(psycopg.Error, match="pg9"):
+        other.admin("SWITCHOVER main TO pg9")
+    other.admin("ATTACH NODE pg3")
+    other.admin("RESUME FAILOVER")
+    other.admin("UNBAN '192.0.2.1'")
+    for forebay in three.all:
+        assert forebay.node("pg3")["state"] == "up" and not forebay.admin("SHOW BANS")
+
+
+def test_a_pause_holds_the_clients_of_all_and_is_taken_back_when_it_is_given_up(three):
+    first, *rest = three.all
+    with rest[0].connect() as busy:
+        busy.autocommit = False
+        busy.execute("select 1")
+        with psycopg.connect(first.dsn(dbname="forebay", user="admin"), autocommit=True) as console:
+            with ThreadPoolExecutor(1) as beside:
+                waiting = beside.submit(console.execute, "PAUSE bench")
+                paused = lambda forebay: [row for row in forebay.admin("SHOW DATABASES") if row["paused"] == 1]
+                wait_until(lambda: all(map(paused, three.all)), 10, "all to be paused")
+                assert not waiting.done(), "a transaction is open at another instance"
+                console.cancel()
+                with pytest.raises(psycopg.errors.QueryCanceled):
+                    waiting.result()
+        wait_until(lambda: not any(map(paused, three.all)), 10, "none to be paused")
+        busy.rollback()
+    first.admin("PAUSE bench")
+    assert all(map(paused, three.all))
+    rest[1].admin("RESUME bench")
+    assert not any(map(paused, three.all))

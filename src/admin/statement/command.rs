@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Parser;
 use crate::admin::errors::Refusal;
 use crate::config::{self, Network};
 use crate::sql::lex::Token;
 
 /// What changes something. Databases are called as clients call them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "docs/console.md; one variant a command")]
 pub enum Command {
     Reload,
@@ -61,7 +63,7 @@ pub enum Command {
 }
 
 /// What `SWITCHOVER` does with transactions that have begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// They fail, as if what they read had changed.
     Fast,
@@ -70,7 +72,7 @@ pub enum Mode {
 }
 
 /// What `SHUTDOWN` waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shutdown {
     /// Nothing.
     Now,

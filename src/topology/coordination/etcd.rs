@@ -155,6 +155,11 @@ impl Etcd {
         self.call("/v3/kv/put", &put).await.map(drop)
     }
 
+    /// Deletes a key.
+    pub(super) async fn delete(&self, key: &str) -> Result<(), Trouble> {
+        self.call("/v3/kv/deleterange", &json!({ "key": coded(key.as_bytes()) })).await.map(drop)
+    }
+
     /// Carries out `deeds` together if all `conditions` hold; the revision then, or else how `watched` is instead.
     pub(super) async fn transact(
         &self,

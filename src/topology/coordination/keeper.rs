@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustc_hash::FxHasher;
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::etcd::{Condition, Deed, Entry, Etcd, Event, Trouble};
-use super::{Coordination, LEADER, Member, View};
+use super::{Call, Coordination, LEADER, Member, View};
 use crate::config::model::{Coordination as Config, ServerTls};
 use crate::worker::permit::{Permit, boottime_ns};
 
@@ -34,19 +34,26 @@ pub(super) enum Ask {
         text: String,
         reply: oneshot::Sender<Result<i64, String>>,
     },
+    Call {
+        to: String,
+        what: String,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
     Resign(Duration),
     StandAside(bool),
     Goodbye(oneshot::Sender<()>),
 }
 
-struct Keeper {
-    etcd: Etcd,
-    prefix: String,
+pub(super) struct Keeper {
+    pub(super) etcd: Etcd,
+    pub(super) prefix: String,
     lease_time: Duration,
     member: String,
     permit: Arc<Permit>,
-    view: watch::Sender<Arc<View>>,
-    state: RefCell<State>,
+    pub(super) view: watch::Sender<Arc<View>>,
+    pub(super) state: RefCell<State>,
+    /// Takes what other instances want done here.
+    pub(super) called: mpsc::UnboundedSender<Call>,
     /// A key under the lease has another value.
     published: Notify,
     /// Somebody else should lead, or nobody does.
@@ -59,7 +66,7 @@ struct Keeper {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     lease: i64,
     /// Keys under the lease, and those that etcd does not have yet.
     published: BTreeMap<String, String>,
@@ -69,6 +76,11 @@ struct State {
     ready: BTreeMap<String, u64>,
     is_aside: bool,
     leads_not_before: Option<Instant>,
+    /// Calls of this instance that were not answered yet, by number: to whom.
+    pub(super) waiting: BTreeMap<u64, (String, oneshot::Sender<Result<String, String>>)>,
+    last_call: u64,
+    /// Calls of others that are being carried out, or were, by their keys.
+    pub(super) taken: BTreeSet<String>,
 }
 
 pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coordination, String> {
@@ -80,8 +92,10 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coor
     let id = format!("{}~{:08x}", super::coded(&me.name), u32::from_le_bytes(random));
     let (view, seen) = watch::channel(Arc::new(View::new(id)));
     let (asks, asked) = mpsc::unbounded_channel();
+    let (called, calls) = mpsc::unbounded_channel();
+    let calls = Arc::new(Mutex::new(Some(calls)));
     let permit = Arc::new(Permit::leased());
-    let coordination = Coordination { view: seen, asks, permit: Arc::clone(&permit), group: hasher.finish() };
+    let coordination = Coordination { view: seen, asks, permit: Arc::clone(&permit), group: hasher.finish(), calls };
     // Two members that do not answer must not cost the lease.
     let patience = (config.lease / 5).clamp(Duration::from_millis(200), Duration::from_secs(2));
     let login = config.user.clone().zip(config.password.clone());
@@ -106,6 +120,7 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coor
             permit,
             view,
             state: RefCell::default(),
+            called,
             published: Notify::new(),
             campaign: Notify::new(),
             is_leaving: Cell::new(false),
@@ -169,6 +184,17 @@ impl Keeper {
                         let _ = reply.send(keeper.write(&key, expected, &text).await);
                     });
                 }
+                Ask::Call { to, what, reply } => {
+                    let number = {
+                        let mut state = self.state.borrow_mut();
+                        state.last_call += 1;
+                        let number = state.last_call;
+                        state.waiting.insert(number, (to.clone(), reply));
+                        number
+                    };
+                    let keeper = Rc::clone(&self);
+                    tokio::task::spawn_local(async move { keeper.call(number, &to, &what).await });
+                }
                 Ask::Resign(pause) => {
                     self.state.borrow_mut().leads_not_before = Some(Instant::now() + pause.max(LEAVE));
                     self.campaign.notify_one();
@@ -194,8 +220,12 @@ impl Keeper {
         }
     }
 
-    fn me(&self) -> String {
+    pub(super) fn me(&self) -> String {
         self.view.borrow().me.clone()
+    }
+
+    pub(super) fn lease(&self) -> i64 {
+        self.state.borrow().lease
     }
 
     fn change(&self, change: impl FnOnce(&mut View)) {
@@ -205,7 +235,7 @@ impl Keeper {
     }
 
     /// From a new lease to its end; the answer is why it ended.
-    async fn session(&self) -> String {
+    async fn session(self: &Rc<Self>) -> String {
         let (lease, granted, sent_ns) = match self.begin().await {
             Ok(begun) => begun,
             Err(trouble) => return trouble.to_string(),
@@ -263,6 +293,10 @@ impl Keeper {
 
     fn lose(&self, why: String) {
         self.permit.end();
+        for (_, (_, reply)) in std::mem::take(&mut self.state.borrow_mut().waiting) {
+            // Whoever asked may have left.
+            let _ = reply.send(Err(format!("this instance is cut off from the others: {why}")));
+        }
         if self.view.borrow().lost.as_ref() != Some(&why) {
             tracing::warn!(why, "etcd does not know this instance");
             self.change(|view| (view.lost, view.token) = (Some(why), None));
@@ -298,7 +332,7 @@ impl Keeper {
     }
 
     /// Reads everything anew.
-    async fn read(&self) -> Result<(), Trouble> {
+    async fn read(self: &Rc<Self>) -> Result<(), Trouble> {
         let (events, revision) = self.etcd.list(&self.prefix).await?;
         let entries = events
             .into_iter()
@@ -306,11 +340,12 @@ impl Keeper {
         let entries: Arc<BTreeMap<String, Entry>> = Arc::new(entries.collect());
         self.change(|view| (view.entries, view.revision) = (entries, revision));
         self.campaign.notify_one();
+        self.look_for_calls();
         Ok(())
     }
 
     /// Takes in what changes.
-    async fn follow(&self) -> String {
+    async fn follow(self: &Rc<Self>) -> String {
         loop {
             let revision = self.view.borrow().revision;
             let ended = match self.etcd.watch(&self.prefix, revision + 1).await {
@@ -332,7 +367,7 @@ impl Keeper {
         }
     }
 
-    fn take(&self, events: Vec<Event>, revision: i64) {
+    fn take(self: &Rc<Self>, events: Vec<Event>, revision: i64) {
         if events.is_empty() {
             return;
         }
@@ -361,6 +396,7 @@ impl Keeper {
             view.revision = view.revision.max(revision);
         });
         self.campaign.notify_one();
+        self.look_for_calls();
         if is_evicted {
             self.evicted.notify_one();
         }
@@ -394,7 +430,7 @@ impl Keeper {
     }
 
     /// Leads when nobody else does.
-    async fn lead(&self, lease: i64) -> String {
+    async fn lead(self: &Rc<Self>, lease: i64) -> String {
         loop {
             let view = Arc::clone(&self.view.borrow());
             let (may_lead, pause) = {
@@ -424,7 +460,7 @@ impl Keeper {
         }
     }
 
-    async fn take_lead(&self, me: &str, lease: i64) -> Result<bool, Trouble> {
+    async fn take_lead(self: &Rc<Self>, me: &str, lease: i64) -> Result<bool, Trouble> {
         let key = format!("{}{LEADER}", self.prefix);
         let deeds = [Deed::Put { key: &key, value: me, lease }];
         let entry = match self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await? {
@@ -439,7 +475,7 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn give_up_lead(&self, created: i64) -> Result<bool, Trouble> {
+    async fn give_up_lead(self: &Rc<Self>, created: i64) -> Result<bool, Trouble> {
         let key = format!("{}{LEADER}", self.prefix);
         self.change(|view| view.token = None);
         let deeds = [Deed::Delete { key: &key }];
@@ -455,11 +491,11 @@ impl Keeper {
     }
 
     /// The watch tells it too, a moment later.
-    fn take_own(&self, key: String, revision: i64, entry: Option<Entry>) {
+    fn take_own(self: &Rc<Self>, key: String, revision: i64, entry: Option<Entry>) {
         self.take(vec![Event { key, revision, entry }], 0);
     }
 
-    async fn write(&self, key: &str, expected: i64, text: &str) -> Result<i64, String> {
+    async fn write(self: &Rc<Self>, key: &str, expected: i64, text: &str) -> Result<i64, String> {
         let Some(token) = self.view.borrow().token else { return Err("another instance leads".to_owned()) };
         let (leader, full) = (format!("{}{LEADER}", self.prefix), format!("{}{key}", self.prefix));
         let conditions = [Condition::CreatedAt(&leader, token), Condition::ChangedAt(&full, expected)];

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use super::lsn::Lsn;
 use crate::config::model::{Coordination as Config, ServerTls};
 use crate::worker::permit::{Permit, boottime_ns};
 
+mod calls;
 mod etcd;
 mod keeper;
 pub mod votes;
@@ -92,6 +93,15 @@ pub struct Ack {
     /// COMMITs whose clients wait to hear what became of them.
     #[serde(default)]
     pub doubts: Vec<Transaction>,
+}
+
+/// What another instance wants done here.
+#[derive(Debug)]
+pub struct Call {
+    /// In the words of whoever is called.
+    pub what: String,
+    /// Takes the answer; without one the caller is told that there is none.
+    pub reply: oneshot::Sender<String>,
 }
 
 /// How this instance stands with the others, and what they share.
@@ -203,6 +213,7 @@ pub struct Coordination {
     permit: Arc<Permit>,
     /// The same for all instances, and for nobody else.
     group: u64,
+    calls: Arc<Mutex<Option<mpsc::UnboundedReceiver<Call>>>>,
 }
 
 impl fmt::Debug for Coordination {
@@ -277,6 +288,21 @@ impl Coordination {
     pub async fn write(&self, cluster: &str, expected: i64, text: String) -> Result<i64, String> {
         let (reply, told) = oneshot::channel();
         self.ask(Ask::Write { key: record_key(cluster), expected, text, reply });
+        told.await.unwrap_or_else(|_| Err("coordination has stopped".to_owned()))
+    }
+
+    /// What other instances want done here, for whoever does it: once.
+    pub fn take_calls(&self) -> Option<mpsc::UnboundedReceiver<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has another instance do something; the answer is its own.
+    ///
+    /// # Errors
+    /// It has not answered: whether it was done is not known.
+    pub async fn call(&self, to: &str, what: String) -> Result<String, String> {
+        let (reply, told) = oneshot::channel();
+        self.ask(Ask::Call { to: to.to_owned(), what, reply });
         told.await.unwrap_or_else(|_| Err("coordination has stopped".to_owned()))
     }
 

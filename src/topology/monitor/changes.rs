@@ -7,14 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Monitor};
-use crate::config::model::{DemoteMethod, FailoverMode, NodeRole, Postgres};
+use crate::config::model::{DemoteMethod, FailoverMode, Postgres};
 use crate::topology::clock::{after, now_ns};
 use crate::topology::cluster::{Watched, WatchedNode};
 use crate::topology::coordination::Coordination;
-use crate::topology::coordination::votes::{self, Finding, Vote};
+use crate::topology::coordination::Vote;
 use crate::topology::failover::conductor::{Conductor, Notice, Order, Party, Tell};
 use crate::topology::failover::course::{ASKED, Policy};
-use crate::topology::failover::demote;
 use crate::topology::failover::heart::{Beat, beat, instance};
 use crate::topology::failover::hooks::{Demote, Hooks};
 use crate::topology::failover::led::Led;
@@ -29,36 +28,13 @@ use crate::topology::probe::Target;
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two notes of how far the primary is.
-const SEEN: Duration = Duration::from_secs(1);
-/// So long a primary that is lost here may answer other instances before one of them should lead.
-const HAND_OVER: Duration = Duration::from_secs(2);
-/// So long this one does not lead then.
-const ABSTAIN: Duration = Duration::from_secs(10);
+pub(super) const SEEN: Duration = Duration::from_secs(1);
 /// Between two wishes for `rejoin_command` for a node.
 const REJOIN: Duration = Duration::from_secs(60);
 
-/// A change of the primary as an admin orders it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Cluster, or empty: the one that `to` belongs to.
-    pub cluster: String,
-    /// Node to promote.
-    pub to: Option<String>,
-    /// A planned one, with the time that open transactions have; `None` if the primary is lost.
-    pub drain: Option<Duration>,
-    /// `MODE clean`: the old primary is restarted as a standby before.
-    pub clean: bool,
-    /// `ALLOW DATA LOSS`
-    pub allow_loss: bool,
-    /// Only say whether it could be done.
-    pub dry_run: bool,
-    /// Who.
-    pub by: String,
-}
-
 /// The task of one cluster, as the monitor sees it.
 pub(super) struct Changes {
-    orders: mpsc::UnboundedSender<Order>,
+    pub(super) orders: mpsc::UnboundedSender<Order>,
     /// The acceptance that its record knows.
     told: Option<(usize, u32, u64)>,
     /// The strays that its record knows, see [`Record::strays`].
@@ -72,7 +48,7 @@ pub(super) struct Changes {
     /// No automatic failover before, ns.
     not_before_ns: u64,
     policy: Policy,
-    hooks: Hooks,
+    pub(super) hooks: Hooks,
     /// When the task was last told how the primary is, ns.
     seen_ns: u64,
     /// When `rejoin_command` was last wished for a node, ns.
@@ -81,7 +57,7 @@ pub(super) struct Changes {
     heart: watch::Sender<Option<(At, Target)>>,
     /// These are looked at for other managers; none if we would not promote.
     suspects: watch::Sender<Vec<Suspect>>,
-    managers: Managers,
+    pub(super) managers: Managers,
     /// Slots made beforehand.
     slots: watch::Sender<Wanted>,
     /// Why an automatic failover did not begin, as it was told.
@@ -91,13 +67,13 @@ pub(super) struct Changes {
     /// Told when a client waits for that.
     doubts: mpsc::UnboundedSender<()>,
     /// The other instances.
-    others: Option<Coordination>,
+    pub(super) others: Option<Coordination>,
     /// What they were told of the primary.
-    voted: Option<Vote>,
+    pub(super) voted: Option<Vote>,
     /// The primary that was proposed to be accepted last, with its timeline, and when, ns.
-    proposed: Option<(At, u32, u64)>,
+    pub(super) proposed: Option<(At, u32, u64)>,
     /// Since when a primary that is lost here answers others, ns.
-    objected_ns: Option<u64>,
+    pub(super) objected_ns: Option<u64>,
 }
 
 impl Monitor {
@@ -346,174 +322,6 @@ impl Monitor {
         }
     }
 
-    /// Looks whether another manager is at work before an admin's order is carried out.
-    pub(super) fn consider(&self, change: Change, reply: oneshot::Sender<Result<String, String>>) {
-        let cluster = match self.prepare(&change) {
-            Err(why) => return drop(reply.send(Err(why))),
-            Ok((cluster, _)) => cluster,
-        };
-        let watched = self.clusters.iter().find(|watched| watched.name == cluster);
-        let suspects = watched.map(suspects).unwrap_or_default();
-        let demoted =
-            self.changes.get(&cluster).zip(watched).filter(|_| change.clean).and_then(|(changes, watched)| {
-                let primary = watched.nodes.get(watched.plan.accepted()?)?;
-                Some((primary.conf.name.clone(), primary.target.clone(), changes.hooks.demote.clone()))
-            });
-        let commands = self.commands.clone();
-        tokio::task::spawn_local(async move {
-            if let Some((name, target, how)) = demoted {
-                if let Err(why) = demote::is_possible(&target, &how).await {
-                    return drop(reply.send(Err(format!("{name} cannot be restarted as a standby: {why}"))));
-                }
-                if !change.dry_run {
-                    demote::shorten(&target).await;
-                }
-            }
-            let seen = managers::look(&suspects).await;
-            if let Some(commands) = commands.upgrade() {
-                // Whoever waits hears of a monitor that has stopped.
-                let _ = commands.send(Command::Change { change, seen, reply });
-            }
-        });
-    }
-
-    /// Begins what an admin has ordered, or says why not. `seen` is of the nodes just now.
-    pub(super) fn change(&mut self, change: &Change, seen: Seen, reply: oneshot::Sender<Result<String, String>>) {
-        let prepared = self.prepare(change).and_then(|(cluster, job)| {
-            self.aside.check()?;
-            self.check_lead()?;
-            let changes = self.changes.get_mut(&cluster).ok_or("no such cluster")?;
-            changes.managers.take_instead(seen);
-            match changes.managers.refusal() {
-                Some(why) => Err(why),
-                None => Ok((cluster, job)),
-            }
-        });
-        match prepared {
-            Err(why) => drop(reply.send(Err(why))),
-            Ok((cluster, job)) if change.dry_run => drop(reply.send(Ok(self.promise(&cluster, &job)))),
-            Ok((cluster, job)) => {
-                let watched = self.clusters.iter().find(|watched| watched.name == cluster);
-                let Some((changes, watched)) = self.changes.get(&cluster).zip(watched) else { return };
-                let epoch = watched.plan.epoch();
-                changes.begin(watched, Order::Begin { job, epoch, drain: change.drain, reply });
-            }
-        }
-    }
-
-    fn check_lead(&self) -> Result<(), String> {
-        let Some(view) = self.coordination.as_ref().map(Coordination::view) else { return Ok(()) };
-        match (view.leads(), &view.lost, view.leader()) {
-            (true, ..) => Ok(()),
-            (_, Some(why), _) => Err(format!("this instance is cut off from the others: {why}")),
-            (_, _, Some(leader)) => Err(format!("{} leads: the order has to be given there", view.name(leader))),
-            _ => Err("no instance leads just now: try again in some seconds".to_owned()),
-        }
-    }
-
-    fn prepare(&self, change: &Change) -> Result<(String, Job), String> {
-        let to = change.to.as_deref().map(|to| self.find_in(&change.cluster, to)).transpose()?;
-        let place = match (&to, change.cluster.as_str()) {
-            (Some((cluster, _)), _) => *cluster,
-            (None, name) => {
-                let known = self.clusters.iter().position(|watched| watched.name == name);
-                known.ok_or_else(|| format!("no PostgreSQL cluster \"{name}\""))?
-            }
-        };
-        let watched = self.clusters.get(place).ok_or("no such cluster")?;
-        let to = to.map(|(_, node)| node);
-        let (known, synchronous) = watched.last_of_primary();
-        let kind = if change.drain.is_some() { Kind::Switchover } else { Kind::Ordered };
-        let serving = watched.plan.primary();
-        let accepted = watched.plan.accepted();
-        let names = |node: usize| watched.nodes.get(node).map_or("?", |node| node.conf.name.as_str());
-        let known_as = accepted.map_or("the primary", names);
-        // Out of service by an admin's order, perhaps, and well all the same.
-        let lives = watched.plan.closed().is_none() && accepted.is_some_and(|node| takes_writes(watched, node));
-        let is_lost = watched.detector.verdict(now_ns()).is_some();
-        // An admin may give up a promotion that does not end; whether this one may be, its task knows.
-        if let Some(why) = watched.plan.closed().filter(|_| kind == Kind::Switchover || !watched.plan.is_cut()) {
-            return Err(format!("another change of the primary is under way: {why}"));
-        }
-        match kind {
-            Kind::Switchover if !lives => {
-                return Err(format!("{known_as} is not in service: FAILOVER {} promotes another", watched.name));
-            }
-            Kind::Ordered if lives && !is_lost && !change.allow_loss => {
-                return Err(format!(
-                    "{known_as} is well: SWITCHOVER {} changes the primary without loss; ALLOW DATA LOSS promotes \
-                     another all the same",
-                    watched.name
-                ));
-            }
-            _ => {}
-        }
-        if accepted.is_some() && to == accepted && serving.is_some() {
-            return Err(format!("{known_as} is the primary already"));
-        }
-        let candidates: Vec<usize> = (0..watched.nodes.len()).filter(|&node| watched.is_candidate(node)).collect();
-        match to {
-            Some(node) if !candidates.contains(&node) => {
-                return Err(format!("{} cannot be promoted: {}", names(node), obstacle(watched, node)));
-            }
-            None if candidates.is_empty() => {
-                return Err(format!("{} has no replica that can be promoted", watched.name));
-            }
-            _ => {}
-        }
-        let ordered = if kind == Kind::Switchover { "a switchover was ordered" } else { "a failover was ordered" };
-        if change.clean && self.changes.get(&watched.name).is_none_or(|own| own.hooks.demote == Demote::Nobody) {
-            return Err(format!("MODE clean has to restart {known_as} as a standby: {}", demote::WAY_OUT));
-        }
-        let step = match kind {
-            Kind::Switchover if change.clean => Step::Preparing,
-            Kind::Switchover => Step::Fencing,
-            _ if lives => Step::Fencing,
-            _ => Step::Freezing,
-        };
-        let job = Job {
-            by: change.by.clone(),
-            to: to.and_then(|node| watched.nodes.get(node)).map(WatchedNode::at),
-            allow_loss: change.allow_loss,
-            is_clean: change.clean,
-            known,
-            known_ago_ms: watched.known_ago_ms(now_ns()),
-            synchronous,
-            ..Job::new(kind, ordered.to_owned(), step)
-        };
-        Ok((watched.name.clone(), job))
-    }
-
-    fn promise(&self, cluster: &str, job: &Job) -> String {
-        let what = match job.kind {
-            Kind::Switchover if job.is_clean => "clean switchover",
-            Kind::Switchover => "switchover",
-            _ => "failover",
-        };
-        let to = job.to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
-        let by = match self.changes.get(cluster).map(|changes| &changes.hooks.demote) {
-            Some(Demote::Program(_)) if job.is_clean => "; demote_command would restart the old primary as a standby",
-            Some(Demote::ThroughSql) if job.is_clean => "; the old primary would restart itself as a standby",
-            _ => "",
-        };
-        format!("a {what} of {cluster}{to} is possible{by}")
-    }
-
-    fn find_in(&self, cluster: &str, node: &str) -> Result<(usize, usize), String> {
-        if cluster.is_empty() {
-            return self.find(node);
-        }
-        let place = self.clusters.iter().position(|watched| watched.name == cluster);
-        let place = place.ok_or_else(|| format!("no PostgreSQL cluster \"{cluster}\""))?;
-        let own = node.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('.')).unwrap_or(node);
-        let nodes = self.clusters.get(place).map(|watched| watched.nodes.as_slice()).unwrap_or_default();
-        let found = nodes.iter().position(|known| known.conf.name == own);
-        found.map(|node| (place, node)).ok_or_else(|| {
-            let known: Vec<&str> = nodes.iter().map(|known| known.conf.name.as_str()).collect();
-            format!("{cluster} has no node \"{node}\"; there are {}", known.join(", "))
-        })
-    }
-
     /// A cluster has other settings or nodes.
     pub(super) fn reconfigure_changes(&mut self, config: &Postgres) {
         for changes in self.changes.values_mut() {
@@ -533,7 +341,7 @@ impl Monitor {
 
 impl Changes {
     /// With what is known of the nodes just now.
-    fn begin(&self, watched: &Watched, order: Order) {
+    pub(super) fn begin(&self, watched: &Watched, order: Order) {
         // The task ends only with the cluster.
         let _ = self.orders.send(Order::Nodes(parties(watched), self.policy.clone(), self.hooks.clone()));
         let _ = self.orders.send(order);
@@ -652,67 +460,6 @@ impl Changes {
         let _ = self.orders.send(Order::Strays(present));
     }
 
-    /// This instance decides.
-    fn leads(&self) -> bool {
-        self.others.as_ref().is_none_or(|others| others.view().leads())
-    }
-
-    /// Whether a primary that is lost here is lost.
-    fn others_agree(&mut self, cluster: &str, now_ns: u64) -> bool {
-        let Some(others) = &self.others else { return true };
-        let view = others.view();
-        if !view.leads() {
-            return false;
-        }
-        match votes::judge(view.others().map(|id| (id, view.vote(cluster, id)))) {
-            Finding::Begin => {
-                self.objected_ns = None;
-                true
-            }
-            Finding::Wait(why) => {
-                tracing::debug!(cluster, why, "the primary is lost here");
-                false
-            }
-            Finding::HandOver(why) => {
-                let since = *self.objected_ns.get_or_insert(now_ns);
-                if now_ns >= after(since, HAND_OVER) {
-                    tracing::warn!(cluster, why, "the primary is lost here: another instance should lead");
-                    self.objected_ns = None;
-                    others.resign(ABSTAIN);
-                }
-                false
-            }
-        }
-    }
-
-    /// What this instance thinks of the primary.
-    fn tell_vote(&mut self, watched: &Watched, now_ns: u64) {
-        let Some(others) = &self.others else { return };
-        let vote = match watched.plan.accepted() {
-            Some(_) if watched.detector.verdict(now_ns).is_some() => Vote::Lost,
-            Some(node) if !watched.detector.is_in_doubt() && takes_writes(watched, node) => Vote::Up,
-            _ => Vote::Unsure,
-        };
-        if self.voted != Some(vote) {
-            self.voted = Some(vote);
-            others.vote(&watched.name, &vote);
-        }
-    }
-
-    /// Another primary, or another timeline of it, is for all instances to accept together.
-    fn propose(&mut self, watched: &Watched, now_ns: u64) {
-        let found = watched.plan.proposal().filter(|_| watched.plan.closed().is_none() && self.leads());
-        let Some((node, timeline)) = found else { return };
-        let Some(at) = watched.nodes.get(node).map(WatchedNode::at) else { return };
-        let is_told = |known: &(At, u32, u64)| (&known.0, known.1) == (&at, timeline) && now_ns < after(known.2, SEEN);
-        if self.proposed.as_ref().is_some_and(is_told) {
-            return;
-        }
-        let record = Record::accepted(at.clone(), timeline, 1, watched.plan.system_identifier());
-        self.proposed = Some((at, timeline, now_ns));
-        self.begin(watched, Order::Proposed(Box::new(record)));
-    }
-
     fn tell_accepted(&mut self, watched: &Watched, now_ns: u64) {
         if self.others.is_some() {
             return self.propose(watched, now_ns);
@@ -786,7 +533,7 @@ fn parties(watched: &Watched) -> Vec<Party> {
     watched.nodes.iter().enumerate().map(party).collect()
 }
 
-fn suspects(watched: &Watched) -> Vec<Suspect> {
+pub(super) fn suspects(watched: &Watched) -> Vec<Suspect> {
     let suspect = |node: &WatchedNode| Suspect { name: node.conf.name.clone(), target: node.target.clone() };
     watched.nodes.iter().map(suspect).collect()
 }
@@ -797,24 +544,7 @@ fn replicas_up(watched: &Watched) -> impl Iterator<Item = &str> {
 }
 
 /// It answers, is no replica, and nothing but an admin's order speaks against it.
-fn takes_writes(watched: &Watched, node: usize) -> bool {
+pub(super) fn takes_writes(watched: &Watched, node: usize) -> bool {
     let standing = watched.plan.standing(node);
     standing.role == Role::Primary && !matches!(standing.state, State::Down | State::Fenced)
-}
-
-fn obstacle(watched: &Watched, node: usize) -> String {
-    let standing = watched.plan.standings().into_iter().nth(node);
-    match standing {
-        Some(standing) if standing.role == Role::Replica && standing.state == State::Up => {
-            match watched.nodes.get(node).map(|node| (node.conf.promote, node.conf.role)) {
-                Some((true, NodeRole::Replica)) => "role = \"replica\" in the configuration".to_owned(),
-                Some((true, _)) if watched.plan.strayed(node).is_some() => {
-                    "it was told to promote before; restart its server first".to_owned()
-                }
-                _ => "promote = false in the configuration".to_owned(),
-            }
-        }
-        Some(standing) => format!("it is {}, {}: {}", standing.role, standing.state, standing.reason),
-        None => "there is no such node".to_owned(),
-    }
 }

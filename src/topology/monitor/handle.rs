@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::model::Postgres;
 
-use super::changes::Change;
+use super::ordered::Change;
 use crate::topology::clock::now_ns;
 use crate::topology::failover::conductor::Notice;
 use crate::topology::failover::managers::Seen;

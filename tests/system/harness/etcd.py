@@ -93,6 +93,10 @@ class Etcd:
         """All keys that begin so."""
         return self.ctl("get", "--prefix", "--keys-only", prefix).split()
 
+    def log_sections(self):
+        """For reports of failed tests."""
+        return [(f"log of {member.name}", rundir.tail(member.log_file, 10)) for member in self.members]
+
     def destroy(self):
         """Ends everything."""
         for member in self.members:
