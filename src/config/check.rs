@@ -292,6 +292,10 @@ fn coordination(config: &Coordination, reader: &mut Reader<'_>) {
         let what = "coordination.prefix must name something, such as \"/forebay\"".to_owned();
         reader.error_in("coordination.prefix", what);
     }
+    if config.peer_listen.as_ref().is_some_and(|at| at.parse::<std::net::SocketAddr>().is_err()) {
+        let what = "coordination.peer_listen must be an address with a port, such as \"10.0.0.5:8405\"".to_owned();
+        reader.error_in("coordination.peer_listen", what);
+    }
     if config.name.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
         reader.error_in("coordination.name", "coordination.name must not be empty and have no \"/\"".to_owned());
     }

@@ -6,6 +6,7 @@ pub mod instance;
 mod listeners;
 pub mod log;
 mod logins;
+mod others;
 pub mod otlp;
 pub mod redis;
 mod serve;

@@ -264,6 +264,9 @@ where
         tokio::task::spawn_local(super::webhook::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::otlp::run(Arc::clone(&instance)));
         tokio::task::spawn_local(super::log::tell_left_out());
+        if let Some(others) = &coordination {
+            tokio::task::spawn_local(super::others::tell(others.watch(), events.clone()));
+        }
         if let Some(inheritance) = &mut inheritance {
             inheritance.look(&instance).await;
         }
@@ -355,8 +358,10 @@ fn start_coordination(config: &Config) -> io::Result<Option<Coordination>> {
         address: listen.map(ToString::to_string).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        peer: String::new(),
     };
-    Coordination::start(conf, &tls, member).map(Some).map_err(io::Error::other)
+    let place = Monitor::instance(&config.general.state_dir);
+    Coordination::start(conf, &tls, member, place).map(Some).map_err(io::Error::other)
 }
 
 /// Follows the Redis nodes; the data threads are told once they run.

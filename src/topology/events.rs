@@ -14,10 +14,12 @@ use crate::worker::times::{Durations, Times};
 const BAD_NEWS: &[&str] = &[
     "banned",
     "candidate_lost",
+    "coordination_lost",
     "failover_begun",
     "failover_loss",
     "failover_refused",
     "failover_undone",
+    "failsafe_begun",
     "node_down",
     "node_fenced",
     "predecessor_lost",

@@ -20,7 +20,7 @@ use super::clock::now_ns;
 use super::cluster::{Report, Watched, WatchedNode, target};
 use super::coordination::{Coordination, View};
 use super::events::EventLog;
-use super::failover::heart::Beat;
+use super::failover::heart::{self, Beat};
 use super::model::{Snapshot, Workers};
 use super::plan::{Hold, Order};
 use super::probe::{Prober, Target};
@@ -123,6 +123,11 @@ impl Monitor {
         let handle = MonitorHandle::new(Arc::clone(&monitor.current), commands);
         tokio::task::spawn_local(monitor.run(ended, ordered, felt));
         handle
+    }
+
+    /// A number for the instance with this state folder on this machine, the same after a restart.
+    pub fn instance(state_dir: &Path) -> u64 {
+        u64::try_from(heart::instance(state_dir)).unwrap_or_default()
     }
 
     async fn run(

@@ -15,14 +15,14 @@ KNOWN = {"57P01", "57P03", "08007", "08006", "40001", "53300", None}
 class Load(Writers):
     """Clients that insert numbered rows and read them back, until stopped; keeps what they were told."""
 
-    def __init__(self, forebay, table, clients=6):
-        self.dsn, self.table = forebay.dsn(), table
+    def __init__(self, forebay, table, clients=6, first=0):
+        self.dsn, self.table, self.first = forebay.dsn(), table, first
         self.acknowledged, self.unknown, self.refused, self.codes = [], [], [], set()
         self.wrong = []
         super().__init__(clients)
 
     def work(self, client):
-        connection, number = None, client * 1_000_000
+        connection, number = None, (self.first + client) * 1_000_000
         while not self._stop.is_set():
             number += 1
             sent = False

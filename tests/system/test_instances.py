@@ -104,10 +104,7 @@ def three(make):
 @pytest.fixture
 def loads(three):
     three.cluster.nodes[0].configure(synchronous_standby_names="ANY 1 (pg2, pg3)")
-    made = [Load(forebay, "w") for forebay in three.all]
-    for number, load in enumerate(made):
-        # Each inserts numbers of its own.
-        load.first = number
+    made = [Load(forebay, "w", clients=4, first=10 * number) for number, forebay in enumerate(three.all)]
     for load in made:
         load.progress()
     yield made
@@ -213,3 +210,116 @@ def test_a_pause_holds_the_clients_of_all_and_is_taken_back_when_it_is_given_up(
     assert all(map(paused, three.all))
     rest[1].admin("RESUME bench")
     assert not any(map(paused, three.all))
+
+
+def gate(three, forebay):
+    """How an instance sees its own gate."""
+    return three.rows(forebay)[f"fb{three.all.index(forebay) + 1}"]["gate"]
+
+
+def test_losing_etcd_stops_nobody(three, loads):
+    for member in three.etcd.members:
+        member.signal(signal.SIGSTOP)
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "failsafe_begun"), 3 * LEASE, "the instances to go on alone")
+    # Longer than any lease.
+    for load in loads * 2:
+        load.progress(of=500)
+    assert [gate(three, forebay) for forebay in three.all] == ["open"] * 3
+    for member in three.etcd.members:
+        member.signal(signal.SIGCONT)
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "failsafe_ended"), 20, "etcd to answer again")
+    three.leader()
+    for load in loads:
+        load.progress(of=100)
+        load.stop()
+        assert not load.codes, f"a client saw {load.codes}"
+    assert not any(events(forebay, "coordination_lost") for forebay in three.all)
+    with three.all[0].connect() as connection:
+        connection.execute("delete from w")
+    three.cluster.nodes[0].kill()
+    three.agree_on_another("pg1")
+
+
+def test_etcd_that_lost_its_leases_meanwhile_stops_nobody_either(three, loads):
+    for member in three.etcd.members:
+        member.kill()
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "failsafe_begun"), 3 * LEASE, "the instances to go on alone")
+    for member in three.etcd.members:
+        three.etcd.start(member)
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "failsafe_ended"), 30, "etcd to answer again")
+    for key in [key for key in three.etcd.keys("/forebay/members/")]:
+        three.etcd.ctl("del", key)
+    wait_until(lambda: len(three.etcd.keys("/forebay/members/")) == 3, 10, "all to be known again")
+    for load in loads:
+        load.progress(of=100)
+        load.stop()
+        assert not load.codes, f"a client saw {load.codes}"
+    assert three.record()["epoch"] == 1
+
+
+def test_without_another_instance_nobody_goes_on_alone(three):
+    for member in three.etcd.members:
+        member.signal(signal.SIGSTOP)
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "failsafe_begun"), 3 * LEASE, "the instances to go on alone")
+    os.kill(three.all[2].pid, signal.SIGSTOP)
+    for forebay in three.all[:2]:
+        wait_until(lambda: events(forebay, "coordination_lost"), 3 * LEASE, "it to close its gate")
+        assert gate(three, forebay) == "cut off"
+    os.kill(three.all[2].pid, signal.SIGCONT)
+    for member in three.etcd.members:
+        member.signal(signal.SIGCONT)
+    for forebay in three.all:
+        wait_until(lambda: primary_of(forebay) == "pg1" and gate(three, forebay) == "open", 20, "all to go on")
+
+
+def test_one_that_is_cut_off_from_etcd_is_not_waited_for_longer_than_its_lease(three):
+    number = three.leader()
+    lost = three.all[number]
+    rest = [forebay for forebay in three.all if forebay is not lost]
+    three.ways[number].set("silent")
+    wait_until(lambda: events(lost, "coordination_lost"), 3 * LEASE, "it to be cut off")
+    with ThreadPoolExecutor(1) as beside:
+        def write():
+            with lost.connect() as connection:
+                connection.execute("insert into w (id) values (-1)")
+        waiting = beside.submit(write)
+        wait_until(lambda: lost.admin("SHOW POOLS")[0]["cl_waiting"] == 1, 10, "a write to wait")
+        three.cluster.nodes[0].kill()
+        name = three.agree_on_another("pg1", among=rest)
+        assert gate(three, lost) == "cut off" and not lost.admin("SHOW HA")[0]["primary"]
+        three.ways[number].set("pass")
+        waiting.result(timeout=30)
+    wait_until(lambda: primary_of(lost) == name, 20, "it to be back")
+    node = next(node for node in three.cluster.nodes if node.name == name)
+    assert node.value("select count(*) from w where id = -1") == 1
+
+
+def test_one_that_sleeps_past_its_lease_wakes_up_without_the_right_to_write(three):
+    sleeper, rest = three.all[0], three.all[1:]
+    old = three.cluster.nodes[0]
+    with sleeper.connect() as connection, sleeper.connect() as busy:
+        connection.execute("insert into w (id) values (1)")
+        busy.autocommit = False
+        busy.execute("insert into w (id) values (2)")
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        old.pause()
+        name = three.agree_on_another("pg1", among=rest)
+        old.resume()
+        wait_until(lambda: old.value("select not pg_is_in_recovery()"), 10, "the old primary to be back")
+        with ThreadPoolExecutor(2) as beside:
+            # Both wait in the sleeper's sockets when it wakes up.
+            late = beside.submit(connection.execute, "insert into w (id) values (3)")
+            commit = beside.submit(busy.commit)
+            os.kill(sleeper.pid, signal.SIGCONT)
+            outcomes = [(future.exception(timeout=60), future) for future in (late, commit)]
+    assert old.value("select count(*) from w where id in (2, 3)") == 0, "it wrote to the old primary"
+    new = next(node for node in three.cluster.nodes if node.name == name)
+    assert outcomes[1][0] is not None, "the transaction was lost with its primary"
+    if outcomes[0][0] is None:
+        assert new.value("select count(*) from w where id = 3") == 1, "acknowledged, and nowhere"
+    wait_until(lambda: primary_of(sleeper) == name, 20, "it to follow")

@@ -116,6 +116,9 @@ section! {
         lease: Duration = "\"5s\"" [at_least(2000), restart()];
         /// What this instance is called in `SHOW INSTANCES`; without it, its host's name and the first port of `[postgres]`.
         name: Option<String> [restart()];
+        /// Where the other instances ask this one whether to go on when etcd is lost: "10.0.0.5:8405". Without it, the address
+        /// from which it reaches etcd, on any free port. What is said there is signed, and holds no secret.
+        peer_listen: Option<String> [restart()];
         /// Login at etcd.
         user: Option<String> [restart()];
         /// Password of `user`.

@@ -45,6 +45,8 @@ pub struct Coordination {
     pub lease: Duration,
     /// As others see this instance; `None`: made of its host's name.
     pub name: Option<String>,
+    /// Where the other instances ask this one when etcd is lost; `None`: where it is reached from etcd, on any port.
+    pub peer_listen: Option<String>,
     /// Login at etcd.
     pub user: Option<String>,
     /// See `user`.

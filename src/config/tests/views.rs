@@ -143,6 +143,7 @@ fn only_what_a_process_begins_with_waits_for_a_restart() {
             "coordination.prefix",
             "coordination.lease",
             "coordination.name",
+            "coordination.peer_listen",
             "coordination.user",
             "coordination.password",
             "coordination.tls.ca",

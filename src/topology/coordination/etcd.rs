@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -96,6 +97,8 @@ pub(super) struct Etcd {
     token: RefCell<Option<String>>,
     /// For one try at one member.
     patience: Duration,
+    /// From where the members are reached.
+    local: Cell<Option<IpAddr>>,
 }
 
 struct Member {
@@ -115,8 +118,13 @@ impl Etcd {
         patience: Duration,
     ) -> Result<Self, String> {
         let members = urls.iter().map(|url| Member::new(url, tls)).collect::<Result<Vec<_>, _>>()?;
-        let (current, idle, token) = (Cell::new(0), RefCell::default(), RefCell::default());
-        Ok(Self { members, current, idle, login, token, patience })
+        let (current, idle, token, local) = Default::default();
+        Ok(Self { members, current, idle, login, token, patience, local })
+    }
+
+    /// The address of this machine on the way to etcd, once it was reached.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        self.local.get()
     }
 
     /// A lease that ends `seconds` after the last sign of life; its number, and the time that etcd grants.
@@ -288,6 +296,9 @@ impl Etcd {
     async fn connect(&self, member: usize) -> Result<Sender, String> {
         let member = self.members.get(member).ok_or("no such member")?;
         let stream = dial_encrypted(&member.target, &member.tls).await.map_err(|e| e.to_string())?;
+        if let Some(ip) = stream.local().ip() {
+            self.local.set(Some(ip));
+        }
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         // Its end is seen by whoever uses the sender.
         tokio::task::spawn_local(async move { drop(connection.await) });

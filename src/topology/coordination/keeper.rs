@@ -2,7 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::future::pending;
 use std::hash::{Hash as _, Hasher as _};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,12 +15,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::etcd::{Condition, Deed, Entry, Etcd, Event, Trouble};
-use super::{Call, Coordination, LEADER, Member, View};
+use super::peers::{Door, Roster, hex};
+use super::{Call, Coordination, LEADER, Member, SECRET, View};
 use crate::config::model::{Coordination as Config, ServerTls};
 use crate::worker::permit::{Permit, boottime_ns};
 
 /// Before etcd is asked again after it could not be reached.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at instances that have vanished.
+const GHOSTS: Duration = Duration::from_secs(1);
 /// Whoever wanted another to lead does not for so long.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -47,8 +53,12 @@ pub(super) enum Ask {
 pub(super) struct Keeper {
     pub(super) etcd: Etcd,
     pub(super) prefix: String,
-    lease_time: Duration,
-    member: String,
+    pub(super) lease_time: Duration,
+    member: RefCell<Member>,
+    place: u64,
+    peer_listen: Option<SocketAddr>,
+    /// Since when etcd has not answered a sign of life.
+    silent_since_ns: Cell<Option<u64>>,
     permit: Arc<Permit>,
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) state: RefCell<State>,
@@ -59,7 +69,7 @@ pub(super) struct Keeper {
     /// Somebody else should lead, or nobody does.
     campaign: Notify,
     /// The session is over, whatever etcd says.
-    is_leaving: Cell<bool>,
+    pub(super) is_leaving: Cell<bool>,
     left: Notify,
     /// The own key is gone.
     evicted: Notify,
@@ -81,9 +91,11 @@ pub(super) struct State {
     last_call: u64,
     /// Calls of others that are being carried out, or were, by their keys.
     pub(super) taken: BTreeSet<String>,
+    /// Others that stand in the roster, or may.
+    knows: BTreeSet<String>,
 }
 
-pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coordination, String> {
+pub(super) fn start(config: &Config, tls: &ServerTls, me: Member, place: u64) -> Result<Coordination, String> {
     let prefix = format!("/{}/", config.prefix.trim_matches('/'));
     let mut hasher = FxHasher::default();
     prefix.hash(&mut hasher);
@@ -97,10 +109,10 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coor
     let permit = Arc::new(Permit::leased());
     let coordination = Coordination { view: seen, asks, permit: Arc::clone(&permit), group: hasher.finish(), calls };
     // Two members that do not answer must not cost the lease.
-    let patience = (config.lease / 5).clamp(Duration::from_millis(200), Duration::from_secs(2));
+    let patience = (config.lease / 10).clamp(Duration::from_millis(200), Duration::from_secs(1));
     let login = config.user.clone().zip(config.password.clone());
     let (urls, tls, lease_time) = (config.etcd.clone(), tls.clone(), config.lease);
-    let member = serde_json::to_string(&me).map_err(|e| e.to_string())?;
+    let (member, peer_listen) = (RefCell::new(me), config.peer_listen.as_ref().and_then(|at| at.parse().ok()));
     // Here, so that a URL that cannot be used ends the start.
     Etcd::new(&urls, &tls, None, patience)?;
     let run = move || {
@@ -119,6 +131,9 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Coor
             member,
             permit,
             view,
+            place,
+            peer_listen,
+            silent_since_ns: Cell::new(None),
             state: RefCell::default(),
             called,
             published: Notify::new(),
@@ -228,7 +243,7 @@ impl Keeper {
         self.state.borrow().lease
     }
 
-    fn change(&self, change: impl FnOnce(&mut View)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut View)) {
         let mut view = View::clone(&self.view.borrow());
         change(&mut view);
         self.view.send_replace(Arc::new(view));
@@ -236,43 +251,127 @@ impl Keeper {
 
     /// From a new lease to its end; the answer is why it ended.
     async fn session(self: &Rc<Self>) -> String {
-        let (lease, granted, sent_ns) = match self.begin().await {
-            Ok(begun) => begun,
+        let granted = match self.register().await {
+            Ok((granted, until_ns)) => {
+                self.change(|view| {
+                    (view.session, view.lost, view.until_ns) = (view.session + 1, None, until_ns);
+                });
+                granted
+            }
             Err(trouble) => return trouble.to_string(),
         };
-        // The other instances begin to wait for this one from here on; what is decided is read after that.
-        let me = format!("{}members/{}", self.prefix, self.me());
-        if let Err(trouble) = self.etcd.put(&me, &self.member, lease).await {
-            return trouble.to_string();
-        }
-        if let Err(trouble) = self.read().await {
-            return trouble.to_string();
-        }
-        {
-            let mut state = self.state.borrow_mut();
-            state.lease = lease;
-            state.unsent = state.published.keys().cloned().collect();
-        }
-        let until_ns = self.until(sent_ns, granted);
-        self.change(|view| {
-            (view.session, view.lost, view.token, view.until_ns) = (view.session + 1, None, None, until_ns);
-        });
-        tracing::info!(lease = format!("{lease:x}"), granted = ?granted, "etcd knows this instance");
+        tracing::info!(granted = ?granted, "etcd knows this instance");
         self.arm();
         tokio::select! {
-            why = self.keep(lease, granted) => why,
-            why = self.follow() => why,
-            why = self.publish(lease) => why,
-            why = self.lead(lease) => why,
-            () = self.evicted.notified() => "its key was deleted".to_owned(),
+            why = self.keep(granted) => why,
+            never = self.follow() => match never {},
+            never = self.publish() => match never {},
+            never = self.lead() => match never {},
+            never = self.tell_roster() => match never {},
             () = self.left.notified() => "this instance stops".to_owned(),
         }
     }
 
-    async fn begin(&self) -> Result<(i64, Duration, u64), Trouble> {
+    /// Has etcd know this instance under a new lease, and reads what was decided; the time that etcd grants, and the end of
+    /// the right to write.
+    async fn register(self: &Rc<Self>) -> Result<(Duration, u64), Trouble> {
         let sent_ns = boottime_ns();
         let (lease, granted) = self.etcd.grant(self.lease_time.as_secs().max(1)).await?;
-        Ok((lease, granted, sent_ns))
+        self.open_door().await;
+        // The other instances begin to wait for this one from here on; what is decided is read after that.
+        let me = format!("{}members/{}", self.prefix, self.me());
+        let member = serde_json::to_string(&*self.member.borrow()).unwrap_or_default();
+        self.etcd.put(&me, &member, lease).await?;
+        self.draw_secret().await?;
+        self.read().await?;
+        self.lay_own_ghosts().await?;
+        self.silent_since_ns.set(None);
+        self.change(|view| (view.token, view.is_alone) = (None, false));
+        let mut state = self.state.borrow_mut();
+        state.lease = lease;
+        state.unsent = state.published.keys().cloned().collect();
+        drop(state);
+        self.published.notify_one();
+        self.campaign.notify_one();
+        Ok((granted, self.until(sent_ns, granted)))
+    }
+
+    /// Where the others ask this instance when etcd is lost.
+    async fn open_door(self: &Rc<Self>) {
+        if !self.member.borrow().peer.is_empty() {
+            return;
+        }
+        let Some(at) = self.peer_listen.or_else(|| Some(SocketAddr::new(self.etcd.local_ip()?, 0))) else { return };
+        match Door::open(at).await {
+            Ok(door) => {
+                let host = if at.ip().is_unspecified() { self.etcd.local_ip().unwrap_or(at.ip()) } else { at.ip() };
+                self.member.borrow_mut().peer = SocketAddr::new(host, door.address.port()).to_string();
+                tokio::task::spawn_local(door.serve(Rc::clone(self)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, %at, "the other instances cannot ask this one: it stops writing when etcd is lost");
+            }
+        }
+    }
+
+    /// The first instance draws what all of them sign with.
+    async fn draw_secret(&self) -> Result<(), Trouble> {
+        if self.view.borrow().secret().is_some() {
+            return Ok(());
+        }
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| Trouble::Refused(error.to_string()))?;
+        let (key, value) = (format!("{}{SECRET}", self.prefix), hex(&secret));
+        let deeds = [Deed::Put { key: &key, value: &value, lease: 0 }];
+        self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await.map(drop)
+    }
+
+    /// What this instance knows, for when it has vanished.
+    async fn tell_roster(self: &Rc<Self>) -> Infallible {
+        let mut view = self.view.subscribe();
+        let mut told = None;
+        loop {
+            let present = Arc::clone(&view.borrow_and_update());
+            let knows = present.others().map(str::to_owned).collect();
+            let key = format!("roster/{}", present.me);
+            let is_there = present.entries.contains_key(&key);
+            let roster = Roster { knows, place: self.place };
+            if present.lost.is_none() && (told.as_ref() != Some(&roster) || !is_there) {
+                let value = serde_json::to_string(&roster).unwrap_or_default();
+                // What may be in etcd counts: whoever is in it may lead when this instance has vanished.
+                self.state.borrow_mut().knows.extend(roster.knows.iter().cloned());
+                match self.etcd.put(&format!("{}{key}", self.prefix), &value, 0).await {
+                    Ok(()) => {
+                        self.state.borrow_mut().knows.clone_from(&roster.knows);
+                        told = Some(roster);
+                    }
+                    Err(trouble) => {
+                        tracing::debug!(%trouble, "the roster is not told");
+                        sleep(AGAIN).await;
+                    }
+                }
+                if !is_there {
+                    // The watch tells it.
+                    drop(timeout(self.lease_time / 5, view.changed()).await);
+                }
+                continue;
+            }
+            if view.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
+    /// Everybody who may lead without this instance.
+    pub(super) fn known(&self) -> BTreeSet<String> {
+        let mut known = self.state.borrow().knows.clone();
+        known.extend(self.view.borrow().others().map(str::to_owned));
+        known
+    }
+
+    /// etcd has not answered this instance for long enough that it is no accident.
+    pub(super) fn is_out_of_touch(&self) -> bool {
+        self.view.borrow().lost.is_some() || self.silent_since_ns.get().is_some()
     }
 
     /// The end of the right to write: counted from before etcd was asked, and a fifth earlier than etcd may take it away.
@@ -299,35 +398,76 @@ impl Keeper {
         }
         if self.view.borrow().lost.as_ref() != Some(&why) {
             tracing::warn!(why, "etcd does not know this instance");
-            self.change(|view| (view.lost, view.token) = (Some(why), None));
+            self.change(|view| (view.lost, view.token, view.is_alone) = (Some(why), None, false));
         }
     }
 
-    /// Gives signs of life until the lease cannot be kept.
-    async fn keep(&self, lease: i64, granted: Duration) -> String {
+    /// Gives signs of life until the right to write has ended.
+    async fn keep(self: &Rc<Self>, mut granted: Duration) -> String {
         let mut last = String::new();
-        let mut pause = granted / 3;
         loop {
-            let until_ns = self.view.borrow().until_ns;
-            let left = Duration::from_nanos(until_ns.saturating_sub(boottime_ns()));
+            let left = Duration::from_nanos(self.view.borrow().until_ns.saturating_sub(boottime_ns()));
             if left.is_zero() {
                 return if last.is_empty() { "this process was held up".to_owned() } else { last };
             }
-            sleep(pause.min(left)).await;
+            let pause = if last.is_empty() { granted / 3 } else { AGAIN };
+            let is_evicted = timeout(pause.min(left), self.evicted.notified()).await.is_ok();
             let sent_ns = boottime_ns();
-            let left = Duration::from_nanos(until_ns.saturating_sub(sent_ns));
-            match timeout(left, self.etcd.keep_alive(lease)).await {
-                Ok(Ok((Duration::ZERO, _))) => return "the lease has ended".to_owned(),
-                Ok(Ok((_, revision))) => {
-                    let until_ns = self.until(sent_ns, granted);
-                    self.change(|view| view.until_ns = until_ns);
-                    self.arm();
-                    (pause, last) = (granted / 3, String::new());
-                    tracing::trace!(revision, "the lease is kept");
+            let alive = timeout(granted / 5, self.etcd.keep_alive(self.lease()));
+            match if is_evicted { Ok(Ok((Duration::ZERO, 0))) } else { alive.await } {
+                // Others may have changed what is decided since: only if they have not, this instance goes on as it is.
+                Ok(Ok((Duration::ZERO, _))) => {
+                    let before = self.view.borrow().revisions();
+                    match self.register().await {
+                        Ok((time, until_ns)) if self.view.borrow().revisions() == before => {
+                            tracing::info!("the lease had ended, and nothing was decided since: there is a new one");
+                            granted = time;
+                            self.prolong(until_ns);
+                            last = String::new();
+                        }
+                        Ok(_) => {
+                            return "the lease has ended, and the others have decided without this instance".to_owned();
+                        }
+                        Err(Trouble::Refused(why)) => return why,
+                        Err(trouble) => last = self.go_on_alone(trouble.to_string()).await,
+                    }
                 }
-                Ok(Err(trouble)) => (pause, last) = (AGAIN, trouble.to_string()),
-                Err(_) => last = "etcd does not answer".to_owned(),
+                Ok(Ok(_)) => {
+                    self.silent_since_ns.set(None);
+                    if self.view.borrow().is_alone {
+                        tracing::info!("etcd answers again");
+                        self.change(|view| view.is_alone = false);
+                        self.campaign.notify_one();
+                    }
+                    self.prolong(self.until(sent_ns, granted));
+                    last = String::new();
+                }
+                Ok(Err(trouble)) => last = self.go_on_alone(trouble.to_string()).await,
+                Err(_) => last = self.go_on_alone("etcd does not answer".to_owned()).await,
             }
+        }
+    }
+
+    fn prolong(&self, until_ns: u64) {
+        self.change(|view| view.until_ns = view.until_ns.max(until_ns));
+        self.arm();
+    }
+
+    /// etcd does not answer: with the word of all others this instance goes on as it is. Returns why it may have to stop.
+    async fn go_on_alone(&self, why: String) -> String {
+        if self.silent_since_ns.get().is_none() {
+            self.silent_since_ns.set(Some(boottime_ns()));
+        }
+        match self.ask_all().await {
+            Ok(until_ns) => {
+                if !self.view.borrow().is_alone {
+                    tracing::warn!(why, "etcd is lost; all instances go on as they are");
+                    self.change(|view| view.is_alone = true);
+                }
+                self.prolong(until_ns);
+                why
+            }
+            Err(other) => format!("{why}; {other}"),
         }
     }
 
@@ -345,7 +485,7 @@ impl Keeper {
     }
 
     /// Takes in what changes.
-    async fn follow(self: &Rc<Self>) -> String {
+    async fn follow(self: &Rc<Self>) -> Infallible {
         loop {
             let revision = self.view.borrow().revision;
             let ended = match self.etcd.watch(&self.prefix, revision + 1).await {
@@ -403,7 +543,7 @@ impl Keeper {
     }
 
     /// Tells the others what they have to know of this instance.
-    async fn publish(&self, lease: i64) -> String {
+    async fn publish(&self) -> Infallible {
         loop {
             let next = {
                 let state = self.state.borrow();
@@ -413,16 +553,16 @@ impl Keeper {
                 self.published.notified().await;
                 continue;
             };
-            match self.etcd.put(&format!("{}{key}", self.prefix), &value, lease).await {
+            match self.etcd.put(&format!("{}{key}", self.prefix), &value, self.lease()).await {
                 Ok(()) => {
                     let mut state = self.state.borrow_mut();
                     if state.published.get(&key) == Some(&value) {
                         state.unsent.remove(&key);
                     }
                 }
-                Err(Trouble::Refused(why)) => return format!("etcd refuses: {why}"),
-                Err(Trouble::Unreachable(why)) => {
-                    tracing::debug!(why, "the others do not hear what is told to them");
+                // A lease that has ended is noticed by whoever keeps it.
+                Err(trouble) => {
+                    tracing::debug!(%trouble, "the others do not hear what is told to them");
                     sleep(AGAIN).await;
                 }
             }
@@ -430,7 +570,7 @@ impl Keeper {
     }
 
     /// Leads when nobody else does.
-    async fn lead(self: &Rc<Self>, lease: i64) -> String {
+    async fn lead(self: &Rc<Self>) -> Infallible {
         loop {
             let view = Arc::clone(&self.view.borrow());
             let (may_lead, pause) = {
@@ -438,30 +578,72 @@ impl Keeper {
                 let left = state.leads_not_before.map_or(Duration::ZERO, |then| then - Instant::now());
                 (!state.is_aside && left.is_zero(), if state.is_aside { Duration::ZERO } else { left })
             };
+            // Those that have just vanished are looked at again.
+            let pause = if view.ghosts().next().is_some() { GHOSTS } else { pause };
+            // Whoever has vanished without knowing this instance would not ask for its word to go on.
+            let may_lead = may_lead && view.strangers().next().is_none();
             let known = view.entries.get(LEADER);
             let moved = match known {
-                None if may_lead => self.take_lead(&view.me, lease).await,
+                None if may_lead => self.take_lead(&view.me).await,
                 // Of a session before this one, or not wanted any more.
                 Some(entry) if entry.value == view.me && (view.token != Some(entry.create_revision) || !may_lead) => {
                     self.give_up_lead(entry.create_revision).await
                 }
+                _ if view.leads() => self.lay_ghosts(&view).await,
                 _ => Ok(false),
             };
             match moved {
                 Ok(true) => {}
                 Ok(false) if pause.is_zero() => self.campaign.notified().await,
                 Ok(false) => drop(timeout(pause, self.campaign.notified()).await),
-                Err(Trouble::Refused(why)) => return format!("etcd refuses: {why}"),
-                Err(Trouble::Unreachable(why)) => {
-                    tracing::debug!(why, "leadership cannot be asked for");
+                // As above.
+                Err(trouble) => {
+                    tracing::debug!(%trouble, "leadership cannot be asked for");
                     sleep(AGAIN).await;
                 }
             }
         }
     }
 
-    async fn take_lead(self: &Rc<Self>, me: &str, lease: i64) -> Result<bool, Trouble> {
+    /// Forgets the processes of this instance before this one: what they were does not live any more.
+    async fn lay_own_ghosts(self: &Rc<Self>) -> Result<(), Trouble> {
+        let view = Arc::clone(&self.view.borrow());
+        for (id, entry) in view.of_place(self.place) {
+            let key = format!("{}roster/{id}", self.prefix);
+            let member = format!("{}members/{id}", self.prefix);
+            let conditions = [Condition::ChangedAt(&key, entry.mod_revision), Condition::CreatedAt(&member, 0)];
+            // Somebody else has done it, perhaps.
+            drop(self.etcd.transact(&conditions, &[Deed::Delete { key: &key }], &key).await?);
+        }
+        Ok(())
+    }
+
+    /// Forgets instances that have vanished, whose right to write has ended, and who would need this one's word to have it
+    /// again; and processes before those of now.
+    async fn lay_ghosts(self: &Rc<Self>, view: &View) -> Result<bool, Trouble> {
+        let now_ns = boottime_ns();
+        let Some(token) = view.token else { return Ok(false) };
+        let leader = format!("{}{LEADER}", self.prefix);
+        for (id, entry) in view.ghosts() {
+            let is_awaited = view.promised.iter().any(|(to, until_ns)| to == id && *until_ns > now_ns);
+            if is_awaited || view.departed.iter().any(|(gone, _)| gone == id) {
+                continue;
+            }
+            let key = format!("{}roster/{id}", self.prefix);
+            let conditions = [
+                Condition::CreatedAt(&leader, token),
+                Condition::ChangedAt(&key, entry.mod_revision),
+                Condition::CreatedAt(&format!("{}members/{id}", self.prefix), 0),
+            ];
+            let done = self.etcd.transact(&conditions, &[Deed::Delete { key: &key }], &key).await?;
+            tracing::info!(instance = view.name(id), is_done = done.is_ok(), "an instance has vanished");
+        }
+        Ok(false)
+    }
+
+    async fn take_lead(self: &Rc<Self>, me: &str) -> Result<bool, Trouble> {
         let key = format!("{}{LEADER}", self.prefix);
+        let lease = self.lease();
         let deeds = [Deed::Put { key: &key, value: me, lease }];
         let entry = match self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await? {
             Ok(revision) => {
@@ -513,6 +695,10 @@ impl Keeper {
     }
 
     async fn say_goodbye(&self) {
+        let roster = format!("{}roster/{}", self.prefix, self.me());
+        if let Err(trouble) = self.etcd.delete(&roster).await {
+            tracing::debug!(%trouble, "whoever leads forgets this instance");
+        }
         let lease = self.state.borrow().lease;
         if lease != 0
             && let Err(trouble) = self.etcd.revoke(lease).await

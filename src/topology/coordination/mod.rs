@@ -25,14 +25,18 @@ use crate::worker::permit::{Permit, boottime_ns};
 mod calls;
 mod etcd;
 mod keeper;
+mod peers;
 pub mod votes;
 
 use etcd::Entry;
 use keeper::Ask;
+use peers::Roster;
 pub use votes::Vote;
 
 /// So long after its key an instance may still have the right to write, if its lease did not end by itself, ns.
 const DEPARTING_NS: u64 = 500_000_000;
+/// The key of what instances sign with among each other.
+const SECRET: &str = "secret";
 /// The key of whoever leads.
 const LEADER: &str = "leader";
 
@@ -47,6 +51,9 @@ pub struct Member {
     pub version: String,
     /// Of the process.
     pub pid: u32,
+    /// Where the other instances ask it when etcd is lost.
+    #[serde(default)]
+    pub peer: String,
 }
 
 /// How far an instance has closed the way to a primary.
@@ -122,6 +129,10 @@ pub struct View {
     revision: i64,
     /// Instances whose keys are gone, and since when, as `until_ns`.
     departed: Vec<(String, u64)>,
+    /// Instances that go on without etcd with this one's word, and until when, as `until_ns`.
+    promised: Vec<(String, u64)>,
+    /// etcd is lost, and all instances have agreed to go on as they are.
+    pub is_alone: bool,
 }
 
 impl View {
@@ -136,13 +147,18 @@ impl View {
             entries: Arc::default(),
             revision: 0,
             departed: Vec::new(),
+            promised: Vec::new(),
+            is_alone: false,
         }
     }
 
     /// This instance is the one that decides.
     pub fn leads(&self) -> bool {
         let leader = self.entries.get(LEADER);
-        self.lost.is_none() && self.token.is_some() && leader.map(|entry| entry.create_revision) == self.token
+        self.lost.is_none()
+            && !self.is_alone
+            && self.token.is_some()
+            && leader.map(|entry| entry.create_revision) == self.token
     }
 
     /// Who decides, if anybody.
@@ -173,7 +189,47 @@ impl View {
     pub fn waited_for(&self) -> impl Iterator<Item = &str> {
         let now_ns = boottime_ns();
         let is_recent = move |gone: &&(String, u64)| gone.1.saturating_add(DEPARTING_NS) > now_ns;
-        self.others().chain(self.departed.iter().filter(is_recent).map(|(id, _)| id.as_str()))
+        let departed = self.departed.iter().filter(is_recent).map(|(id, _)| id.as_str());
+        let is_promised = move |promise: &&(String, u64)| promise.1 > now_ns;
+        let promised = self.promised.iter().filter(is_promised).map(|(id, _)| id.as_str());
+        self.others().chain(departed).chain(promised).chain(self.strangers())
+    }
+
+    /// Instances that have vanished and do not know this one: should they live, they go on without asking it.
+    pub fn strangers(&self) -> impl Iterator<Item = &str> {
+        let vanished = self.below("roster/").filter(|(id, _)| *id != self.me && !self.is_member(id));
+        vanished.filter(|(_, entry)| !self.is_known_by(entry)).map(|(id, _)| id)
+    }
+
+    /// Processes that have vanished of the instance at this place.
+    fn of_place(&self, place: u64) -> impl Iterator<Item = (&str, &Entry)> {
+        let vanished = self.below("roster/").filter(|(id, _)| *id != self.me && !self.is_member(id));
+        vanished.filter(move |(_, entry)| {
+            serde_json::from_str::<Roster>(&entry.value).is_ok_and(|roster| roster.place == place)
+        })
+    }
+
+    /// The same of those that do know this one, with when that was written.
+    fn ghosts(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        let vanished = self.below("roster/").filter(|(id, _)| *id != self.me && !self.is_member(id));
+        vanished.filter(|(_, entry)| self.is_known_by(entry))
+    }
+
+    fn is_member(&self, id: &str) -> bool {
+        self.entries.contains_key(&format!("members/{id}"))
+    }
+
+    fn is_known_by(&self, entry: &Entry) -> bool {
+        serde_json::from_str::<Roster>(&entry.value).is_ok_and(|roster| roster.knows.contains(&self.me))
+    }
+
+    fn secret(&self) -> Option<&str> {
+        self.entries.get(SECRET).map(|entry| entry.value.as_str())
+    }
+
+    /// What this instance goes by.
+    fn revisions(&self) -> BTreeMap<String, i64> {
+        self.below("records/").map(|(name, entry)| (name.to_owned(), entry.mod_revision)).collect()
     }
 
     /// Everything that had happened when the record with this revision was written is known.
@@ -223,13 +279,13 @@ impl fmt::Debug for Coordination {
 }
 
 impl Coordination {
-    /// Begins to look for the others, on a thread of its own: no load on the data threads or on the control thread keeps
+    /// Begins to look for the others, as a process of the instance at `place` (its host and state folder), on a thread of its own: no load on the data threads or on the control thread keeps
     /// the lease from being kept.
     ///
     /// # Errors
     /// The configuration cannot be used, or there is no thread to be had.
-    pub fn start(config: &Config, tls: &ServerTls, me: Member) -> Result<Self, String> {
-        keeper::start(config, tls, me)
+    pub fn start(config: &Config, tls: &ServerTls, me: Member, place: u64) -> Result<Self, String> {
+        keeper::start(config, tls, me, place)
     }
 
     /// The right to write.
