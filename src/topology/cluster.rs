@@ -197,9 +197,11 @@ impl WatchedNode {
 
 impl Watched {
     pub(super) fn new(config: &Postgres, conf: &Cluster, wake: Arc<Notify>, events: EventLog) -> Self {
+        let mut plan = Plan::new(config.failover.mode, seats(conf));
+        plan.set_rejoins(!config.failover.rejoin_command.is_empty());
         Self {
             name: conf.name.clone(),
-            plan: Plan::new(config.failover.mode, seats(conf)),
+            plan,
             nodes: Vec::new(),
             schedule: Schedule::new(config.failover.check_interval),
             wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
@@ -217,6 +219,7 @@ impl Watched {
         self.limiting = Limiting::of(config);
         self.monitor_user.clone_from(&conf.monitor_user);
         self.schedule.set_interval(config.failover.check_interval);
+        self.plan.set_rejoins(!config.failover.rejoin_command.is_empty());
         let actions = self.plan.reseat(now_ns, config.failover.mode, seats(conf), from);
         self.carry_out(now_ns, actions);
         self.refresh();
@@ -339,6 +342,10 @@ impl Watched {
                 Action::Report { node, event, detail } => {
                     let name = node.and_then(|node| self.nodes.get(node)).map_or("", |node| &node.conf.name);
                     self.events.record(&self.name, self.plan.epoch(), event, name, &detail);
+                }
+                Action::ReportPlanned { node, event, detail } => {
+                    let name = self.nodes.get(node).map_or("", |node| &node.conf.name);
+                    self.events.record_planned(&self.name, self.plan.epoch(), event, name, &detail);
                 }
             }
         }

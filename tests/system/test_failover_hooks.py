@@ -70,6 +70,9 @@ def test_a_former_primary_rejoins_by_the_script(cluster, start, tmp_path):
     forebay.admin("SWITCHOVER main")
     name = new_primary(forebay, "pg1")
     wait_until(stop.exists, 20, "the script to stop the former primary")
+    assert events(forebay, "primary_lost") == [] and "a switchover was ordered" in events(forebay, "primary_leaving")[0]
+    assert "rejoin_command is to make it a replica again" in events(forebay, "node_fenced")[0]
+    assert " WARN " not in forebay.log(), "what was ordered is no bad news"
     old.stop()
     stop.unlink()
     wait_until(begin.exists, 60, "the script to start it again")

@@ -101,7 +101,11 @@ impl Monitor {
                 set_stray(watched, stray);
             }
             if let Some(job) = &record.job {
-                let actions = watched.plan.close(now_ns(), job.why.clone(), job.is_promoting());
+                let (why, plan) = (job.why.clone(), &mut watched.plan);
+                let actions = match job.kind == Kind::Switchover && !job.is_promoting() {
+                    true => plan.leave(now_ns(), why),
+                    false => plan.close(now_ns(), why, job.is_promoting()),
+                };
                 watched.carry_out(now_ns(), actions);
             }
         }
@@ -203,6 +207,7 @@ impl Monitor {
         let Some(watched) = self.clusters.iter_mut().find(|watched| watched.name == cluster) else { return };
         let actions = match notice {
             Notice::Close { why, cut } => watched.plan.close(now_ns, why, cut),
+            Notice::Leave { why } => watched.plan.leave(now_ns, why),
             Notice::Open => {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)

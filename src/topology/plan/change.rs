@@ -10,14 +10,26 @@ impl Plan {
         self.changed(now_ns, |plan, _| plan.closed = Some(Closed { why, cuts }))
     }
 
+    /// As [`Plan::close`] without cuts, because a switchover was ordered.
+    pub fn leave(&mut self, now_ns: u64, why: String) -> Vec<Action> {
+        self.is_leaving = true;
+        self.close(now_ns, why, false)
+    }
+
     /// The accepted primary takes writes as before.
     pub fn open(&mut self, now_ns: u64) -> Vec<Action> {
+        self.is_leaving = false;
         self.changed(now_ns, |plan, _| plan.closed = None)
+    }
+
+    /// Whether `rejoin_command` makes a replica of a former primary.
+    pub fn set_rejoins(&mut self, rejoins: bool) {
+        self.rejoins = rejoins;
     }
 
     /// We have promoted this node, and it takes writes.
     pub fn install(&mut self, now_ns: u64, node: usize, timeline: u32, epoch: u64) -> Vec<Action> {
-        self.changed(now_ns, |plan, actions| {
+        let actions = self.changed(now_ns, |plan, actions| {
             let Some(member) = plan.members.get_mut(node) else { return };
             let system_identifier = plan.identifier;
             let started = member.facts.as_ref().and_then(|facts| facts.started);
@@ -29,7 +41,9 @@ impl Plan {
             plan.floor = plan.floor.max(timeline);
             plan.epoch = epoch;
             actions.push(Action::ForgetPositions);
-        })
+        });
+        self.is_leaving = false;
+        actions
     }
 
     /// What was decided before a restart: this node was the primary.

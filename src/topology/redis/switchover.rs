@@ -142,14 +142,19 @@ impl Course {
 
     /// What a dry run answers.
     pub(super) fn promise(&self) -> String {
+        format!("a switchover {} is possible", self.way())
+    }
+
+    /// From which node to which.
+    pub(super) fn way(&self) -> String {
         let to = match (&self.wanted, self.candidates.as_slice()) {
             (Some(only), _) | (None, [only]) => only.name.clone(),
             (None, several) => {
                 let names: Vec<&str> = several.iter().map(|party| party.name.as_str()).collect();
-                format!("one of {}, as the Sentinels choose,", names.join(", "))
+                format!("one of {} (the Sentinels choose)", names.join(", "))
             }
         };
-        format!("a switchover from {} to {to} is possible", self.primary.name)
+        format!("from {} to {to}", self.primary.name)
     }
 
     /// Those that have to have everything before one of them is promoted.
