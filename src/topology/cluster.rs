@@ -484,9 +484,29 @@ fn other_history(own: Option<u32>, primary: Option<u32>, hidden: bool, user: &st
     let primary = primary?;
     let known = match own {
         Some(own) if own >= primary => return None,
-        Some(own) => format!("is on timeline {own}"),
-        None => "its timeline is not known".to_owned(),
+        Some(own) => format!("on timeline {own}"),
+        None => "on a timeline that is not known".to_owned(),
     };
-    let hint = if hidden { format!("; GRANT pg_monitor TO \"{user}\" shows it at once") } else { String::new() };
-    Some(format!("{known}, the primary's is {primary}{hint}"))
+    Some(match hidden {
+        true => format!(
+            "seen {known}, the primary's is {primary}: it receives, and the login of the monitor sees from whom only \
+             after a restartpoint, in minutes; GRANT pg_monitor TO \"{user}\" shows it at once"
+        ),
+        false => format!("does not follow the primary yet: it is {known}, the primary's is {primary}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_on_an_older_timeline_is_told_apart_from_one_whose_timeline_is_hidden() {
+        let told = |own, hidden| other_history(own, Some(2), hidden, "monitor");
+        assert_eq!(told(Some(2), true), None);
+        let late = told(Some(1), false).unwrap();
+        assert_eq!(late, "does not follow the primary yet: it is on timeline 1, the primary's is 2");
+        let unseen = told(Some(1), true).unwrap();
+        assert!(unseen.contains("it receives") && unseen.contains("in minutes"), "it may follow already: {unseen}");
+    }
 }

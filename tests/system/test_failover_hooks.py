@@ -73,6 +73,9 @@ def test_a_former_primary_rejoins_by_the_script(cluster, start, tmp_path):
     assert events(forebay, "primary_lost") == [] and "a switchover was ordered" in events(forebay, "primary_leaving")[0]
     assert "rejoin_command is to make it a replica again" in events(forebay, "node_fenced")[0]
     assert " WARN " not in forebay.log(), "what was ordered is no bad news"
+    steps = [line for line in forebay.log().splitlines() if "step=" in line]
+    assert any(" switchover " in line and "has replayed up to 0/" in line for line in steps), steps
+    assert not [line for line in steps if "{" in line or "(" in line], "steps are told in words"
     old.stop()
     stop.unlink()
     wait_until(begin.exists, 60, "the script to start it again")

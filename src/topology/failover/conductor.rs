@@ -618,7 +618,8 @@ impl Conductor {
                 self.report(&new, began(job.kind), &self.name(&new.primary), &said(job));
             }
             (_, Some(job)) if old.job.as_ref() != Some(job) => {
-                tracing::info!(cluster = self.cluster, epoch = new.epoch, step = ?job.step, "failover");
+                let change = if job.kind == Kind::Switchover { "switchover" } else { "failover" };
+                tracing::info!(cluster = self.cluster, epoch = new.epoch, step = %job.step, "{change}");
             }
             _ => {}
         }
