@@ -100,3 +100,7 @@ def test_a_rejoin_that_fails_is_told(cluster, start):
     assert "no such machine" in why
     with pytest.raises(psycopg.Error, match="fenced"):
         forebay.admin("ATTACH NODE pg1")
+    forebay.admin("SWITCHOVER main")
+    fenced = "it is primary, fenced: .*rejoin_command is to make it a replica again"
+    with pytest.raises(psycopg.Error, match=f"no replica that can be promoted: pg1: {fenced}; pg[23]: {fenced}"):
+        forebay.admin("SWITCHOVER main")
