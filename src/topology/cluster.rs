@@ -482,17 +482,17 @@ impl WatchedNode {
 /// that has diverged looks healthy otherwise. One that is ahead follows a primary that was not asked yet.
 fn other_history(own: Option<u32>, primary: Option<u32>, hidden: bool, user: &str) -> Option<String> {
     let primary = primary?;
-    let known = match own {
+    let own = match own {
         Some(own) if own >= primary => return None,
-        Some(own) => format!("on timeline {own}"),
-        None => "on a timeline that is not known".to_owned(),
+        Some(own) => own.to_string(),
+        None => "not known".to_owned(),
     };
     Some(match hidden {
         true => format!(
-            "seen {known}, the primary's is {primary}: it receives, and the login of the monitor sees from whom only \
-             after a restartpoint, in minutes; GRANT pg_monitor TO \"{user}\" shows it at once"
+            "takes no reads until it shows that it follows the primary: the monitor's login sees its timeline ({own}, the \
+             primary's is {primary}) only after a restartpoint, in minutes; GRANT pg_monitor TO \"{user}\" shows it at once"
         ),
-        false => format!("does not follow the primary yet: it is {known}, the primary's is {primary}"),
+        false => format!("does not follow the primary yet: its timeline is {own}, the primary's is {primary}"),
     })
 }
 
@@ -505,8 +505,8 @@ mod tests {
         let told = |own, hidden| other_history(own, Some(2), hidden, "monitor");
         assert_eq!(told(Some(2), true), None);
         let late = told(Some(1), false).unwrap();
-        assert_eq!(late, "does not follow the primary yet: it is on timeline 1, the primary's is 2");
+        assert_eq!(late, "does not follow the primary yet: its timeline is 1, the primary's is 2");
         let unseen = told(Some(1), true).unwrap();
-        assert!(unseen.contains("it receives") && unseen.contains("in minutes"), "it may follow already: {unseen}");
+        assert!(unseen.contains("until it shows that it follows") && unseen.contains("in minutes"), "{unseen}");
     }
 }

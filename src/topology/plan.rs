@@ -194,6 +194,8 @@ pub struct Plan {
     closed: Option<Closed>,
     /// The accepted primary leaves by a switchover.
     is_leaving: bool,
+    /// It leaves by being restarted as a standby.
+    restarts: bool,
     /// `rejoin_command` makes a replica of a former primary.
     rejoins: bool,
     /// What is known comes from a record, and no node has confirmed that it is still of this cluster.
@@ -217,6 +219,7 @@ impl Plan {
             dispute: None,
             closed: None,
             is_leaving: false,
+            restarts: false,
             rejoins: false,
             is_restored: false,
             last_served: None,
@@ -357,6 +360,12 @@ impl Plan {
         for (node, (old, new)) in before.iter().zip(self.standings()).enumerate() {
             match change(old, &new) {
                 Some((event @ "node_fenced", detail)) if self.is_leaving && self.rejoins => {
+                    actions.push(Action::ReportPlanned { node, event, detail });
+                }
+                Some((event @ "node_down", why))
+                    if self.is_leaving && self.restarts && self.accepted() == Some(node) =>
+                {
+                    let detail = format!("it is being restarted as a standby: {why}");
                     actions.push(Action::ReportPlanned { node, event, detail });
                 }
                 Some((event, detail)) => actions.push(Action::Report { node: Some(node), event, detail }),

@@ -65,7 +65,7 @@ struct Admin<'a> {
 impl Admin<'_> {
     /// Leaves a row in `SHOW EVENTS` and a log line.
     fn record(&self, event: &str, what: &str) {
-        self.instance.events.record("", 0, event, "", &format!("{what}by {}", self.name));
+        self.instance.events.record_planned("", 0, event, "", &format!("{what}by {}", self.name));
     }
 
     async fn reload(&self) -> Result<Answer, Refusal> {

@@ -77,7 +77,7 @@ pub(in crate::topology) enum Notice {
     /// No primary, with the reason; `cut` takes connections to it away from their clients.
     Close { why: String, cut: bool },
     /// No primary for a while, by order.
-    Leave { why: String },
+    Leave { why: String, restarts: bool },
     /// As before.
     Open,
     /// This node may be promoted beside whoever is the primary in the end.
@@ -339,8 +339,11 @@ impl Conductor {
         let record = Record { job: Some(job.clone()), ..record };
         self.tell_begun(&record, &job);
         let why = job.why.clone();
-        let is_planned = job.kind == Kind::Switchover;
-        self.notify(if is_planned { Notice::Leave { why } } else { Notice::Close { why, cut: false } }).await;
+        self.notify(match job.kind {
+            Kind::Switchover => Notice::Leave { why, restarts: job.is_clean },
+            _ => Notice::Close { why, cut: false },
+        })
+        .await;
         let quiet = match drain {
             Some(limit) => self.drain(&record.primary, limit).await,
             None => Ok(()),

@@ -103,7 +103,7 @@ impl Monitor {
             if let Some(job) = &record.job {
                 let (why, plan) = (job.why.clone(), &mut watched.plan);
                 let actions = match job.kind == Kind::Switchover && !job.is_promoting() {
-                    true => plan.leave(now_ns(), why),
+                    true => plan.leave(now_ns(), why, job.is_clean),
                     false => plan.close(now_ns(), why, job.is_promoting()),
                 };
                 watched.carry_out(now_ns(), actions);
@@ -207,7 +207,7 @@ impl Monitor {
         let Some(watched) = self.clusters.iter_mut().find(|watched| watched.name == cluster) else { return };
         let actions = match notice {
             Notice::Close { why, cut } => watched.plan.close(now_ns, why, cut),
-            Notice::Leave { why } => watched.plan.leave(now_ns, why),
+            Notice::Leave { why, restarts } => watched.plan.leave(now_ns, why, restarts),
             Notice::Open => {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)

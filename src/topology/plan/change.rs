@@ -10,9 +10,10 @@ impl Plan {
         self.changed(now_ns, |plan, _| plan.closed = Some(Closed { why, cuts }))
     }
 
-    /// As [`Plan::close`] without cuts, because a switchover was ordered.
-    pub fn leave(&mut self, now_ns: u64, why: String) -> Vec<Action> {
-        self.is_leaving = true;
+    /// As [`Plan::close`] without cuts, because a switchover was ordered; with `restarts` one that restarts the primary as
+    /// a standby.
+    pub fn leave(&mut self, now_ns: u64, why: String, restarts: bool) -> Vec<Action> {
+        (self.is_leaving, self.restarts) = (true, restarts);
         self.close(now_ns, why, false)
     }
 

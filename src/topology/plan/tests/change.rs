@@ -20,7 +20,7 @@ fn a_switchover_reads_as_planned_and_a_failover_does_not() {
         plan.set_rejoins(rejoins);
         play(&mut plan, "1p1 2r1");
         let why = "a change was ordered".to_owned();
-        let mut actions = if planned { plan.leave(0, why) } else { plan.close(0, why, false) };
+        let mut actions = if planned { plan.leave(0, why, false) } else { plan.close(0, why, false) };
         actions.extend(plan.close(0, "pg2 is being promoted".to_owned(), true));
         actions.extend(plan.install(0, 1, 2, 7));
         let fenced = plan.standing(0).reason;
