@@ -55,7 +55,7 @@ waiting_writers() { cell QUEUE waiting 'user=app|'; }
 
 # What Forebay has done to the PostgreSQL nodes, as "event node: detail", the oldest first.
 postgres_events() {
-    console -A -t -F '|' -c 'SHOW EVENTS' | awk -F '|' -v events='^(primary_lost|failover_|switchover_|node_fenced|rejoin_|node_unfenced|primary_changed)' '
+    console -A -t -F '|' -c 'SHOW EVENTS' | awk -F '|' -v events='^(primary_lost|primary_leaving|failover_|switchover_|node_fenced|rejoin_|node_unfenced|primary_changed)' '
         $2 == "demo" && $4 ~ events { printf "%s %s: %s\n", $4, $5, $6 }'
 }
 

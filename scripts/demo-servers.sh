@@ -157,6 +157,8 @@ start_redis() {
 
 # make_redis PORT PORT PORT: a primary and two replicas.
 make_redis() {
+    # Without min-replicas-to-write: a new primary would refuse writes until a replica has found it, and the clients of
+    # the demo are to wait, not to fail.
     local number settings=('save ""' 'repl-diskless-sync-delay 0')
     start_redis redis1 "$1" "${settings[@]}"
     for number in 2 3; do

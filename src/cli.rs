@@ -11,6 +11,9 @@ use crate::{admin, config, ops};
 
 mod make;
 
+/// Where packages put the configuration.
+const PACKAGED: &str = "/etc/forebay/forebay.toml";
+
 /// Failed at run time.
 const FAILED: u8 = 1;
 /// Bad configuration or arguments; also what clap exits with.
@@ -113,7 +116,7 @@ struct File {
 #[derive(Debug, Args)]
 struct Running {
     /// Configuration file of the running instance: tells where its console listens and who may log in
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/forebay/forebay.toml", env = "FOREBAY_CONFIG")]
+    #[arg(short, long, value_name = "FILE", default_value = PACKAGED, env = "FOREBAY_CONFIG")]
     config: PathBuf,
     /// Log in as this user instead of the first [[admin.user]]; the password is read from PGPASSWORD
     #[arg(long)]
@@ -245,6 +248,9 @@ fn ask(running: &Running, statements: &[&str]) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(errors) => {
             eprintln!("{errors}");
+            if running.config == Path::new(PACKAGED) && !running.config.exists() {
+                eprintln!("forebay: say which configuration the running instance has: -c FILE, or FOREBAY_CONFIG=FILE");
+            }
             return ExitCode::from(BAD_CONFIG);
         }
     };

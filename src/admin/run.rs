@@ -92,8 +92,12 @@ impl Answer {
         Answer { table: Some(table), ..Answer::done(tag) }
     }
 
-    pub(super) fn with(mut self, notice: Notice) -> Self {
-        self.notices.push(notice);
+    pub(super) fn with(self, notice: Notice) -> Self {
+        self.beside(Some(notice))
+    }
+
+    pub(super) fn beside(mut self, notice: Option<Notice>) -> Self {
+        self.notices.extend(notice);
         self
     }
 }

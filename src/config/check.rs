@@ -132,7 +132,7 @@ fn admin(admin: &Admin, reader: &mut Reader<'_>) {
     }
     postgres::warn_of_key("admin.tls.key", admin.tls_key.as_deref(), reader);
     for (i, address) in admin.listen.iter().enumerate() {
-        if admin.users.is_empty() && !address.ip().is_loopback() {
+        if admin.users.is_empty() && !address.ip().is_loopback() && !reader.is_misnamed("admin.user") {
             reader.error_in(
                 &format!("admin.listen[{i}]"),
                 format!(

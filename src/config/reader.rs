@@ -29,6 +29,10 @@ pub(super) struct Reader<'a> {
     warnings: Vec<(usize, String)>,
     /// Byte offset of each value read, by place: `postgres.database[2].size`.
     places: HashMap<String, usize>,
+    /// Where a table, by place, has an unknown key that resembles none.
+    guessless: HashMap<String, usize>,
+    /// Sections that stand under another name.
+    misnamed: BTreeSet<&'static str>,
     /// In other files.
     elsewhere: (Vec<Diagnostic>, Vec<Diagnostic>),
     /// What is not to be read again.
@@ -47,6 +51,8 @@ impl<'a> Reader<'a> {
             errors: Vec::new(),
             warnings: Vec::new(),
             places: HashMap::new(),
+            guessless: HashMap::new(),
+            misnamed: BTreeSet::new(),
             elsewhere: Default::default(),
             kept_rules: None,
             secret_variables: BTreeSet::new(),
@@ -153,7 +159,9 @@ impl<'a> Reader<'a> {
         self.fill(&mut section, keys, table, place, "");
         for key in keys.iter().filter(|key| key.is_required) {
             if !self.places.contains_key(&format!("{place}.{}", key.name)) {
-                self.error(value, format!("{} has no {}; it must have one", header::<T>(), key.name));
+                // Behind the unknown key which may be the cause.
+                let at = self.guessless.get(place).copied().unwrap_or(value.span().start);
+                self.error_at(at, format!("{} has no {}; it must have one", header::<T>(), key.name));
             }
         }
         section
@@ -197,8 +205,20 @@ impl<'a> Reader<'a> {
             } else if T::SHAPE != Shape::One || !is_section_or_parent(&path) {
                 let section = if is_section_like(value) { suggest::section_near(&path) } else { None };
                 let hint = match section {
-                    Some(section) => format!("; did you mean \"{section}\"?"),
-                    None => suggest::for_key(T::PATH, &name),
+                    Some(section) => {
+                        self.misnamed.insert(section);
+                        format!("; did you mean \"{section}\"?")
+                    }
+                    None => {
+                        let meant = suggest::meant(T::PATH, &name);
+                        for own in meant.iter().filter_map(|path| suggest::own_name(T::PATH, path)) {
+                            self.count_as_written(&format!("{place}.{own}"), written.span().start);
+                        }
+                        if meant.is_empty() {
+                            self.guessless.insert(place.to_owned(), written.span().start);
+                        }
+                        suggest::for_key(T::PATH, &meant)
+                    }
                 };
                 let header = header::<T>();
                 self.error_at(written.span().start, format!("unknown key {} in {header}{hint}", quote(&name)));
@@ -206,12 +226,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What stands under another name is wrong, and not missing as well.
+    fn count_as_written(&mut self, place: &str, offset: usize) {
+        self.places.entry(place.to_owned()).or_insert(offset);
+    }
+
+    /// Entries of this list of sections (`postgres.user`) may stand under another name.
+    pub(super) fn is_misnamed(&self, section: &str) -> bool {
+        self.misnamed.contains(section)
+    }
+
     /// Reports top-level names, and names right under a section's parent, that are no section.
     pub(super) fn refuse_unknown_sections(&mut self, root: &DeTable<'_>) {
         for (written, value) in root.iter() {
             let name = written.get_ref().as_ref();
             if !is_section_or_parent(name) {
-                self.error_at(written.span().start, unknown_section(name, value));
+                self.refuse_section(written.span().start, name, value);
                 continue;
             }
             // [redis] is no section of its own; the others report what they do not know themselves.
@@ -221,11 +251,24 @@ impl<'a> Reader<'a> {
                 for (written, value) in table.iter() {
                     let path = format!("{name}.{}", written.get_ref());
                     if !is_section_or_parent(&path) {
-                        self.error_at(written.span().start, unknown_section(&path, value));
+                        self.refuse_section(written.span().start, &path, value);
                     }
                 }
             }
         }
+    }
+
+    fn refuse_section(&mut self, offset: usize, name: &str, value: &Value<'_>) {
+        let message = if is_section_like(value) {
+            if let Some(section) = suggest::section_near(name) {
+                self.misnamed.insert(section);
+            }
+            format!("unknown section {}{}", quote(name), suggest::for_section(name))
+        } else {
+            let hint = suggest::for_key("", &suggest::meant("", name));
+            format!("unknown key {} outside of any section{hint}", quote(name))
+        };
+        self.error_at(offset, message);
     }
 
     /// The value at a dotted path. A parent that is no table is reported.
@@ -354,13 +397,5 @@ fn is_section_like(value: &Value<'_>) -> bool {
         DeValue::Table(_) => true,
         DeValue::Array(values) => values.iter().any(|value| value.get_ref().is_table()),
         _ => false,
-    }
-}
-
-fn unknown_section(name: &str, value: &Value<'_>) -> String {
-    if is_section_like(value) {
-        format!("unknown section {}{}", quote(name), suggest::for_section(name))
-    } else {
-        format!("unknown key {} outside of any section{}", quote(name), suggest::for_key("", name))
     }
 }

@@ -104,6 +104,35 @@ pub(super) static ALIASES: &[Alias] = &[
     alias(Pgpool, "recovery_1st_stage_command", "postgres.failover.rejoin_command", Same),
 ];
 
+/// So many keys are named as those that may have been meant; more would be no help.
+const MOST_MEANT: usize = 3;
+
+/// What people write in a section (from the manuals of drivers, Redis and others), and its key for that.
+pub(super) static WORDS: &[(&str, &str, &str)] = &[
+    ("postgres", "host", "listen"),
+    ("postgres", "address", "listen"),
+    ("postgres", "bind", "listen"),
+    ("postgres.cluster", "host", "nodes"),
+    ("postgres.cluster", "hosts", "nodes"),
+    ("postgres.cluster", "port", "nodes"),
+    ("postgres.cluster", "servers", "nodes"),
+    ("postgres.cluster", "addresses", "nodes"),
+    ("postgres.user", "user", "name"),
+    ("postgres.user", "username", "name"),
+    ("postgres.database", "host", "cluster"),
+    ("redis.service", "password", "auth"),
+    ("redis.service", "requirepass", "auth"),
+    ("redis.service", "host", "listen"),
+    ("redis.service", "port", "listen"),
+    ("redis.service", "bind", "listen"),
+    ("redis.service", "hosts", "nodes"),
+    ("redis.service", "servers", "nodes"),
+    ("admin", "host", "listen"),
+    ("admin", "port", "listen"),
+    ("admin.user", "user", "name"),
+    ("admin.user", "username", "name"),
+];
+
 /// The alias of this name; the numbers that Pgpool-II puts behind its backends' keys do not count.
 pub(super) fn alias_named(name: &str) -> Option<&'static Alias> {
     let name = name.to_ascii_lowercase();
@@ -139,13 +168,12 @@ fn distance(text: &str, word: &str) -> Option<usize> {
     (d <= (word.chars().count() / 3).max(1)).then_some(d)
 }
 
-/// `; did you mean "size"?` for an unknown key of a section (`""` for none), or a way to the right ones.
-pub(super) fn for_key(section: &str, name: &str) -> String {
-    if let Some(path) = key_path(section, name) {
-        let own = path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.'));
-        let is_own = own.is_some_and(|own| reference().iter().any(|key| key.section == section && key.name == own));
-        let shown = if is_own { own.unwrap_or(&path).to_owned() } else { path };
-        return format!("; did you mean \"{shown}\"?");
+/// `; did you mean "size"?` for the paths that [`meant`] found for an unknown key of a section (`""` for none), or a way
+/// to the right ones.
+pub(super) fn for_key(section: &str, meant: &[String]) -> String {
+    let shown: Vec<&str> = meant.iter().map(|path| own_name(section, path).unwrap_or(path)).collect();
+    if !shown.is_empty() {
+        return format!("; did you mean {}?", one_of(&shown));
     }
     let names: Vec<_> = reference()
         .iter()
@@ -158,28 +186,76 @@ pub(super) fn for_key(section: &str, name: &str) -> String {
     }
 }
 
+/// The name of a key within its section; `None` of another section's.
+pub(super) fn own_name<'p>(section: &str, path: &'p str) -> Option<&'p str> {
+    let own = path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.'))?;
+    reference().iter().any(|key| key.section == section && key.name == own).then_some(own)
+}
+
 /// The full path of the key that was most likely meant.
 pub(super) fn key_path(section: &str, name: &str) -> Option<String> {
-    let best = |keys: &mut dyn Iterator<Item = &'static KeyInfo>, typed: &str| {
-        let near = keys.filter_map(|key| key_distance(key, typed).map(|d| (d, key)));
-        near.min_by_key(|(d, _)| *d).map(|(_, key)| key.path())
-    };
+    meant(section, name).into_iter().next()
+}
+
+/// The full paths of the keys that were most likely meant: a few, or none. Those of the section itself come first.
+pub(super) fn meant(section: &str, name: &str) -> Vec<String> {
+    let own = || reference().iter().filter(|key| key.section == section);
+    if let Some((_, _, key)) = WORDS.iter().find(|(of, word, _)| *of == section && *word == name) {
+        return vec![format!("{section}.{key}")];
+    }
     // Another tool's exact name is no typing error.
     if let Some(alias) = alias_named(name) {
         let leaf = alias.path.rsplit('.').next().unwrap_or(alias.path);
-        let own = reference().iter().find(|key| key.section == section && key.name == leaf);
-        return Some(own.map_or_else(|| alias.path.to_owned(), KeyInfo::path));
+        return vec![own().find(|key| key.name == leaf).map_or_else(|| alias.path.to_owned(), KeyInfo::path)];
     }
-    let mut own = reference().iter().filter(|key| key.section == section);
-    if let Some(path) = best(&mut own, name) {
-        return Some(path);
+    if let Some(key) = own().find(|key| distance(name, key.name).is_some_and(|errors| errors <= 1)) {
+        return vec![key.path()];
     }
-    let mut all = reference().iter().filter(|key| key.inherited.is_none() && key.shape != Shape::Inline);
-    if let Some(path) = best(&mut all, name) {
-        return Some(path);
+    let parts: Vec<String> = own().filter(|key| is_part(key.name, name)).map(KeyInfo::path).collect();
+    if (1..=MOST_MEANT).contains(&parts.len()) {
+        return parts;
     }
-    let typed = nearest(name, ALIASES.iter().map(|alias| alias.name))?;
-    alias_named(typed).map(|alias| alias.path.to_owned())
+    if let Some((_, key)) = nearest_key(own(), name) {
+        return vec![key.path()];
+    }
+    // PostgreSQL's keys are nothing for a service of Redis, nor the other way round.
+    let family = section.split('.').next().unwrap_or_default();
+    let is_foreign = |key: &KeyInfo| {
+        let other = key.section.split('.').next().unwrap_or_default();
+        other != family && [family, other].iter().all(|family| matches!(*family, "postgres" | "redis"))
+    };
+    let others = || reference().iter().filter(|key| key.inherited.is_none() && key.shape != Shape::Inline);
+    let others = || others().filter(|key| !is_foreign(key));
+    let of_family = others().filter(|key| key.section.split('.').next() == Some(family));
+    let near = nearest_key(of_family.filter(|_| !family.is_empty()), name).or_else(|| {
+        // In a section with a meaning of its own, what is far away has to be named in full.
+        let far = others().filter(|key| family.is_empty() || key.name == name);
+        nearest_key(far, name)
+    });
+    if let Some((_, key)) = near {
+        return vec![key.path()];
+    }
+    let typed = nearest(name, ALIASES.iter().map(|alias| alias.name));
+    typed.and_then(alias_named).map(|alias| alias.path.to_owned()).into_iter().collect()
+}
+
+fn nearest_key(keys: impl Iterator<Item = &'static KeyInfo>, typed: &str) -> Option<(usize, &'static KeyInfo)> {
+    let near = keys.filter_map(|key| key_distance(key, typed).map(|errors| (errors, key)));
+    near.min_by_key(|(errors, key)| (*errors, key.name.contains('.'), is_rarer(key.section)))
+}
+
+/// Whether one of the two is made of the last or the first words of the other: `idle_timeout` of `server_idle_timeout`,
+/// `max_lag_bytes` of `max_lag`. A word that is in nearly every name says nothing.
+fn is_part(key: &str, typed: &str) -> bool {
+    let typed = typed.to_lowercase().replace('-', "_");
+    let begins_or_ends = |long: &str, short: &str| {
+        let is_cut = |rest: Option<&str>, at_end: bool| {
+            rest.is_some_and(|rest| if at_end { rest.ends_with(['_', '.']) } else { rest.starts_with('_') })
+        };
+        is_cut(long.strip_suffix(short), true) || is_cut(long.strip_prefix(short), false)
+    };
+    let is_telling = |name: &str| name.len() >= 4;
+    is_telling(&typed) && begins_or_ends(key, &typed) || is_telling(key) && begins_or_ends(&typed, key)
 }
 
 /// A key may have been typed with its section in front: `pool_size`, `pool.size`, `postgres.pool.size`.
@@ -214,5 +290,10 @@ pub(super) fn section_near(name: &str) -> Option<&'static str> {
         let by_last = last.and_then(|last| Some((distance(name, last)? + 1, path)));
         [by_path, by_parent, by_last].into_iter().flatten()
     });
-    spelled.min_by_key(|(d, _)| *d).map(|(_, path)| path)
+    spelled.min_by_key(|(d, path)| (*d, is_rarer(path))).map(|(_, path)| path)
+}
+
+/// Of two that are equally near, PostgreSQL's is the one that more people mean.
+fn is_rarer(section: &str) -> bool {
+    section.split('.').next() != Some("postgres")
 }

@@ -439,10 +439,13 @@ impl Session {
             backend.taught.clear();
             backend.is_dirty = true;
         }
-        if matches!(code, b"26000" | b"42P05")
-            && let Some(named) = self.in_their_words(body)
-        {
-            backend.instead = Some(named);
+        let instead = match code {
+            b"26000" | b"42P05" => self.in_their_words(body),
+            b"25006" => self.with_way_out(backend, body),
+            _ => None,
+        };
+        if instead.is_some() {
+            backend.instead = instead;
             return Ok(Turn::Swallow);
         }
         Ok(Turn::Pass)

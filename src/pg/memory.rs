@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::errors::Trouble;
 use super::listen::Listening;
 use super::look::Looks;
+use super::route::Wish;
 use super::settings::Settings;
 use super::track::Op;
 use super::watch::Watched;
@@ -24,6 +25,8 @@ pub(super) struct Rare {
     pub listen_route: ListenRoute,
     /// `SET LOCAL forebay.route`.
     pub route_local: Option<ListenRoute>,
+    /// Why the last request that began outside a transaction was to go to a replica, if it need not only read.
+    pub wish: Option<Wish>,
     /// What the statement bound last does to the session.
     pub bound: Option<Box<Op>>,
     /// The same for named portals whose statement means something for the session.
@@ -63,6 +66,7 @@ impl Rare {
             route,
             listen_route: route,
             route_local: None,
+            wish: None,
             bound: None,
             portals: None,
             unnamed_serial: 0,

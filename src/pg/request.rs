@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::backend::Backend;
 use super::errors::{End, Trouble};
 use super::fresh::{self, LAST_LSN, READ_AFTER};
-use super::route::{self, Way, begin_of, way};
+use super::route::{self, Way, Wish, begin_of, way};
 use super::session::Session;
 use crate::config::model::{ListenRoute, PoolMode};
 use crate::pool::Class;
@@ -314,6 +315,7 @@ impl Session {
     }
 
     fn class(&mut self, access: Access, hint: Option<Hint>, serializable: bool, read_only: bool) -> Class {
+        self.rare.wish = None;
         if std::mem::take(&mut self.flags.force_primary) || serializable {
             return Class::Primary;
         }
@@ -324,12 +326,33 @@ impl Session {
         let has_replicas = self.pool.state.borrow().has_replicas();
         let is_read = access == Access::Read || read_only;
         match way(hint, self.rare.route, split, is_read, has_replicas) {
-            Way::Replica => Class::Replica,
+            Way::Replica => {
+                self.rare.wish = (!read_only).then(|| self.wish(hint));
+                Class::Replica
+            }
             Way::FreshReplica if self.may_read_on_replica() => Class::Replica,
             // As long as no node is known, whichever is found first may serve it.
             Way::Any if self.wrote_at == 0 && !self.pool.state.borrow().has_primary() => Class::Replica,
             Way::FreshReplica | Way::Any | Way::Primary => Class::Primary,
         }
+    }
+
+    fn wish(&self, hint: Option<Hint>) -> Wish {
+        match hint {
+            Some(_) => Wish::Hint,
+            None if self.rare.listen_route == ListenRoute::Replica => Wish::Connection,
+            None => Wish::Session,
+        }
+    }
+
+    /// A replica's refusal of a write, with the way out if it was the client's own wish that sent it there.
+    #[cold]
+    pub(super) fn with_way_out(&self, backend: &Backend, refusal: &[u8]) -> Option<Vec<u8>> {
+        let way_out = self.rare.wish?.way_out(self.is_bound());
+        let is_replica = self.core.class_of(&self.pool, backend.entry.node) == Some(Class::Replica);
+        let fields = refusal.strip_suffix(b"\0").filter(|_| is_replica)?;
+        let length = u32::try_from(4 + fields.len() + way_out.len() + 3).ok()?;
+        Some([b"E", &length.to_be_bytes()[..], fields, b"H", way_out.as_bytes(), b"\0\0"].concat())
     }
 
     /// Session settings that a standby would refuse or answer differently.

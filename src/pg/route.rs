@@ -19,6 +19,48 @@ pub enum Way {
     Any,
 }
 
+/// Whose wish sent a statement, or the transaction that it begins, to a replica: it may be a write after all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Of the statement.
+    Hint,
+    /// `SET forebay.route`
+    Session,
+    /// As the client connected: the listener's route, or an option.
+    Connection,
+}
+
+impl Wish {
+    /// Why a replica has refused a write, and the way out. `is_kept`: the client keeps its connection to the replica.
+    pub fn way_out(self, is_kept: bool) -> &'static str {
+        match (self, is_kept) {
+            (Wish::Hint, false) => {
+                "the hint \"forebay: replica\" sent this transaction to a replica; to write, begin one without it"
+            }
+            (Wish::Session, false) => {
+                "this session's own forebay.route = 'replica' sent the transaction to a replica; to write, end it and \
+                 SET forebay.route = 'auto'"
+            }
+            (Wish::Connection, false) => {
+                "this client connected for replicas only (the listener's route, or the option forebay.route); to write, \
+                 end the transaction and SET forebay.route = 'auto', or connect to a listener that takes writes"
+            }
+            (Wish::Hint, true) => {
+                "the hint \"forebay: replica\" gave this session a replica, and it keeps its connection; to write, \
+                 connect again and begin without it"
+            }
+            (Wish::Session, true) => {
+                "this session's own forebay.route = 'replica' gave it a replica, and it keeps its connection; to write, \
+                 connect again and leave forebay.route at 'auto'"
+            }
+            (Wish::Connection, true) => {
+                "this client connected for replicas only (the listener's route, or the option forebay.route); to write, \
+                 connect to a listener that takes writes"
+            }
+        }
+    }
+}
+
 /// The setting that is the client's wish where its statements run.
 pub const ROUTE: &str = "forebay.route";
 

@@ -197,9 +197,11 @@ impl WatchedNode {
 
 impl Watched {
     pub(super) fn new(config: &Postgres, conf: &Cluster, wake: Arc<Notify>, events: EventLog) -> Self {
+        let mut plan = Plan::new(config.failover.mode, seats(conf));
+        plan.set_rejoins(!config.failover.rejoin_command.is_empty());
         Self {
             name: conf.name.clone(),
-            plan: Plan::new(config.failover.mode, seats(conf)),
+            plan,
             nodes: Vec::new(),
             schedule: Schedule::new(config.failover.check_interval),
             wanted_fresh: Arc::new(FreshnessWanted::new(wake)),
@@ -217,6 +219,7 @@ impl Watched {
         self.limiting = Limiting::of(config);
         self.monitor_user.clone_from(&conf.monitor_user);
         self.schedule.set_interval(config.failover.check_interval);
+        self.plan.set_rejoins(!config.failover.rejoin_command.is_empty());
         let actions = self.plan.reseat(now_ns, config.failover.mode, seats(conf), from);
         self.carry_out(now_ns, actions);
         self.refresh();
@@ -339,6 +342,10 @@ impl Watched {
                 Action::Report { node, event, detail } => {
                     let name = node.and_then(|node| self.nodes.get(node)).map_or("", |node| &node.conf.name);
                     self.events.record(&self.name, self.plan.epoch(), event, name, &detail);
+                }
+                Action::ReportPlanned { node, event, detail } => {
+                    let name = self.nodes.get(node).map_or("", |node| &node.conf.name);
+                    self.events.record_planned(&self.name, self.plan.epoch(), event, name, &detail);
                 }
             }
         }
@@ -475,11 +482,31 @@ impl WatchedNode {
 /// that has diverged looks healthy otherwise. One that is ahead follows a primary that was not asked yet.
 fn other_history(own: Option<u32>, primary: Option<u32>, hidden: bool, user: &str) -> Option<String> {
     let primary = primary?;
-    let known = match own {
+    let own = match own {
         Some(own) if own >= primary => return None,
-        Some(own) => format!("is on timeline {own}"),
-        None => "its timeline is not known".to_owned(),
+        Some(own) => own.to_string(),
+        None => "not known".to_owned(),
     };
-    let hint = if hidden { format!("; GRANT pg_monitor TO \"{user}\" shows it at once") } else { String::new() };
-    Some(format!("{known}, the primary's is {primary}{hint}"))
+    Some(match hidden {
+        true => format!(
+            "takes no reads until it shows that it follows the primary: the monitor's login sees its timeline ({own}, the \
+             primary's is {primary}) only after a restartpoint, in minutes; GRANT pg_monitor TO \"{user}\" shows it at once"
+        ),
+        false => format!("does not follow the primary yet: its timeline is {own}, the primary's is {primary}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_on_an_older_timeline_is_told_apart_from_one_whose_timeline_is_hidden() {
+        let told = |own, hidden| other_history(own, Some(2), hidden, "monitor");
+        assert_eq!(told(Some(2), true), None);
+        let late = told(Some(1), false).unwrap();
+        assert_eq!(late, "does not follow the primary yet: its timeline is 1, the primary's is 2");
+        let unseen = told(Some(1), true).unwrap();
+        assert!(unseen.contains("until it shows that it follows") && unseen.contains("in minutes"), "{unseen}");
+    }
 }

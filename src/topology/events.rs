@@ -91,9 +91,19 @@ impl EventLog {
     pub fn record(&self, service: &str, epoch: u64, event: &str, node: &str, detail: &str) {
         if BAD_NEWS.contains(&event) {
             tracing::warn!(service, epoch, event, node, detail);
+            self.add(service, epoch, event, node, detail);
         } else {
-            tracing::info!(service, epoch, event, node, detail);
+            self.record_planned(service, epoch, event, node, detail);
         }
+    }
+
+    /// The same of what somebody has ordered: its log line is never a warning.
+    pub fn record_planned(&self, service: &str, epoch: u64, event: &str, node: &str, detail: &str) {
+        tracing::info!(service, epoch, event, node, detail);
+        self.add(service, epoch, event, node, detail);
+    }
+
+    fn add(&self, service: &str, epoch: u64, event: &str, node: &str, detail: &str) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last_seq += 1;
         let row = Event {

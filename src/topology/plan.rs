@@ -95,6 +95,15 @@ pub enum Action {
         /// In words.
         detail: String,
     },
+    /// The same of what somebody has ordered: no bad news, whatever its name.
+    ReportPlanned {
+        /// Index of the node.
+        node: usize,
+        /// Name of the event.
+        event: &'static str,
+        /// In words.
+        detail: String,
+    },
 }
 
 /// What a node's name, role and state look like from outside.
@@ -183,6 +192,12 @@ pub struct Plan {
     /// Why there is no primary although a node accepts writes.
     dispute: Option<String>,
     closed: Option<Closed>,
+    /// The accepted primary leaves by a switchover.
+    is_leaving: bool,
+    /// It leaves by being restarted as a standby.
+    restarts: bool,
+    /// `rejoin_command` makes a replica of a former primary.
+    rejoins: bool,
     /// What is known comes from a record, and no node has confirmed that it is still of this cluster.
     is_restored: bool,
     /// Several instances decide together: what this one finds is proposed, and [`Plan::adopt`] says what was decided.
@@ -208,6 +223,9 @@ impl Plan {
             identifier: None,
             dispute: None,
             closed: None,
+            is_leaving: false,
+            restarts: false,
+            rejoins: false,
             is_restored: false,
             is_led: false,
             proposal: None,
@@ -349,8 +367,18 @@ impl Plan {
         self.agree_on_identifier();
         self.elect(actions);
         for (node, (old, new)) in before.iter().zip(self.standings()).enumerate() {
-            if let Some((event, detail)) = change(old, &new) {
-                actions.push(Action::Report { node: Some(node), event, detail });
+            match change(old, &new) {
+                Some((event @ "node_fenced", detail)) if self.is_leaving && self.rejoins => {
+                    actions.push(Action::ReportPlanned { node, event, detail });
+                }
+                Some((event @ "node_down", why))
+                    if self.is_leaving && self.restarts && self.accepted() == Some(node) =>
+                {
+                    let detail = format!("it is being restarted as a standby: {why}");
+                    actions.push(Action::ReportPlanned { node, event, detail });
+                }
+                Some((event, detail)) => actions.push(Action::Report { node: Some(node), event, detail }),
+                None => {}
             }
         }
         self.report_service(now_ns, actions);
@@ -369,12 +397,18 @@ impl Plan {
                 }
                 self.lost_at_ns = Some(now_ns);
                 let standing = self.standing(last);
+                // Out of service only because this was ordered.
+                let is_leaving = self.is_leaving && standing.state == State::Draining;
                 let why = match standing.state {
                     _ if let Some(closed) = &self.closed => closed.why.clone(),
                     State::Up => format!("is a {} now", standing.role),
                     _ => standing.reason,
                 };
-                report(actions, last, "primary_lost", why);
+                if is_leaving {
+                    report(actions, last, "primary_leaving", format!("{why}: writes wait for the next primary"));
+                } else {
+                    report(actions, last, "primary_lost", why);
+                }
             }
             return;
         };

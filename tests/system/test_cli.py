@@ -1,6 +1,7 @@
 """The program from the shell: commands, exit codes, signals, messages."""
 
 import json
+import pathlib
 import re
 import signal
 import socket
@@ -139,6 +140,13 @@ def test_bad_arguments_exit_with_2(arguments, tmp_path):
     if arguments == ["check"] and done.returncode == 0:
         return  # a default path may exist
     assert done.returncode == 2 and done.stderr, done
+
+
+@pytest.mark.skipif(pathlib.Path("/etc/forebay/forebay.toml").exists(), reason="Forebay is installed here")
+@pytest.mark.parametrize("arguments", [["status"], ["admin", "SHOW POOLS"]])
+def test_who_asks_an_instance_without_a_file_is_told_how_to_name_one(arguments):
+    done = forebay(*arguments)
+    assert done.returncode == 2 and "-c FILE" in done.stderr and "FOREBAY_CONFIG" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("arguments, word", [(["--help"], "run"), (["--version"], "forebay"), (["check", "--help"], "--show")])

@@ -113,7 +113,10 @@ def leaves_a_trace(forebay, name):
 
     wait_until(lambda: any(by_admin(row) for row in new()), 15, f"an event of {statement} with the admin's name")
     assert any(by_admin(row) and event in row["event"] for row in new()), f"{statement} leaves {new()}"
-    assert "admin" in forebay.log()[logged:], f"{statement} leaves no line with the name in the log"
+    lines = [line for line in forebay.log()[logged:].splitlines() if "admin" in line]
+    assert lines, f"{statement} leaves no line with the name in the log"
+    if name in ORDER:
+        assert not [line for line in lines if " WARN " in line], f"{statement} was ordered: no bad news"
 
 
 def test_every_command_leaves_an_event_and_a_log_line_with_the_admins_name(start_forebay):

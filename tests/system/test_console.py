@@ -131,6 +131,11 @@ def test_help_lists_everything_that_is_there(forebay):
                 "WAIT_CLOSE", "SET ", "EXPLAIN ROUTE", "DETACH NODE", "ATTACH NODE", "DRAIN NODE", "SET WEIGHT", "SWITCHOVER"]
     missing += [command for command in commands if command not in text]
     assert not missing, f"SHOW HELP does not mention {missing}"
+    rows = forebay.admin("SHOW HELP")
+    topics = list(dict.fromkeys(row["topic"] for row in rows))
+    assert rows[0]["command"] == "SHOW NODES" and topics[0] == "nodes and failover", "what is needed first comes first"
+    assert topics[-2:] == ["for tools of PgBouncer", "for tools of Pgpool-II"]
+    assert [row["topic"] for row in rows] == sorted((row["topic"] for row in rows), key=topics.index), "topics in one piece"
 
 
 def test_every_view_that_help_names_answers(forebay):

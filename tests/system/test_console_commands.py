@@ -5,7 +5,7 @@ import time
 import psycopg
 import pytest
 
-from harness import wait_until, wire
+from harness import ports, wait_until, wire
 
 ON_PRIMARY = {"split": False}
 
@@ -44,6 +44,17 @@ def test_pause_waits_for_open_transactions(start_forebay):
 
 def test_resume_without_pause_is_an_error(forebay):
     assert wire.errors(forebay.wire(user="admin", dbname="forebay").ask(wire.query("RESUME no_such_database")))
+
+
+def test_a_database_that_nobody_knows_is_refused_and_one_that_nobody_can_be_asked_for_is_doubted(forebay, start_forebay):
+    assert wire.errors(forebay.wire(user="admin", dbname="forebay").ask(wire.query("PAUSE no_such_database"))) == ["3D000"]
+    alone = start_forebay(nodes=[f"127.0.0.1:{ports.free_port()}"], wait="port")
+    console = alone.wire(user="admin", dbname="forebay")
+    answer = console.ask(wire.query("PAUSE no_such_database"))
+    [said] = [wire.fields(frame) for frame in answer if frame.type == "N"]
+    assert said["S"] == "WARNING" and "whether there is a database no_such_database is not known" in said["M"]
+    assert wire.tags(answer) == ["PAUSE"], "a server that is gone is a reason to pause"
+    console.run("RESUME no_such_database")
 
 
 def test_a_disabled_database_refuses_new_clients_only(start_forebay):

@@ -72,6 +72,8 @@ def test_the_old_primary_follows_without_a_rewind_and_nobody_notices(made, start
     is_followed(cluster, forebay, second, -1)
     assert timeline(second) == 2
     assert events(forebay, "rejoin_begun") == [], "nobody had to rewind it"
+    warned = [line for line in forebay.log().splitlines() if " WARN " in line]
+    assert warned == [], "what was ordered is no bad news"
     print(events(forebay, "switchover_done"))
     # And back again: what it was told when it became a standby is what it goes by now.
     forebay.admin("SWITCHOVER main TO pg1 MODE clean")

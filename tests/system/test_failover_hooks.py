@@ -70,6 +70,12 @@ def test_a_former_primary_rejoins_by_the_script(cluster, start, tmp_path):
     forebay.admin("SWITCHOVER main")
     name = new_primary(forebay, "pg1")
     wait_until(stop.exists, 20, "the script to stop the former primary")
+    assert events(forebay, "primary_lost") == [] and "a switchover was ordered" in events(forebay, "primary_leaving")[0]
+    assert "rejoin_command is to make it a replica again" in events(forebay, "node_fenced")[0]
+    assert " WARN " not in forebay.log(), "what was ordered is no bad news"
+    steps = [line for line in forebay.log().splitlines() if "step=" in line]
+    assert any(" switchover " in line and "has replayed up to 0/" in line for line in steps), steps
+    assert not [line for line in steps if "{" in line or "(" in line], "steps are told in words"
     old.stop()
     stop.unlink()
     wait_until(begin.exists, 60, "the script to start it again")
@@ -94,3 +100,7 @@ def test_a_rejoin_that_fails_is_told(cluster, start):
     assert "no such machine" in why
     with pytest.raises(psycopg.Error, match="fenced"):
         forebay.admin("ATTACH NODE pg1")
+    forebay.admin("SWITCHOVER main")
+    fenced = "it is primary, fenced: .*rejoin_command is to make it a replica again"
+    with pytest.raises(psycopg.Error, match=f"no replica that can be promoted: pg1: {fenced}; pg[23]: {fenced}"):
+        forebay.admin("SWITCHOVER main")

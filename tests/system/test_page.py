@@ -166,12 +166,13 @@ def test_a_failover_appears_without_reloading(browser, cluster, start_forebay, k
 
 def test_no_primary_is_said_first_and_since_when(browser, new_cluster, start_forebay, keep):
     cluster = new_cluster(replicas=1)
-    forebay = start_forebay(cluster)
+    forebay = start_forebay(cluster, failover={"hold": "10s"})
     browser.open(forebay.admin_port)
     browser.wait_text("main has its primary", "#headline")
     cluster.primary.kill()
     browser.wait_text("main has no primary for", "#headline", 20)
-    assert "clients wait, 15 s at the longest" in browser.text("#headline")
+    assert "clients wait, 10 s at the longest" in browser.text("#headline")
+    browser.wait_text("who has waited 10 s got an error, and new requests wait as long before they get one", "#headline", 30)
     assert browser.run("return document.querySelector('#verdict').dataset.tone") == "bad"
     keep(browser, "seen", view=True)
     assert forebay.http("/api/v1/overview").json["services"][0]["without_primary_ms"] > 0

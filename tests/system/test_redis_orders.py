@@ -245,6 +245,12 @@ def test_a_fast_switchover_fails_the_transactions_that_have_begun(served, name):
     old, wire = group.primary, forebay.redis().wire(timeout=60)
     assert wire.pipeline(("SET", name, 1), ("WATCH", name)) == [b"OK", b"OK"]
     forebay.admin("SWITCHOVER cache MODE fast DRAIN '30s'")
+    [begun] = events(forebay, "switchover_begun")
+    assert begun["detail"].startswith(f"from {forebay.name_of(old)} to ") and "possible" not in begun["detail"]
+    with pytest.raises(psycopg.Error, match="Sentinel .* last change.* some seconds: try again then"):
+        forebay.admin("SWITCHOVER cache")
+    assert events(forebay, "primary_lost") == [] and len(events(forebay, "primary_leaving")) == 1
+    assert " WARN " not in forebay.log(), "what was ordered is no bad news"
     assert wire.pipeline(("MULTI",), ("INCR", name), ("EXEC",))[-1] is None
     assert group.primary is not old and group.primary.run("GET", name) == b"1"
 

@@ -88,6 +88,44 @@ def test_set_transaction_read_only_is_obeyed(target, table):
     client.run("rollback")
 
 
+@pytest.mark.parametrize("wish, named", [
+    (["set forebay.route = 'replica'", "begin"], "this session's own forebay.route = 'replica'"),
+    (["/* forebay: replica */ begin"], 'the hint "forebay: replica"'),
+    (["begin read only"], None),
+])
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+def test_a_replicas_refusal_says_whose_wish_sent_the_transaction_there(forebay, table, wish, named, protocol):
+    client = forebay.wire()
+    for sql in wish:
+        client.run(sql)
+    write = f"insert into {table} (v) values ('x')"
+    asked = [wire.query(write)] if protocol == "simple" else [wire.parse(write), wire.bind(), wire.execute(), wire.sync()]
+    refusal = next(wire.fields(message) for message in client.ask(*asked) if message.type == "E")
+    assert refusal["C"] == "25006"
+    client.run("rollback")
+    if named is None:
+        assert "H" not in refusal, "the client's own READ ONLY is no wish for a replica"
+        return
+    assert named in refusal["H"], refusal
+    # What the hint says is a way out indeed.
+    if "SET forebay.route = 'auto'" in refusal["H"]:
+        client.run("set forebay.route = 'auto'")
+    for sql in ("begin", write, "commit"):
+        client.run(sql)
+
+
+def test_a_client_of_a_listener_for_replicas_is_told_of_the_listener(start_forebay, table):
+    port = ports.free_port()
+    forebay = start_forebay(wait="", listen=[{"addr": f"127.0.0.1:{port}", "route": "replica"}])
+    forebay.port = port
+    wait_until(forebay.nodes_are_up, 20, "the nodes to be found")
+    client = forebay.wire()
+    client.run("begin")
+    answer = client.ask(wire.query(f"insert into {table} (v) values ('x')"))
+    refusal = next(wire.fields(message) for message in answer if message.type == "E")
+    assert (refusal["C"], "the listener's route" in refusal["H"]) == ("25006", True), refusal
+
+
 def test_a_read_only_session_refuses_writes_as_the_server_does(start_forebay, shared_cluster, table):
     forebay = start_forebay(pool={"mode": "session"})
     for endpoint in (shared_cluster.primary, forebay):

@@ -85,7 +85,7 @@ impl Admin<'_> {
         if orders.all_paused || orders.suspended {
             return Err(Refusal::WrongState("already suspended/paused".to_owned()));
         }
-        self.know_if_named("PAUSE", database).await?;
+        let doubt = self.know_if_named("PAUSE", database).await?;
         let was_paused = database.is_some_and(|name| orders.paused.contains(name));
         self.instance.set_paused(database, true);
         self.record("paused", &format!("PAUSE of {}", named(database)));
@@ -101,7 +101,7 @@ impl Admin<'_> {
             });
             if left.await == 0 {
                 undo.keep();
-                return Ok(Answer::done("PAUSE"));
+                return Ok(Answer::done("PAUSE").beside(doubt));
             }
             let orders = self.instance.orders();
             if !database.map_or(orders.all_paused, |name| orders.is_paused(name)) {
@@ -165,31 +165,30 @@ impl Admin<'_> {
 
     pub(super) async fn set_disabled(&self, database: &str, disabled: bool) -> Result<Answer, Refusal> {
         let (tag, event) = if disabled { ("DISABLE", "disabled") } else { ("ENABLE", "enabled") };
-        if disabled || !self.instance.orders().is_disabled(database) {
-            self.know(tag, database).await?;
-        }
+        let is_known = !disabled && self.instance.orders().is_disabled(database);
+        let doubt = if is_known { None } else { self.know(tag, database).await? };
         self.instance.order(|orders| match disabled {
             true => drop(orders.disabled.insert(database.to_owned())),
             false => drop(orders.disabled.remove(database)),
         });
         self.record(event, &named(Some(database)));
-        Ok(Answer::done(tag))
+        Ok(Answer::done(tag).beside(doubt))
     }
 
     pub(super) async fn reconnect(&self, database: Option<&str>) -> Result<Answer, Refusal> {
-        self.know_if_named("RECONNECT", database).await?;
+        let doubt = self.know_if_named("RECONNECT", database).await?;
         self.each(database, |core, pool| {
             core.reconnect(pool);
             0
         })
         .await;
         self.record("reconnected", &named(database));
-        Ok(Answer::done("RECONNECT"))
+        Ok(Answer::done("RECONNECT").beside(doubt))
     }
 
     /// Clients first: a server connection in use is closed by the end of its client.
     pub(super) async fn kill(&self, database: Option<&str>) -> Result<Answer, Refusal> {
-        self.know_if_named("KILL", database).await?;
+        let doubt = self.know_if_named("KILL", database).await?;
         self.instance.set_paused(database, true);
         let killed = self.each(database, |core, pool| {
             let clients = pool.clients.get();
@@ -200,7 +199,7 @@ impl Admin<'_> {
         });
         let killed = killed.await;
         self.record("killed", &format!("{killed} clients of {}", named(database)));
-        Ok(Answer::done("KILL"))
+        Ok(Answer::done("KILL").beside(doubt))
     }
 
     pub(super) async fn wait_close(&self, database: Option<&str>) -> Result<Answer, Refusal> {

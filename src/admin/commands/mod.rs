@@ -65,7 +65,7 @@ struct Admin<'a> {
 impl Admin<'_> {
     /// Leaves a row in `SHOW EVENTS` and a log line.
     fn record(&self, event: &str, what: &str) {
-        self.instance.events.record("", 0, event, "", &format!("{what}by {}", self.name));
+        self.instance.events.record_planned("", 0, event, "", &format!("{what}by {}", self.name));
     }
 
     async fn reload(&self) -> Result<Answer, Refusal> {
@@ -102,7 +102,8 @@ impl Admin<'_> {
     }
 
     /// Whether there is a database of this name: configured, used before, or, where any name is passed on, on a server.
-    async fn know(&self, what: &'static str, name: &str) -> Result<(), Refusal> {
+    /// What is said beside the answer if no server could be asked for it.
+    async fn know(&self, what: &'static str, name: &str) -> Result<Option<Notice>, Refusal> {
         let config = self.instance.config.load_full();
         if name == config.admin.database || name == "pgbouncer" {
             return Err(Refusal::OwnDatabase(what));
@@ -113,9 +114,9 @@ impl Admin<'_> {
         let is_fixed = found.entry.is_some_and(|e| e.name == name || e.dbname.is_some());
         let is_used = || self.instance.shared.pools().iter().any(|p| *p.key.database == *name && p.was_used());
         if is_fixed || is_used() || self.instance.orders().paused.contains(name) {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(cluster) = pg.clusters.get(found.cluster) else { return Ok(()) };
+        let Some(cluster) = pg.clusters.get(found.cluster) else { return Ok(None) };
         let snapshot = self.instance.monitor.snapshot();
         let view = snapshot.clusters.get(found.cluster);
         let up: Vec<usize> = view.map_or(Vec::new(), |view| {
@@ -126,15 +127,22 @@ impl Admin<'_> {
         });
         match servers::has_database(cluster, &up, name).await {
             Some(false) => Err(unknown()),
+            Some(true) => Ok(None),
             // A server that cannot be asked is a reason to pause a database, not one to refuse it.
-            Some(true) | None => Ok(()),
+            None => Ok(Some(Notice::warning(
+                sqlstate::WARNING,
+                format!(
+                    "whether there is a database {name} is not known: no client has used it, and no server of {} answers",
+                    cluster.name
+                ),
+            ))),
         }
     }
 
-    async fn know_if_named(&self, what: &'static str, name: Option<&str>) -> Result<(), Refusal> {
+    async fn know_if_named(&self, what: &'static str, name: Option<&str>) -> Result<Option<Notice>, Refusal> {
         match name {
             Some(name) => self.know(what, name).await,
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 

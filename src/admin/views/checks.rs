@@ -169,7 +169,12 @@ impl<'a> Checks<'a> {
     fn roles(&mut self, view: &ClusterView) {
         match view.primary.and_then(|p| view.nodes.get(p)) {
             Some(primary) => self.add("", "primary", Fine, format!("{} takes writes", primary.name)),
-            None => self.add("", "primary", Error, "no node takes writes: clients wait for failover.hold"),
+            None => self.add(
+                "",
+                "primary",
+                Error,
+                "no node takes writes: clients wait for failover.hold, then get an error",
+            ),
         }
         let others: Vec<&str> = view
             .nodes

@@ -70,11 +70,11 @@ const fn without_rows(name: &'static str, columns: &'static [Column], about: &'s
     View { name, columns, about, needs: Needs::empty(), rows: |_| Vec::new() }
 }
 
-/// Every view, in the order of `SHOW HELP`.
+/// Every view; the order of `SHOW HELP` is in its topics.
 pub static VIEWS: &[View] = &[
     View {
         name: "HELP",
-        columns: columns![Text "command" "description"],
+        columns: columns![Text "command" "description" "topic"],
         about: "this list",
         needs: Needs::empty(),
         rows: |_| super::help::rows(),

@@ -123,7 +123,9 @@ pub(super) fn check(checks: &mut Checks<'_>, conf: &RedisService, view: &Service
             let (result, detail) = match settings.and_then(|settings| settings.min_replicas) {
                 Some(0) => (
                     Grade::Warning,
-                    "0: cut off from its replicas it goes on taking writes that a failover loses; set 1".to_owned(),
+                    "0: cut off from its replicas it goes on taking writes that a failover loses; with 1 it refuses them \
+                     (NOREPLICAS), as a new primary does until a replica has found it, about a second after a crash"
+                        .to_owned(),
                 ),
                 Some(at_least) => (Grade::Ok, format!("{at_least}: without so many replicas it takes no writes")),
                 None => (Grade::Warning, "not known: Forebay's login may not run CONFIG GET".to_owned()),

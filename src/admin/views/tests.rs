@@ -386,12 +386,16 @@ fn every_row_has_a_value_of_the_right_kind_for_every_column() {
 }
 
 #[test]
-fn names_are_unique_and_help_has_all_of_them() {
+fn names_are_unique_and_help_has_each_of_them_once() {
     let unique: BTreeSet<&str> = VIEWS.iter().map(|v| v.name).collect();
     assert_eq!(unique.len(), VIEWS.len());
     let notice = crate::admin::help::notice().detail.unwrap();
+    let form = |row: &Row| row[0].text(Kind::Text).map(|form| form.into_owned()).unwrap();
+    let shown: Vec<String> = crate::admin::help::rows().iter().map(form).collect();
     for view in VIEWS {
         assert!(notice.contains(view.name), "SHOW HELP does not name {}", view.name);
+        let times = shown.iter().filter(|form| **form == format!("SHOW {}", view.name)).count();
+        assert_eq!(times, 1, "rows of SHOW HELP for {}", view.name);
         assert!(!view.about.is_empty());
     }
 }

@@ -89,6 +89,8 @@ pub(super) fn clusters(postgres: &mut Postgres, reader: &mut Reader<'_>) {
         } else if let Some(first) = users.first() {
             cluster.monitor_user = first.name.clone();
             Some(first)
+        } else if reader.is_misnamed("postgres.user") {
+            None
         } else {
             let name = quote(&cluster.name);
             reader.error_in(
@@ -177,7 +179,7 @@ pub(super) fn databases(config: &mut Config, reader: &mut Reader<'_>) {
         if database.cluster_name.is_empty() {
             match postgres.clusters.as_slice() {
                 [only] => database.cluster_name.clone_from(&only.name),
-                _ if reader.has(&cluster_place) => {}
+                _ if reader.has(&cluster_place) || reader.is_misnamed("postgres.cluster") => {}
                 [] => reader
                     .error_in(&place, format!("postgres.database {name} has no cluster; add a [[postgres.cluster]]")),
                 several => {
@@ -192,6 +194,7 @@ pub(super) fn databases(config: &mut Config, reader: &mut Reader<'_>) {
         }
         match postgres.clusters.iter().position(|cluster| cluster.name == database.cluster_name) {
             Some(index) => database.cluster = index,
+            None if reader.is_misnamed("postgres.cluster") => {}
             None if are_named && !database.cluster_name.is_empty() => {
                 let names: Vec<_> = postgres.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
                 let hint = match nearest(&database.cluster_name, names.iter().copied()) {
@@ -230,6 +233,7 @@ pub(super) fn lookup(postgres: &Postgres, reader: &mut Reader<'_>) {
         }
         None => {}
         Some(name) => match postgres.user(name) {
+            None if reader.is_misnamed("postgres.user") => {}
             None => {
                 let message = format!("{key}: there is no [[postgres.user]] named {}; add it", quote(name));
                 reader.error_in(key, message);

@@ -36,10 +36,77 @@ fn the_names_of_other_tools_lead_to_ours() {
 }
 
 #[test]
+fn keys_of_the_section_itself_are_what_was_meant_first() {
+    let lead = |section: &str, name: &str, to: &str| {
+        let found = suggest::for_key(section, &suggest::meant(section, name));
+        assert_eq!(found, format!("; did you mean {to}?"), "{name} in {section}");
+    };
+    lead("redis.service", "password", "\"auth\"");
+    lead("redis.service", "master", "\"master_name\"");
+    lead("redis.service", "max_lag_bytes", "\"max_lag\"");
+    lead("redis.service", "port", "\"listen\"");
+    lead("postgres.cluster", "user", "\"monitor_user\"");
+    lead("postgres.cluster", "database", "\"monitor_database\"");
+    lead("postgres.cluster", "size", "\"postgres.pool.size\"");
+    lead("postgres.pool", "idle_timeout", "\"server_idle_timeout\" or \"client_idle_timeout\"");
+    lead("postgres.pool", "max_size", "\"size\"");
+    lead("postgres.failover", "timeout", "\"check_timeout\"");
+    lead("postgres.failover", "interval", "\"check_interval\"");
+    lead("redis.service", "timeout", "\"client_login_timeout\", \"idle_timeout\" or \"client_tls.timeout\"");
+    lead("", "listen", "\"postgres.listen\"");
+    assert_eq!(suggest::section_near("user"), Some("postgres.user"));
+    let timeouts = suggest::for_key("postgres.pool", &suggest::meant("postgres.pool", "timeout"));
+    assert!(timeouts.starts_with("; the keys here are "), "there are many, and none of Redis': {timeouts}");
+}
+
+#[test]
+fn what_stands_under_another_name_is_not_missing_as_well() {
+    for (text, expected) in [
+        (
+            "[[postgres.cluster]]\nname = \"b\"\nhosts = [\"db2\"]\n",
+            "3:1: unknown key \"hosts\" in [[postgres.cluster]]; did you mean \"nodes\"?",
+        ),
+        (
+            "[[postgres.user]]\nname = \"u\"\npasword = \"x\"\n",
+            "3:1: unknown key \"pasword\" in [[postgres.user]]; did you mean \"password\"?",
+        ),
+        (
+            "[[postgres.clusters]]\nname = \"b\"\n[[postgres.database]]\nname = \"d\"\ncluster = \"b\"\n",
+            "1:12: unknown key \"clusters\" in [postgres]; did you mean \"postgres.cluster\"?",
+        ),
+        (
+            "[[redis.service]]\nname = \"c\"\nlisten = [\":6380\"]\nsentinel = [\"s1\"]\n",
+            "4:1: unknown key \"sentinel\" in [[redis.service]]; did you mean \"sentinels\"?",
+        ),
+        (
+            "[admin]\nlisten = [\"10.0.0.1:8404\"]\n[[admin.users]]\nname = \"a\"\n",
+            "3:9: unknown key \"users\" in [admin]; did you mean \"admin.user\"?",
+        ),
+    ] {
+        refused(text, &[expected]);
+    }
+    let found =
+        errors("[[postgres.cluster]]\nname = \"b\"\nxyzzy = 1\n[[postgres.user]]\nname = \"u\"\npassword = \"x\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].contains("unknown key \"xyzzy\"") && found[1].contains("has no nodes"),
+        "the cause is first: {found:?}"
+    );
+}
+
+#[test]
 fn every_alias_leads_to_a_key_or_a_section() {
     for alias in suggest::ALIASES {
         let is_key = reference().iter().any(|key| key.path() == alias.path);
         assert!(is_key || keys::section_paths().any(|path| path == alias.path), "{}", alias.name);
+    }
+}
+
+#[test]
+fn every_word_leads_to_a_key_and_hides_none() {
+    for (section, word, key) in suggest::WORDS {
+        let has = |name: &str| reference().iter().any(|known| known.section == *section && known.name == name);
+        assert!(has(key) && !has(word), "{word} in {section}");
     }
 }
 

@@ -39,7 +39,6 @@ fn wrong_listeners_are_refused_one_by_one() {
             "6:3: postgres.listen: \"::1\" is an IPv6 address; write it in brackets: \"[::1]:PORT\"",
             "7:3: postgres.listen must be \"host:port\", \":port\" for every address, or the path of a Unix socket (found a number)",
             "8:3: postgres.listen: \"/\" is a folder; write the socket's path: \"/.s.PGSQL.6432\"",
-            "9:3: a table of postgres.listen has no addr; it must have one",
             "9:5: unknown key \"adr\" in a table of postgres.listen; did you mean \"addr\"?",
             "10:35: postgres.listen.route must be \"auto\", \"primary\" or \"replica\" (found \"write\")",
         ],

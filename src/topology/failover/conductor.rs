@@ -77,14 +77,23 @@ pub(in crate::topology) enum Order {
 pub(in crate::topology) enum Notice {
     /// No primary, with the reason; `cut` takes connections to it away from their clients.
     Close { why: String, cut: bool },
+    /// No primary for a while, by order.
+    Leave { why: String, restarts: bool },
     /// As before.
     Open,
     /// This node may be promoted beside whoever is the primary in the end.
     Stray(Stray),
     /// Another primary.
     Install { primary: At, timeline: u32, epoch: u64 },
-    /// What the instances have decided; `closed` as in `Close`.
-    Adopt { primary: At, timeline: u32, epoch: u64, identifier: Option<u64>, closed: Option<(String, bool)> },
+    /// What the instances have decided; `closed` as in `Close`, `leaving` as `restarts` in `Leave`.
+    Adopt {
+        primary: At,
+        timeline: u32,
+        epoch: u64,
+        identifier: Option<u64>,
+        closed: Option<(String, bool)>,
+        leaving: Option<bool>,
+    },
 }
 
 /// Told of each notice, with the cluster's name.
@@ -358,7 +367,12 @@ impl Conductor {
         }
         let record = Record { job: Some(job.clone()), ..record };
         self.tell_begun(&record, &job);
-        self.notify(Notice::Close { why: job.why.clone(), cut: false }).await;
+        let why = job.why.clone();
+        self.notify(match job.kind {
+            Kind::Switchover => Notice::Leave { why, restarts: job.is_clean },
+            _ => Notice::Close { why, cut: false },
+        })
+        .await;
         if self.led.is_some() {
             return self.begin_together(record, &job, drain).await.map(|()| begun);
         }
@@ -661,7 +675,8 @@ impl Conductor {
                 self.report(&new, began(job.kind), &self.name(&new.primary), &said(job));
             }
             (_, Some(job)) if old.job.as_ref() != Some(job) => {
-                tracing::info!(cluster = self.cluster, epoch = new.epoch, step = ?job.step, "failover");
+                let change = if job.kind == Kind::Switchover { "switchover" } else { "failover" };
+                tracing::info!(cluster = self.cluster, epoch = new.epoch, step = %job.step, "{change}");
             }
             _ => {}
         }

@@ -195,7 +195,9 @@ impl Conductor {
         let closed = new.job.as_ref().map(|job| (said_of(job), job.cuts()));
         let (primary, timeline, epoch) = (new.primary.clone(), new.timeline, new.epoch);
         let identifier = new.system_identifier;
-        self.notify(Notice::Adopt { primary, timeline, epoch, identifier, closed }).await;
+        let planned = new.job.as_ref().filter(|job| job.kind == Kind::Switchover);
+        let leaving = planned.map(|job| job.is_clean);
+        self.notify(Notice::Adopt { primary, timeline, epoch, identifier, closed, leaving }).await;
         if let Some(old) = old.filter(|old| old.primary != new.primary) {
             self.settle(&old, &new);
         }

@@ -243,6 +243,22 @@ pub enum Step {
     },
 }
 
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Witnessing => f.write_str("asks the replicas whether the primary lives"),
+            Step::Freezing => f.write_str("stops the replicas from receiving"),
+            Step::Fencing => f.write_str("stops the old primary from taking writes"),
+            Step::Preparing => f.write_str("chooses whom to promote"),
+            Step::Demoting { candidate } => write!(f, "restarts the old primary as a standby of {candidate}"),
+            Step::Comparing { candidate } => write!(f, "waits until {candidate} has all that the old primary has"),
+            Step::CatchingUp { candidate, target } => write!(f, "waits until {candidate} has replayed up to {target}"),
+            Step::Promoting { candidate, from } => write!(f, "promotes {candidate}, which has everything up to {from}"),
+            Step::Undoing { why } => write!(f, "is undone: {why}"),
+        }
+    }
+}
+
 impl Job {
     /// A job of Forebay's own, with nothing known of the primary.
     pub fn new(kind: Kind, why: String, step: Step) -> Self {

@@ -99,7 +99,11 @@ impl Monitor {
                 set_stray(watched, stray);
             }
             if let Some(job) = &record.job {
-                let actions = watched.plan.close(now_ns(), job.why.clone(), job.is_promoting());
+                let (why, plan) = (job.why.clone(), &mut watched.plan);
+                let actions = match job.kind == Kind::Switchover && !job.is_promoting() {
+                    true => plan.leave(now_ns(), why, job.is_clean),
+                    false => plan.close(now_ns(), why, job.is_promoting()),
+                };
                 watched.carry_out(now_ns(), actions);
             }
         }
@@ -211,6 +215,7 @@ impl Monitor {
         let Some(watched) = self.clusters.iter_mut().find(|watched| watched.name == cluster) else { return };
         let actions = match notice {
             Notice::Close { why, cut } => watched.plan.close(now_ns, why, cut),
+            Notice::Leave { why, restarts } => watched.plan.leave(now_ns, why, restarts),
             Notice::Open => {
                 watched.detector = Default::default();
                 watched.plan.open(now_ns)
@@ -219,12 +224,12 @@ impl Monitor {
                 set_stray(watched, &stray);
                 Vec::new()
             }
-            Notice::Adopt { primary, timeline, epoch, identifier, closed } => {
+            Notice::Adopt { primary, timeline, epoch, identifier, closed, leaving } => {
                 let node = place_of(watched, &primary);
                 if watched.plan.accepted() != node {
                     watched.detector = Default::default();
                 }
-                let actions = watched.plan.adopt(now_ns, (node, timeline, epoch), identifier, closed);
+                let actions = watched.plan.adopt(now_ns, (node, timeline, epoch), identifier, closed, leaving);
                 if let Some(changes) = self.changes.get_mut(cluster) {
                     (changes.told, changes.seen_ns) = (watched.plan.accepted_as(), 0);
                 }

@@ -125,7 +125,9 @@ impl Monitor {
         let is_lost = watched.detector.verdict(now_ns()).is_some();
         // An admin may give up a promotion that does not end; whether this one may be, its task knows.
         if let Some(why) = watched.plan.closed().filter(|_| kind == Kind::Switchover || !watched.plan.is_cut()) {
-            return Err(format!("another change of the primary is under way: {why}"));
+            return Err(format!(
+                "another change of the primary is under way: {why}; try again when SHOW EVENTS has its end"
+            ));
         }
         match kind {
             Kind::Switchover if !lives => {
@@ -149,7 +151,11 @@ impl Monitor {
                 return Err(format!("{} cannot be promoted: {}", names(node), obstacle(watched, node)));
             }
             None if candidates.is_empty() => {
-                return Err(format!("{} has no replica that can be promoted", watched.name));
+                let others = (0..watched.nodes.len()).filter(|node| Some(*node) != accepted);
+                let why: Vec<String> =
+                    others.map(|node| format!("{}: {}", names(node), obstacle(watched, node))).collect();
+                let why = if why.is_empty() { "it has no other node".to_owned() } else { why.join("; ") };
+                return Err(format!("{} has no replica that can be promoted: {why}", watched.name));
             }
             _ => {}
         }

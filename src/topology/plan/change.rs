@@ -10,14 +10,27 @@ impl Plan {
         self.changed(now_ns, |plan, _| plan.closed = Some(Closed { why, cuts }))
     }
 
+    /// As [`Plan::close`] without cuts, because a switchover was ordered; with `restarts` one that restarts the primary as
+    /// a standby.
+    pub fn leave(&mut self, now_ns: u64, why: String, restarts: bool) -> Vec<Action> {
+        (self.is_leaving, self.restarts) = (true, restarts);
+        self.close(now_ns, why, false)
+    }
+
     /// The accepted primary takes writes as before.
     pub fn open(&mut self, now_ns: u64) -> Vec<Action> {
+        self.is_leaving = false;
         self.changed(now_ns, |plan, _| plan.closed = None)
+    }
+
+    /// Whether `rejoin_command` makes a replica of a former primary.
+    pub fn set_rejoins(&mut self, rejoins: bool) {
+        self.rejoins = rejoins;
     }
 
     /// We have promoted this node, and it takes writes.
     pub fn install(&mut self, now_ns: u64, node: usize, timeline: u32, epoch: u64) -> Vec<Action> {
-        self.changed(now_ns, |plan, actions| {
+        let actions = self.changed(now_ns, |plan, actions| {
             let Some(member) = plan.members.get_mut(node) else { return };
             let system_identifier = plan.identifier;
             let started = member.facts.as_ref().and_then(|facts| facts.started);
@@ -29,7 +42,9 @@ impl Plan {
             plan.floor = plan.floor.max(timeline);
             plan.epoch = epoch;
             actions.push(Action::ForgetPositions);
-        })
+        });
+        self.is_leaving = false;
+        actions
     }
 
     /// From now on several instances decide together.
@@ -42,15 +57,21 @@ impl Plan {
         self.proposal.and_then(|node| Some((node, self.members.get(node)?.timeline())))
     }
 
-    /// What the instances have decided: the primary, `None` if it is no node here, and why nobody writes to it now.
+    /// What the instances have decided: the primary, `None` if it is no node here, why nobody writes to it now, and, if
+    /// that is a switchover, whether it restarts the primary.
     pub fn adopt(
         &mut self,
         now_ns: u64,
         (node, timeline, epoch): (Option<usize>, u32, u64),
         identifier: Option<u64>,
         closed: Option<(String, bool)>,
+        leaving: Option<bool>,
     ) -> Vec<Action> {
-        self.changed(now_ns, |plan, actions| {
+        if let Some(restarts) = leaving {
+            (self.is_leaving, self.restarts) = (true, restarts);
+        }
+        let is_open = closed.is_none();
+        let actions = self.changed(now_ns, |plan, actions| {
             let record = node.map(|node| Record { node, timeline });
             plan.closed = closed.map(|(why, cuts)| Closed { why, cuts });
             plan.identifier = identifier.or(plan.identifier);
@@ -66,7 +87,9 @@ impl Plan {
                 (member.fence, member.stray) = (None, None);
             }
             actions.extend(node.map(|node| Action::Probe { node, after: std::time::Duration::ZERO }));
-        })
+        });
+        self.is_leaving &= !is_open;
+        actions
     }
 
     /// What was decided before a restart: this node was the primary.

@@ -193,6 +193,7 @@ impl Plan {
             (None, _) => None,
         };
         let promotes = self.is_cut();
+        let rejoins = self.rejoins && self.paused.is_none();
         for (node, member) in self.members.iter_mut().enumerate() {
             if !member.is_reachable() || !member.was_writable() {
                 continue;
@@ -211,11 +212,16 @@ impl Plan {
                     Some(why) if timeline > record.timeline => {
                         format!("accepts writes on timeline {timeline}, but {why} and {name} is the primary")
                     }
-                    _ => format!(
-                        "accepts writes on timeline {timeline}, but {name} is the primary on timeline {}: \
-                         rebuild or rewind this node as a replica",
-                        record.timeline
-                    ),
+                    _ => {
+                        let way_out = match rejoins && timeline < record.timeline {
+                            true => "rejoin_command is to make it a replica again",
+                            false => "rebuild or rewind this node as a replica",
+                        };
+                        format!(
+                            "accepts writes on timeline {timeline}, but {name} is the primary on timeline {}: {way_out}",
+                            record.timeline
+                        )
+                    }
                 }),
             };
         }

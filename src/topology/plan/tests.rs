@@ -50,7 +50,7 @@ fn force(plan: &mut Plan, node: usize) -> Result<String, String> {
 
 fn events(actions: &[Action]) -> Vec<&'static str> {
     let name = |action: &Action| match action {
-        Action::Report { event, .. } => Some(*event),
+        Action::Report { event, .. } | Action::ReportPlanned { event, .. } => Some(*event),
         _ => None,
     };
     actions.iter().filter_map(name).collect()

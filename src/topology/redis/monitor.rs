@@ -249,7 +249,7 @@ impl RedisMonitor {
                     if let Some(by) = begun_by {
                         service.plan.begin_switch();
                         service.schedule.hurry(now_ns());
-                        let detail = format!("{}, by {by}", course.promise());
+                        let detail = format!("{}, by {by}", course.way());
                         events.record(&service.conf.name, service.plan.epoch(), "switchover_begun", "", &detail);
                     }
                     Ok(course)

@@ -184,6 +184,15 @@ pub enum Action {
         /// In words.
         detail: String,
     },
+    /// The same of what somebody has ordered: no bad news, whatever its name.
+    ReportPlanned {
+        /// Index of the node.
+        node: usize,
+        /// Name of the event.
+        event: &'static str,
+        /// In words.
+        detail: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -284,6 +284,10 @@ impl Watched {
                     let name = node.and_then(|node| self.plan.node(node)).map_or("", |(_, name)| name);
                     self.events.record(&self.conf.name, self.plan.epoch(), event, name, &detail);
                 }
+                Action::ReportPlanned { node, event, detail } => {
+                    let name = self.plan.node(node).map_or("", |(_, name)| name);
+                    self.events.record_planned(&self.conf.name, self.plan.epoch(), event, name, &detail);
+                }
             }
         }
     }

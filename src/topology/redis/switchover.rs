@@ -37,6 +37,9 @@ const LEAST_DOWN_AFTER_MS: u64 = 100;
 /// Clients that are asked about in one command.
 const MOST_LISTED: usize = 1000;
 
+/// The way out where the Sentinels are behind.
+const SOON: &str = "that takes some seconds: try again then";
+
 /// What is to be done, with every precondition fulfilled.
 #[derive(Debug, Clone)]
 pub(super) struct Course {
@@ -142,14 +145,19 @@ impl Course {
 
     /// What a dry run answers.
     pub(super) fn promise(&self) -> String {
+        format!("a switchover {} is possible", self.way())
+    }
+
+    /// From which node to which.
+    pub(super) fn way(&self) -> String {
         let to = match (&self.wanted, self.candidates.as_slice()) {
             (Some(only), _) | (None, [only]) => only.name.clone(),
             (None, several) => {
                 let names: Vec<&str> = several.iter().map(|party| party.name.as_str()).collect();
-                format!("one of {}, as the Sentinels choose,", names.join(", "))
+                format!("one of {} (the Sentinels choose)", names.join(", "))
             }
         };
-        format!("a switchover from {} to {to} is possible", self.primary.name)
+        format!("from {} to {to}", self.primary.name)
     }
 
     /// Those that have to have everything before one of them is promoted.
@@ -173,10 +181,16 @@ impl Sentinels {
         for (address, configured, said) in plan.sentinels() {
             let Ok(naming) = said else { continue };
             if naming.in_failover {
-                return Err(format!("Sentinel {address} carries out a failover"));
+                return Err(format!(
+                    "Sentinel {address} has not finished the last change of the primary: it still leads the replicas \
+                     to it; {SOON}"
+                ));
             }
             if plan.place(&naming.primary) != primary {
-                return Err(format!("Sentinel {address} still names {} as the primary", naming.primary));
+                return Err(format!(
+                    "Sentinel {address} still names {} as the primary, and has to hear of the last change; {SOON}",
+                    naming.primary
+                ));
             }
             if naming.down_after_ms < LEAST_DOWN_AFTER_MS {
                 let ms = naming.down_after_ms;

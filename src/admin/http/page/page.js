@@ -60,6 +60,12 @@ function showCaller() {
 
 // -- Header -----------------------------------------------------------------------------------------------------------
 
+function fateOfClients({ phase, hold_ms: hold, without_primary_ms: since }) {
+  if (phase === "changing") return "Forebay is changing it, clients wait";
+  if (since !== null && since > hold) return `who has waited ${ofMillis(hold)} got an error, and new requests wait as long before they get one`;
+  return `clients wait, ${ofMillis(hold)} at the longest`;
+}
+
 /** What is wrong, the worst first, as [tone, sentence]. */
 function remarks(all) {
   const { instance, services, nodes, queue } = all;
@@ -68,8 +74,7 @@ function remarks(all) {
   for (const service of services) {
     const since = service.without_primary_ms;
     if (service.primary === null) {
-      const why = service.phase === "changing" ? "Forebay is changing it, clients wait" : `clients wait, ${ofMillis(service.hold_ms)} at the longest`;
-      found.push(["bad", `${service.service} has no primary${since === null ? "" : ` for ${ofMillis(since)}`}: ${why}.`]);
+      found.push(["bad", `${service.service} has no primary${since === null ? "" : ` for ${ofMillis(since)}`}: ${fateOfClients(service)}.`]);
     }
   }
   if (instance.state === "suspended") found.push(["careful", "Everything is suspended: clients wait until RESUME."]);

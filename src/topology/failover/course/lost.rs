@@ -14,7 +14,10 @@ pub fn give_up(record: &Record, look: &[Seen], policy: &Policy, ordered: &Job) -
     let view = View { record, look, policy, in_step: Default::default() };
     let Some(job) = &record.job else { return Err("nothing is under way".to_owned()) };
     let Some((candidate, from)) = job.promotion().filter(|_| ordered.kind == Kind::Ordered) else {
-        return Err(format!("another change of the primary is under way: {}", job.why));
+        let why = &job.why;
+        return Err(format!(
+            "another change of the primary is under way: {why}; try again when SHOW EVENTS has its end"
+        ));
     };
     let name = view.name(candidate);
     let started = view.seen(candidate).and_then(|seen| seen.started);

@@ -14,6 +14,34 @@ fn restored() -> Plan {
 }
 
 #[test]
+fn a_switchover_reads_as_planned_and_a_failover_does_not() {
+    let change = |planned: bool, rejoins: bool| {
+        let mut plan = plan(FailoverMode::Promote, 2);
+        plan.set_rejoins(rejoins);
+        play(&mut plan, "1p1 2r1");
+        let why = "a change was ordered".to_owned();
+        let mut actions = if planned { plan.leave(0, why, false) } else { plan.close(0, why, false) };
+        actions.extend(plan.close(0, "pg2 is being promoted".to_owned(), true));
+        actions.extend(plan.install(0, 1, 2, 7));
+        let fenced = plan.standing(0).reason;
+        let news = actions.into_iter().filter_map(|action| match action {
+            Action::Report { event, .. } => Some((event, "told")),
+            Action::ReportPlanned { event, .. } => Some((event, "planned")),
+            _ => None,
+        });
+        (news.collect::<Vec<_>>(), fenced)
+    };
+    let (news, reason) = change(true, true);
+    assert_eq!(news, [("primary_leaving", "told"), ("node_fenced", "planned"), ("primary_changed", "told")]);
+    assert!(reason.ends_with("rejoin_command is to make it a replica again"), "{reason}");
+    let (news, reason) = change(true, false);
+    assert_eq!(news[1], ("node_fenced", "told"), "somebody has to do something");
+    assert!(reason.ends_with("rebuild or rewind this node as a replica"), "{reason}");
+    let (news, _) = change(false, true);
+    assert_eq!(news[..2], [("primary_lost", "told"), ("node_fenced", "told")]);
+}
+
+#[test]
 fn a_restart_knows_who_was_the_primary() {
     let mut plan = restored();
     play(&mut plan, "1p1");

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Why what happens is no bad news.
+const ORDERED: &str = "a switchover was ordered";
+
 /// After a change of primary that nobody planned: how far the new one had come, until the old one shows itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loss {
@@ -61,8 +64,13 @@ impl Plan {
         let unknown = Standing { role: Role::Unknown, state: State::Down, reason: UNASKED.to_owned() };
         let before = before.iter().chain(std::iter::repeat(&unknown));
         for (node, (old, new)) in before.zip(self.standings()).enumerate() {
-            if let Some((event, detail)) = change(old, &new) {
-                actions.push(Action::Report { node: Some(node), event, detail });
+            match change(old, &new) {
+                Some((event @ "node_fenced", detail)) if self.switching => {
+                    let detail = format!("{detail}; {ORDERED}");
+                    actions.push(Action::ReportPlanned { node, event, detail });
+                }
+                Some((event, detail)) => actions.push(Action::Report { node: Some(node), event, detail }),
+                None => {}
             }
         }
         self.report_service(now_ns, actions);
@@ -75,7 +83,13 @@ impl Plan {
         let Some(serving) = self.primary() else {
             if let (Some(last), None) = (self.last_served, self.lost_at_ns) {
                 self.lost_at_ns = Some(now_ns);
-                report(actions, last, "primary_lost", self.reason());
+                match self.switching && self.standing(last).state != State::Down {
+                    true => {
+                        let detail = format!("{ORDERED}: writes wait for the next primary");
+                        report(actions, last, "primary_leaving", detail);
+                    }
+                    false => report(actions, last, "primary_lost", self.reason()),
+                }
                 actions.push(Action::Look);
             }
             return;

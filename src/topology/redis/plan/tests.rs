@@ -487,6 +487,8 @@ fn a_planned_change_is_no_loss() {
     let mut told = Told::settled();
     told.plan.begin_switch();
     told.about_first(0, "+try-failover").about_first(0, "+elected-leader");
+    assert!(told.has("primary_leaving") && !told.has("primary_lost"), "{:?}", told.events);
+    assert!(!told.has("node_fenced"), "what was ordered is no bad news: {:?}", told.events);
     let now = told.now;
     told.plan.end_switch(now, Some((1, promoted(100))));
     assert_eq!(told.plan.primary(), Some(1), "before any Sentinel has named it");
