@@ -369,6 +369,14 @@ impl Keeper {
         known
     }
 
+    /// Whether etcd answers now.
+    pub(super) async fn look_for_etcd(&self) {
+        let alive = timeout(self.lease_time / 10, self.etcd.keep_alive(self.lease())).await;
+        if !matches!(alive, Ok(Ok(_))) && self.silent_since_ns.get().is_none() {
+            self.silent_since_ns.set(Some(boottime_ns()));
+        }
+    }
+
     /// etcd has not answered this instance for long enough that it is no accident.
     pub(super) fn is_out_of_touch(&self) -> bool {
         self.view.borrow().lost.is_some() || self.silent_since_ns.get().is_some()

@@ -132,11 +132,15 @@ impl Door {
 
 impl Keeper {
     async fn answer(&self, stream: TcpStream) -> Option<()> {
-        let line = read_line(stream).await?;
-        let (line, mut stream) = line;
+        let (line, mut stream) = read_line(stream).await?;
         let view = self.view.borrow().clone();
         let secret = view.secret()?;
         let question: Question = Signed::open(&line, secret, "question")?;
+        if !self.is_out_of_touch() {
+            // It may be that only the other one has noticed yet.
+            self.look_for_etcd().await;
+        }
+        let view = self.view.borrow().clone();
         let refusal = self.refusal(&view, &question);
         let answer = Signed::new(secret, "answer", &Answer { nonce: question.nonce, refusal })?;
         stream.write_all(format!("{}\n", serde_json::to_string(&answer).ok()?).as_bytes()).await.ok()
