@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::consoles::Consoles;
 use super::core::Core;
+use super::ldap::Directories;
 use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
@@ -82,8 +83,10 @@ pub struct Shared {
     pub tls: ArcSwapOption<Acceptor>,
     /// See [`Catalog`]; by cluster and database.
     pub catalogs: DashMap<(usize, String), Arc<Catalog>>,
-    /// Of `postgres.auth_query`.
+    /// Of `postgres.auth_query`, and of directories.
     pub logins: Logins,
+    /// How LDAP servers do.
+    pub directories: Arc<Directories>,
     pools: Mutex<HashMap<PoolKey, Arc<PoolShared>>>,
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
@@ -123,6 +126,7 @@ impl Shared {
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
             logins: Logins::default(),
+            directories: Arc::default(),
             pools: Mutex::default(),
             ids: AtomicU64::new(1),
             mock_secret,
