@@ -252,7 +252,7 @@ impl Instance {
         self.shared.forget_old_passwords(|user| new.passwords_of(user), new.postgres.auth_user.is_some());
         let mut rules = new.postgres.hba.iter().flat_map(|hba| &hba.rules);
         if !rules.any(|rule| rule.method == Method::Ldap) {
-            self.shared.logins.forget_given();
+            self.shared.forget_given_passwords();
         }
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,

@@ -99,9 +99,9 @@ impl Logins {
         self.given.iter().map(one).collect()
     }
 
-    /// No directory is asked any more.
-    pub fn forget_given(&self) {
-        self.given.clear();
+    /// Those of users who are not `here` are forgotten.
+    pub fn forget_given(&self, is_here: impl Fn(&str) -> bool) {
+        self.given.retain(|(_, user), _| is_here(user));
     }
 
     /// Every login that is known to exist, by cluster and name, for a process that follows this one.

@@ -291,6 +291,12 @@ impl Shared {
         self.logins.doubt_all();
     }
 
+    /// No directory is asked any more: passwords that clients gave are kept for those who are still here.
+    pub fn forget_given_passwords(&self) {
+        let pools = self.pools();
+        self.logins.forget_given(|user| pools.iter().any(|pool| *pool.key.user == *user && pool.has_clients()));
+    }
+
     /// The keys for a SCRAM login at a server. `None` if nothing that we know can make them.
     pub async fn server_keys(
         self: &Arc<Self>,

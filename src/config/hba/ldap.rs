@@ -157,7 +157,7 @@ impl Options {
             "ldapsearchfilter" => self.filter = Some(value.to_owned()),
             _ => return Ok(false),
         }
-        let value = if name == "ldapbindpasswd" { "***" } else { value };
+        let value = if name == "ldapbindpasswd" && !value.is_empty() { "***" } else { value };
         self.shown.push(format!("{name}={value}"));
         Ok(true)
     }
