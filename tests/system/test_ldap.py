@@ -14,7 +14,7 @@ from harness import Relay, ports, wait_until, wire
 from harness.certificates import Authority
 from harness.directory import BASE, PEOPLE, SEARCHER, SEARCHER_PASSWORD, STAFF, Directory
 from harness.forebay import binary
-from harness.postgres import bin_dir
+from harness.postgres import Cluster, bin_dir
 
 CONSOLE = "host forebay all 127.0.0.1/32 scram-sha-256"
 # From 127.0.0.1 come the harness and the admin; the clients of these tests from here.
@@ -252,6 +252,35 @@ def test_drivers_log_in(with_ldap, directory):
     assert subprocess.check_output(psql, env=environment, text=True).strip() == "u_scram"
     failed = subprocess.run(psql, env={**environment, "PGPASSWORD": "wrong"}, capture_output=True, text=True, check=False)
     assert failed.returncode == 2 and "LDAP authentication failed" in failed.stderr
+
+
+@pytest.fixture(scope="module")
+def beside():
+    """A PostgreSQL server that asks the directory itself."""
+    with Cluster(replicas=0, name="beside-ldap") as cluster:
+        yield cluster.primary
+
+
+@pytest.mark.parametrize("mode", ["made", "found"])
+def test_clients_are_refused_as_postgresql_refuses_them(with_ldap, directory, beside, mode):
+    options = at(directory, *(SIMPLE if mode == "made" else (f"ldapbasedn={BASE}", "ldapsearchattribute=uid")))
+    forebay = with_ldap(*options)
+    quoted = " ".join(f'"{option}"' for option in options)
+    (beside.data / "pg_hba.conf").write_text(f"local all postgres trust\nhost all all {CLIENT}/32 ldap {quoted}\n")
+    beside.sql("select pg_reload_conf()")
+
+    def told(endpoint, user, password):
+        try:
+            with wire.Wire(endpoint.port, user=user, password=password, source=CLIENT).login() as client:
+                return client.auth_codes
+        except wire.ServerError as error:
+            return error.sqlstate, error.fields["S"], error.fields["M"]
+
+    wait_until(lambda: told(beside, "app", "app-ldap") == [3, 0], 20, "PostgreSQL to go by its rules")
+    assert told(forebay, "app", "app-ldap") == [3, 0]
+    for user, password in (("app", "wrong"), ("nobody", "app-ldap"), ("twin", "twin"), ("twin", "wrong"), ("*", "app-ldap"),
+                           ("app)(uid=*", "app-ldap"), ("app", ""), ("nobody", "")):
+        assert told(forebay, user, password) == told(beside, user, password), (user, password)
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------------
