@@ -59,9 +59,12 @@ pub(super) enum Denial {
     Unknown(String),
 }
 
-/// Of all servers that were asked, by host and port.
+/// All servers that were asked, by host and port.
 #[derive(Debug, Default)]
-pub struct Directories(Mutex<HashMap<(String, u16), Arc<Directory>>>);
+pub struct Directories {
+    servers: Mutex<HashMap<(String, u16), Arc<Directory>>>,
+    failures: AtomicU64,
+}
 
 /// One server.
 #[derive(Debug)]
@@ -73,9 +76,14 @@ struct Directory {
 
 impl Directories {
     fn of(&self, host: &str, port: u16) -> Arc<Directory> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(Directory { turns: Semaphore::new(MOST), failed: AtomicU64::new(0) });
         Arc::clone(all.entry((host.to_owned(), port)).or_insert_with(new))
+    }
+
+    /// Questions that a server left without an answer (`forebay_ldap_failures_total`).
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 }
 
@@ -158,6 +166,7 @@ impl Question {
                 Ok(Err(Failure::Server(why))) => why,
                 Err(_) => format!("no answer within {:?}", self.limit),
             };
+            directories.failures.fetch_add(1, Ordering::Relaxed);
             let before = directory.failed.swap(now_ns().max(1), Ordering::Relaxed);
             // Once, until it answers again.
             if before == 0 {

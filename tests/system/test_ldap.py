@@ -15,6 +15,7 @@ from harness.certificates import Authority
 from harness.directory import BASE, PEOPLE, SEARCHER, SEARCHER_PASSWORD, STAFF, Directory
 from harness.forebay import binary
 from harness.postgres import Cluster, bin_dir
+from test_metrics import Scrape
 
 CONSOLE = "host forebay all 127.0.0.1/32 scram-sha-256"
 # From 127.0.0.1 come the harness and the admin; the clients of these tests from here.
@@ -544,6 +545,84 @@ def test_who_leaves_ends_its_question(with_ldap):
         server.open[0].settimeout(10)
         request = server.open[0].recv(65536)
         assert b"app-ldap" in request and server.open[0].recv(65536) == b"", "the connection ends with the client's"
+
+
+def test_clients_that_leave_leave_nothing(with_ldap, directory):
+    """Before the password, behind it, and with a reset."""
+    forebay = with_ldap(*at(directory, f"ldapbasedn={BASE}"))
+    assert who(forebay, "app", "app-ldap") == "app"
+    before = forebay.fd_count()
+    startup = b"user\0app\0database\0bench\0\0"
+    for number in range(200):
+        client = wire.Wire(forebay.port, source=CLIENT)
+        client.socket.sendall(struct.pack(">II", 8 + len(startup), 196608) + startup)
+        if number % 3:
+            client.socket.sendall(b"p" + struct.pack(">I", 4 + 9) + b"app-ldap\0")
+        if number % 2:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.close()
+    assert who(forebay, "app", "app-ldap") == "app"
+    # A session that was just ended may have left its server connection open.
+    wait_until(lambda: forebay.fd_count() <= before + 6, 20, "all of their sockets to be closed")
+
+
+def test_an_answer_that_trickles_in_is_not_waited_for(with_ldap):
+    port = ports.free_port()
+    forebay = with_ldap("ldapserver=127.0.0.1", f"ldapport={port}", *SIMPLE, ldap={"timeout": "1s"})
+    ended = threading.Event()
+
+    def trickle(client):
+        with client:
+            for byte in b"\x30\x82\x04\x00" + bytes(1000):
+                if ended.wait(0.05):
+                    return
+                try:
+                    client.sendall(bytes([byte]))
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=lambda: trickle(listener.accept()[0]), daemon=True).start()
+        began = time.monotonic()
+        assert refusal(forebay, "app", "app-ldap") == wrong("app")
+        assert time.monotonic() - began < 10
+        ended.set()
+    assert "no answer within 1s" in forebay.log()
+
+
+def test_a_directory_that_comes_back_is_asked_at_once(with_ldap, new_directory):
+    directory = new_directory()
+    forebay = with_ldap(*at(directory, *SIMPLE), ldap={"timeout": "500ms"})
+    directory.freeze()
+    assert refusal(forebay, "app", "app-ldap") == wrong("app")
+    directory.thaw()
+    assert who(forebay, "app", "app-ldap") == "app"
+    directory.stop()
+    assert refusal(forebay, "app", "app-ldap") == wrong("app")
+    directory.start()
+    assert who(forebay, "app", "app-ldap") == "app"
+    assert forebay.log().count("an LDAP server cannot be asked") == 2, "once each time"
+    assert Scrape(forebay).sum("forebay_ldap_failures_total") == 2
+
+
+def test_rules_change_while_clients_come(with_ldap, directory):
+    forebay = with_ldap(*at(directory, *SIMPLE))
+    ended, results = threading.Event(), []
+
+    def come():
+        while not ended.is_set():
+            results.append(who(forebay, "app", "app-ldap"))
+
+    clients = [threading.Thread(target=come) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for number in range(10):
+        write(forebay.rules, *at(directory, *(SIMPLE if number % 2 else (f"ldapbasedn={BASE}",))))
+        forebay.admin("RELOAD")
+    ended.set()
+    for client in clients:
+        client.join()
+    assert results and set(results) == {"app"}
 
 
 # -- the files ----------------------------------------------------------------------------------------------------
