@@ -119,17 +119,17 @@ def test_the_entry_is_looked_for(with_ldap, directory, form):
         "url": (f"ldapurl=ldap://127.0.0.1:{directory.port}/{PEOPLE}?uid?one",),
         "searcher": at(directory, f"ldapbasedn={BASE}", f"ldapbinddn={SEARCHER}", f"ldapbindpasswd={SEARCHER_PASSWORD}"),
     }[form]
-    forebay = with_ldap(*options)
+    forebay = with_ldap(*options, user=[{"name": "app", "password": "app"}, {"name": "u_md5", "password": "pw-md5"}])
     assert who(forebay, "app", "app-ldap") == "app"
     assert refusal(forebay, "app", "wrong") == wrong("app")
     assert refusal(forebay, "nobody", "app-ldap") == wrong("nobody")
     if form == "searcher":
-        assert who(forebay, "u_md5", "pw-md5") == "u_md5", "who is below ou=staff is found by the searcher alone"
+        assert who(forebay, "u_md5", "of-the-directory") == "u_md5", "who is below ou=staff is found by the searcher alone"
         assert SEARCHER_PASSWORD not in forebay.log()
         shown = [row for row in forebay.admin("SHOW HBA") if row["method"] == "ldap"]
         assert f"ldapbinddn={SEARCHER}" in str(shown) and "ldapbindpasswd=***" in str(shown), shown
     else:
-        assert refusal(forebay, "u_md5", "pw-md5") == wrong("u_md5")
+        assert refusal(forebay, "u_md5", "of-the-directory") == wrong("u_md5")
 
 
 def test_who_searches_in_vain_is_no_fault_of_the_clients(with_ldap, directory):
@@ -197,6 +197,18 @@ def test_the_server_is_logged_in_to_with_what_is_known_of_the_user(with_ldap, di
     assert "other-ldap" not in forebay.log() and "pw-scram" not in forebay.log()
 
 
+def test_a_server_that_asks_the_same_directory_is_given_the_same_password(with_ldap, directory, new_cluster):
+    cluster = new_cluster(replicas=0)
+    node = cluster.primary
+    before = (node.data / "pg_hba.conf").read_text()
+    options = " ".join(f'"{option}"' for option in at(directory, *SIMPLE))
+    (node.data / "pg_hba.conf").write_text(f"host all other 127.0.0.1/32 ldap {options}\n{before}")
+    node.sql("select pg_reload_conf()")
+    forebay = with_ldap(*at(directory, *SIMPLE), servers=cluster, user=[{"name": "app", "password": "app"}])
+    assert who(forebay, "other", "other-ldap") == "other"
+    assert refusal(forebay, "other", "other") == wrong("other")
+
+
 def test_another_login_of_the_database_gets_nobodys_password(with_ldap, directory):
     forebay = with_ldap(*at(directory, f"ldapbasedn={BASE}"), user=[{"name": "app", "password": "app"}], database=[
         {"name": "bench", "cluster": "main"}, {"name": "as_app", "cluster": "main", "dbname": "bench", "user": "app"},
@@ -214,7 +226,7 @@ def test_postgresql_knows_what_the_directory_does_not(with_ldap, directory, shar
                             auth_user="monitor", user=[
                                 {"name": "app", "password": "app"}, {"name": "monitor", "password": "monitor"}])
         assert who(forebay, "u_scram", "pw-scram") == "u_scram"
-        assert who(forebay, "u_md5", "pw-md5") == "u_md5"
+        assert who(forebay, "u_md5", "of-the-directory") == "u_md5"
     finally:
         shared_cluster.primary.sql("alter role monitor nosuperuser")
 
@@ -679,8 +691,8 @@ def test_the_password_for_searching_may_stand_in_a_file_of_its_own(with_ldap, di
     secret.chmod(0o600)
     forebay = with_ldap(rules=[
         f'host all all {CLIENT}/32 ldap ldapserver=127.0.0.1 ldapport={directory.port} "ldapbasedn={STAFF}" '
-        f'"ldapbinddn={SEARCHER}" @secret'])
-    assert who(forebay, "u_md5", "pw-md5") == "u_md5"
+        f'"ldapbinddn={SEARCHER}" @secret'], user=[{"name": "app", "password": "app"}, {"name": "u_md5", "password": "pw-md5"}])
+    assert who(forebay, "u_md5", "of-the-directory") == "u_md5"
 
 
 def test_the_next_process_knows_what_clients_gave(with_ldap, directory):

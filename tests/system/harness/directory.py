@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from base64 import b64encode
 
 from harness import ports, process, rundir
 from harness.waiting import wait_until
@@ -44,8 +45,6 @@ def _program(name):
 
 def entry(name, kind, **attributes):
     """As LDIF; values in base64, which may hold anything."""
-    from base64 import b64encode
-
     attributes = {"objectClass": kind, **attributes}
     lines = [f"{key}:: {b64encode(value.encode()).decode()}" for key, value in attributes.items()]
     return "\n".join([f"dn:: {b64encode(name.encode()).decode()}", *lines]) + "\n"
@@ -69,7 +68,7 @@ ENTRIES = [
     person("twin", "twin-ldap", name=f"cn=twin,{PEOPLE}"),
     # Its name needs escapes, and there are names that would become others without them.
     person("odd, one", "odd-ldap", name=f"uid=odd\\, one,{PEOPLE}"),
-    person("u_md5", "pw-md5", below=STAFF),
+    person("u_md5", "of-the-directory", below=STAFF),
 ]
 
 
