@@ -70,6 +70,9 @@ install_redis() {
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 
+# OpenLDAP's server and command line. The package's own folder of data is left alone.
+install_slapd() { without_services install_packages slapd ldap-utils; }
+
 # Prometheus' checker of metrics, rules and configurations.
 install_promtool() { command -v promtool >/dev/null || without_services install_packages prometheus; }
 

@@ -177,6 +177,12 @@ pub struct Postgres {
     pub auth_dbname: Option<String>,
     /// How long an answer holds.
     pub auth_query_cache: Duration,
+    /// How long one LDAP server may take for a login, from the connection on.
+    pub ldap_timeout: Duration,
+    /// Authorities that LDAP servers' certificates are checked against, PEM; `None`: the system's.
+    pub ldap_ca: Option<PathBuf>,
+    /// How LDAP servers are met with TLS, made ready if a rule needs it.
+    pub ldap_tls: ServerTls,
     /// Whether clients must bind their SCRAM logins to the encrypted connection.
     pub tls_channel_binding: ChannelBinding,
     /// `[postgres.pool]`

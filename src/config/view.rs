@@ -144,6 +144,7 @@ pub fn set(config: &Config, key: &str, value: &str) -> Result<Config, String> {
         match read(&render(&tables), "SET", reader, None) {
             Ok(mut loaded) => {
                 // Made ready of files that are named as before.
+                loaded.config.postgres.ldap_tls = config.postgres.ldap_tls.clone();
                 for cluster in &mut loaded.config.postgres.clusters {
                     let old = config.postgres.clusters.iter().find(|old| old.name == cluster.name);
                     cluster.tls = old.map(|old| old.tls.clone()).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! What takes too long for a data thread, whose clients would all wait for it: handshakes of TLS, and the derivation of
-//! keys from passwords. It is done by a few threads of lower priority, one thing after the other on each, so that a flood
-//! of logins takes a bounded part of the processors and delays only other logins.
+//! What takes too long for a data thread, whose clients would all wait for it: handshakes of TLS, the derivation of keys
+//! from passwords, questions to directories. It is done by a few threads of lower priority, one thing after the other on
+//! each, so that a flood of logins takes a bounded part of the processors and delays only other logins.
 
 use std::future::Future;
 use std::io;
@@ -67,7 +67,7 @@ fn start(number: usize) -> Option<mpsc::UnboundedSender<Job>> {
         // As good without, only less considerate.
         let _ = rustix::process::getpriority_process(me)
             .and_then(|now| rustix::process::setpriority_process(me, now + NICENESS));
-        let runtime = match Builder::new_current_thread().enable_io().build_local(LocalOptions::default()) {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             Err(e) => return tracing::error!(error = %e, "a thread for logins has no event loop"),
         };

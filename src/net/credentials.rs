@@ -17,6 +17,7 @@ use rustls::{
 };
 
 use super::tls::Acceptor;
+use crate::config::hba::Protection;
 use crate::config::model::{
     Admin, ChannelBinding, ClientTls, Coordination, Postgres, RedisService, ServerTls, TlsMode, TlsVersion,
 };
@@ -191,7 +192,7 @@ impl Shown<'_> {
 
 static NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// Reads the files of every cluster.
+/// Reads the files of every cluster, and of the LDAP servers if any rule has them met with TLS.
 ///
 /// # Errors
 /// In words, with the file that cannot be used.
@@ -204,6 +205,11 @@ pub fn for_servers(postgres: &mut Postgres) -> Result<(), String> {
             key: cluster.tls_key.as_deref(),
         };
         cluster.tls = met.config()?.bound(cluster.tls_channel_binding);
+    }
+    let rules = postgres.hba.iter().flat_map(|hba| &hba.rules);
+    if rules.filter_map(|rule| rule.ldap.as_ref()).any(|ldap| ldap.protection != Protection::Nothing) {
+        let met = for_the_world(postgres.ldap_ca.as_deref());
+        postgres.ldap_tls = met.map_err(|why| format!("postgres.ldap.ca: {why}"))?;
     }
     Ok(())
 }

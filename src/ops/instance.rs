@@ -14,7 +14,7 @@ use super::log::LogLevel;
 use super::redis::Holds;
 use super::sockets::Sockets;
 use super::upgrade::{Departure, Program};
-use crate::config::{self, Change, model::Config};
+use crate::config::{self, Change, hba::Method, model::Config};
 use crate::net::credentials;
 use crate::pg::orders::Orders;
 use crate::pg::registry::Order;
@@ -256,6 +256,10 @@ impl Instance {
         self.settled().await;
         // No thread goes by the old one any more.
         self.shared.forget_old_passwords(|user| new.passwords_of(user), new.postgres.auth_user.is_some());
+        let mut rules = new.postgres.hba.iter().flat_map(|hba| &hba.rules);
+        if !rules.any(|rule| rule.method == Method::Ldap) {
+            self.shared.forget_given_passwords();
+        }
         for change in &changes {
             tracing::info!(by, key = %change.key, from = %change.from, to = %change.to,
                 needs_restart = change.needs_restart, "configuration changed");

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use nix::ifaddrs::getifaddrs;
 use nix::unistd::{Uid, User};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::errors::Trouble;
-use super::login::{Known, LoginError, Talk, by_password, known};
+use super::ldap::{self, Denial, Question};
+use super::login::{Known, LoginError, Talk, by_password, known, look_up};
 use super::replicate;
 use super::shared::Shared;
 use crate::config::hba::{CertificateName, ClientCertificate, Facts, Found, Method, Peer, Rule, Rules};
@@ -47,6 +49,7 @@ pub(super) async fn by_rules(
             let known = known(shared, config, talk, startup).await?;
             by_clear_text(shared, talk, user, &known.credentials).await?;
         }
+        Method::Ldap => by_directory(shared, config, rule, talk, startup).await?,
         Method::Md5 | Method::ScramSha256 => {
             let method = if method == Method::Md5 { AuthMethod::Md5 } else { AuthMethod::ScramSha256 };
             let known = Known { method, ..known(shared, config, talk, startup).await? };
@@ -126,6 +129,7 @@ async fn refuse(talk: &mut Talk, user: &str, rule: &Rule, why: &str) -> LoginErr
     let words = match rule.method {
         Method::Peer => format!("Peer authentication failed for user \"{user}\""),
         Method::Cert => format!("certificate authentication failed for user \"{user}\""),
+        Method::Ldap => format!("LDAP authentication failed for user \"{user}\""),
         Method::Trust | Method::Reject => {
             format!("\"{}\" authentication failed for user \"{user}\"", rule.method.word())
         }
@@ -184,12 +188,9 @@ async fn by_clear_text(
     user: &str,
     credentials: &[Credential],
 ) -> Result<(), LoginError> {
-    let mut out = Vec::new();
-    build::authentication_cleartext(&mut out);
-    talk.write(&out).await?;
-    let body = talk.password(shared).await?;
+    let body = clear_text(shared, talk).await?;
     let Ok(password) = message::password(&body) else {
-        return Err(talk.refuse(Trouble::Protocol("the password message is not a terminated text".to_owned())).await);
+        return Err(talk.refuse(not_terminated()).await);
     };
     if credentials.is_empty() {
         return Err(talk.wrong(user, "no such user").await);
@@ -212,6 +213,68 @@ async fn by_clear_text(
         }
     }
     Err(talk.wrong(user, "wrong password").await)
+}
+
+/// Asks for the password as it is, and a directory whether it is right.
+async fn by_directory(
+    shared: &Arc<Shared>,
+    config: &Config,
+    rule: &Rule,
+    talk: &mut Talk,
+    startup: &Startup,
+) -> Result<(), LoginError> {
+    let user = startup.user.as_str();
+    let Some(ldap) = rule.ldap.clone() else { return Err(refuse(talk, user, rule, "the rule names no server").await) };
+    let body = clear_text(shared, talk).await?;
+    let Ok(password) = message::password(&body) else {
+        return Err(talk.refuse(not_terminated()).await);
+    };
+    // Of a name without a password a directory takes no proof, and may say yes all the same.
+    if password.is_empty() {
+        drop(talk.refuse(Trouble::EmptyPassword).await);
+        return Err(LoginError::Password { user: user.to_owned(), why: format!("no password (rule {})", rule.place) });
+    }
+    let question = Question {
+        ldap,
+        tls: config.postgres.ldap_tls.clone(),
+        limit: config.postgres.ldap_timeout,
+        user: user.to_owned(),
+        password: Zeroizing::new(password.to_vec()),
+    };
+    match ldap::ask(&shared.directories, question).await {
+        Ok(()) => {}
+        Err(Denial::Wrong(why)) => return Err(refuse(talk, user, rule, &why).await),
+        // Nobody has guessed: that nobody is banned for.
+        Err(Denial::Unknown(why)) => {
+            tracing::error!(rule = %rule.place, user, why, "a login could not be decided by LDAP");
+            let words = format!("LDAP authentication failed for user \"{user}\"");
+            return Err(talk.refuse(Trouble::NotAdmitted(words)).await);
+        }
+    }
+    let postgres = &config.postgres;
+    let database = postgres.database(&startup.database).filter(|_| postgres.user(user).is_none());
+    if let Some(cluster) = database.and_then(|found| postgres.clusters.get(found.cluster)) {
+        // What PostgreSQL knows serves as well, if it can be asked: what the client gave may be of the directory only.
+        if postgres.auth_user.is_some() {
+            let _ = look_up(shared, postgres.auth_query_cache, &cluster.name, user).await;
+        }
+        if let Ok(password) = std::str::from_utf8(password) {
+            shared.logins.take_given(&cluster.name, user, Zeroizing::new(password.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Has the client send its password as it is: the body of its message.
+async fn clear_text(shared: &Shared, talk: &mut Talk) -> Result<Zeroizing<Vec<u8>>, LoginError> {
+    let mut out = Vec::new();
+    build::authentication_cleartext(&mut out);
+    talk.write(&out).await?;
+    Ok(Zeroizing::new(talk.password(shared).await?))
+}
+
+fn not_terminated() -> Trouble {
+    Trouble::Protocol("the password message is not a terminated text".to_owned())
 }
 
 async fn slowly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {

@@ -73,10 +73,13 @@ pub async fn connect_as(
 ) -> Result<(Box<Backend>, Vec<(String, String)>), ServerFailure> {
     let limit = pool.config.borrow().connect_timeout;
     let target = core.target(pool, node).ok_or_else(|| failed("the node is not configured any more"))?;
+    // Its clients may have come in on another thread.
+    core.renew_login(pool);
     let others = pool.login.borrow().credentials.get(1..).unwrap_or_default().to_vec();
     let first = pool.login.borrow().credentials.first().cloned();
     let mut wait = core.wheel.timeout(Some(limit), login(core, pool, node, &target, params, first)).await;
-    // The password is being replaced, and this server has not heard of it yet, or has before us.
+    // The password is being replaced, and this server has not heard of it yet, or has before us; or what is known of it
+    // does not serve, and what the client gave may.
     for other in others {
         if !matches!(&wait, Ok(Err(failure)) if failure.code.as_deref() == Some("28P01")) {
             break;

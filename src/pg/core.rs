@@ -19,13 +19,12 @@ use super::registry::{Client, ClientState, Order, Server};
 use super::route::splits;
 use super::shared::Shared;
 use crate::config::model::ServerTls;
-use crate::config::model::{Balance, Config, Postgres};
+use crate::config::model::{Balance, Config};
 use crate::net::{Doors, Endpoint, Target};
 use crate::pool::{Choice, Class, NodeClass, Pool, Put, Refusal, Stale};
 use crate::sql::{Catalog, Verdict, VerdictCache, classify, without_traceparent};
 use crate::topology::failover::doubt::{Doubt, Outcome};
 use crate::topology::{ClusterView, Limits, Role, Snapshot, State};
-use crate::wire::pg::auth::Credential;
 use crate::worker::Wheel;
 use crate::worker::clock::now_ns;
 
@@ -146,10 +145,7 @@ impl Core {
         let found = pg.database(&key.database)?;
         let entry = found.entry;
         let user = entry.and_then(|e| e.user.clone()).unwrap_or_else(|| key.user.to_string());
-        let credentials = match pg.user(&user) {
-            Some(known) => known.credentials(),
-            None => self.looked_up(pg, found.cluster, &user),
-        };
+        let credentials = self.server_credentials(pg, found.cluster, &user, &key.user);
         let login = ServerLogin {
             database: entry.and_then(|e| e.dbname.clone()).unwrap_or_else(|| key.database.to_string()),
             user,
@@ -158,26 +154,6 @@ impl Core {
         let pool = pg.pool_for(&key.database, &key.user);
         let routing = pg.routing_for(&key.database, &key.user);
         Some((found.cluster, PoolConfig::new(pool, routing, pg.failover.hold), login))
-    }
-
-    /// What PostgreSQL itself has told of a login, the last time that it was asked.
-    fn looked_up(&self, pg: &Postgres, cluster: usize, user: &str) -> Vec<Credential> {
-        let cluster = pg.clusters.get(cluster).filter(|_| pg.auth_user.is_some());
-        cluster.and_then(|cluster| self.shared.logins.last(&cluster.name, user)).into_iter().collect()
-    }
-
-    /// A client has proved a login that was looked up: from now on servers are logged in to with what it was proved by.
-    pub fn renew_login(&self, pool: &PgPool) {
-        let mut login = pool.login.borrow_mut();
-        let config = self.config.borrow();
-        if config.postgres.auth_user.is_none() || config.postgres.user(&login.user).is_some() {
-            return;
-        }
-        let credentials = self.looked_up(&config.postgres, pool.cluster.get(), &login.user);
-        if login.credentials != credentials {
-            *login = Rc::new(ServerLogin { credentials, ..ServerLogin::clone(&login) });
-            pool.last_failure.borrow_mut().take();
-        }
     }
 
     /// This thread's pool of a key, made if need be; `None` if no database answers to the name.

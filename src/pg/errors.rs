@@ -132,6 +132,8 @@ pub enum Trouble {
     Disabled(String),
     /// Or an unknown user: the client is not told which.
     WrongPassword(String),
+    /// Where it is sent as it is, and no directory is asked about it.
+    EmptyPassword,
     /// An invalid value for a setting of ours.
     BadSetting {
         /// The setting.
@@ -202,7 +204,7 @@ impl ToClient for Trouble {
             Trouble::TooManyClients(_) => "53300",
             Trouble::TooManyPinned(_) => "53400",
             Trouble::NoDatabase(_) | Trouble::Disabled(_) => "3D000",
-            Trouble::WrongPassword(_) => "28P01",
+            Trouble::WrongPassword(_) | Trouble::EmptyPassword => "28P01",
             Trouble::BadSetting { .. } => "22023",
             Trouble::InFailedTransaction => "25P02",
         }
@@ -259,6 +261,7 @@ impl ToClient for Trouble {
             Trouble::NoDatabase(name) => format!("database \"{name}\" does not exist").into(),
             Trouble::Disabled(name) => format!("database \"{name}\" is disabled").into(),
             Trouble::WrongPassword(user) => format!("password authentication failed for user \"{user}\"").into(),
+            Trouble::EmptyPassword => "empty password returned by client".into(),
             Trouble::BadSetting { name, value, .. } => {
                 format!("invalid value for parameter \"{name}\": \"{value}\"").into()
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use super::admission;
 use super::core::Core;
@@ -260,7 +261,7 @@ impl Talk {
                             return Err(self.refuse(Trouble::Refused(refused)).await);
                         }
                         let rest = self.buffer.split_off(len);
-                        let frame = std::mem::replace(&mut self.buffer, rest);
+                        let frame = Zeroizing::new(std::mem::replace(&mut self.buffer, rest));
                         return Ok(frame.get(5..).unwrap_or_default().to_vec());
                     }
                 }
@@ -367,7 +368,12 @@ pub(super) async fn by_password(
 }
 
 /// What PostgreSQL says of a login; known for a while.
-async fn look_up(shared: &Shared, limit: Duration, cluster: &str, user: &str) -> Result<Option<Credential>, String> {
+pub(super) async fn look_up(
+    shared: &Shared,
+    limit: Duration,
+    cluster: &str,
+    user: &str,
+) -> Result<Option<Credential>, String> {
     if let Some(credential) = shared.logins.known(cluster, user, limit) {
         return Ok(credential);
     }

@@ -1,9 +1,12 @@
-//! What PostgreSQL itself said of logins that the configuration does not name (`postgres.auth_query`), kept for a while.
+//! What is known of logins that the configuration does not name: what PostgreSQL itself said of them
+//! (`postgres.auth_query`), kept for a while, and the passwords by which clients came in, where a directory has found them
+//! right.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use crate::wire::pg::auth::Credential;
 
@@ -57,20 +60,48 @@ impl Found {
 
 /// See the module; by cluster and login.
 #[derive(Debug, Default)]
-pub struct Logins(DashMap<(String, String), Found>);
+pub struct Logins {
+    found: DashMap<(String, String), Found>,
+    /// Only of users whom a directory knows: they do not fill the memory.
+    given: DashMap<(String, String), Credential>,
+}
 
 impl Logins {
     /// What a client can prove the login by, as far as that is known and not older than `limit`; nothing if the
     /// password is past its end (`VALID UNTIL`).
     pub fn known(&self, cluster: &str, user: &str, limit: Duration) -> Option<Option<Credential>> {
-        let found = self.0.get(&(cluster.to_owned(), user.to_owned()))?;
+        let found = self.found.get(&(cluster.to_owned(), user.to_owned()))?;
         let is_over = found.valid_until.is_some_and(|until| until <= SystemTime::now());
         found.is_fresh(limit).then(|| found.credential.clone().filter(|_| !is_over))
     }
 
     /// What was known last, for logins at servers: these see for themselves whether it still holds.
     pub fn last(&self, cluster: &str, user: &str) -> Option<Credential> {
-        self.0.get(&(cluster.to_owned(), user.to_owned()))?.credential.clone()
+        self.found.get(&(cluster.to_owned(), user.to_owned()))?.credential.clone()
+    }
+
+    /// A directory has found this password right, in clear text: it is tried at the servers as well.
+    pub fn take_given(&self, cluster: &str, user: &str, password: Zeroizing<String>) {
+        self.given.insert((cluster.to_owned(), user.to_owned()), Credential::Clear(password));
+    }
+
+    /// See [`Logins::take_given`]; the last one.
+    pub fn given(&self, cluster: &str, user: &str) -> Option<Credential> {
+        self.given.get(&(cluster.to_owned(), user.to_owned())).map(|given| given.clone())
+    }
+
+    /// All of them, by cluster and login, for a process that follows this one.
+    pub fn all_given(&self) -> Vec<(String, String, Credential)> {
+        let one = |entry: dashmap::mapref::multiple::RefMulti<'_, (String, String), Credential>| {
+            let (cluster, user) = entry.key().clone();
+            (cluster, user, entry.value().clone())
+        };
+        self.given.iter().map(one).collect()
+    }
+
+    /// Those of users who are not `here` are forgotten.
+    pub fn forget_given(&self, is_here: impl Fn(&str) -> bool) {
+        self.given.retain(|(_, user), _| is_here(user));
     }
 
     /// Every login that is known to exist, by cluster and name, for a process that follows this one.
@@ -80,35 +111,35 @@ impl Logins {
             let (cluster, user) = entry.key().clone();
             exists(entry.value()).map(|(credential, until)| (cluster, user, credential, until))
         };
-        self.0.iter().filter_map(one).collect()
+        self.found.iter().filter_map(one).collect()
     }
 
     /// True if what is known is not older than that.
     pub fn was_looked_up_since(&self, cluster: &str, user: &str, since: Instant) -> bool {
-        self.0.get(&(cluster.to_owned(), user.to_owned())).is_some_and(|found| found.at >= since)
+        self.found.get(&(cluster.to_owned(), user.to_owned())).is_some_and(|found| found.at >= since)
     }
 
     /// Remembers an answer.
     pub fn learn(&self, cluster: &str, user: &str, found: Found) {
-        if self.0.len() >= MOST {
-            self.0.retain(|_, known| known.credential.is_some());
+        if self.found.len() >= MOST {
+            self.found.retain(|_, known| known.credential.is_some());
         }
-        if self.0.len() >= MOST {
-            self.0.clear();
+        if self.found.len() >= MOST {
+            self.found.clear();
         }
-        self.0.insert((cluster.to_owned(), user.to_owned()), found);
+        self.found.insert((cluster.to_owned(), user.to_owned()), found);
     }
 
     /// The client did not prove it: perhaps because the password is another one by now.
     pub fn doubt(&self, cluster: &str, user: &str) {
-        if let Some(mut found) = self.0.get_mut(&(cluster.to_owned(), user.to_owned())) {
+        if let Some(mut found) = self.found.get_mut(&(cluster.to_owned(), user.to_owned())) {
             found.is_doubtful |= found.at.elapsed() >= YOUNG;
         }
     }
 
     /// Everybody is looked up again.
     pub fn doubt_all(&self) {
-        self.0.iter_mut().for_each(|mut found| found.is_doubtful = true);
+        self.found.iter_mut().for_each(|mut found| found.is_doubtful = true);
     }
 }
 
@@ -160,7 +191,7 @@ mod tests {
         for number in 0..2 * MOST {
             logins.learn("main", &format!("x{number}"), Found::nobody());
         }
-        assert!(logins.0.len() <= MOST);
+        assert!(logins.found.len() <= MOST);
         assert_eq!(logins.known("main", "app", HOUR), Some(password()));
     }
 }

@@ -103,6 +103,11 @@ impl PoolShared {
         self.homes.iter().min_by_key(|(_, n)| n.load(Ordering::Relaxed)).map_or(0, |(home, _)| *home)
     }
 
+    /// Somebody is logged in, or is about to be.
+    pub fn has_clients(&self) -> bool {
+        self.homes.iter().any(|(_, n)| n.load(Ordering::Relaxed) > 0)
+    }
+
     /// Counts a client in or out of a home.
     pub fn count_client(&self, home: usize, joined: bool) {
         if let Some((_, n)) = self.homes.iter().find(|(h, _)| *h == home) {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::consoles::Consoles;
 use super::core::Core;
+use super::ldap::Directories;
 use super::listen::{Place, Wish};
 use super::login::Newcomer;
 use super::lookup::{Ask, Logins};
@@ -85,8 +86,10 @@ pub struct Shared {
     pub tls: ArcSwapOption<Acceptor>,
     /// See [`Catalog`]; by cluster and database.
     pub catalogs: DashMap<(usize, String), Arc<Catalog>>,
-    /// Of `postgres.auth_query`.
+    /// Of `postgres.auth_query`, and of directories.
     pub logins: Logins,
+    /// How LDAP servers do.
+    pub directories: Arc<Directories>,
     pools: Mutex<HashMap<PoolKey, Arc<PoolShared>>>,
     ids: AtomicU64,
     /// Makes the salts that unknown users are shown; new in each process.
@@ -127,6 +130,7 @@ impl Shared {
             tls: ArcSwapOption::empty(),
             catalogs: DashMap::new(),
             logins: Logins::default(),
+            directories: Arc::default(),
             pools: Mutex::default(),
             ids: AtomicU64::new(1),
             mock_secret,
@@ -289,6 +293,12 @@ impl Shared {
             !proofs.is_empty()
         });
         self.logins.doubt_all();
+    }
+
+    /// No directory is asked any more: passwords that clients gave are kept for those who are still here.
+    pub fn forget_given_passwords(&self) {
+        let pools = self.pools();
+        self.logins.forget_given(|user| pools.iter().any(|pool| *pool.key.user == *user && pool.has_clients()));
     }
 
     /// The keys for a SCRAM login at a server. `None` if nothing that we know can make them.

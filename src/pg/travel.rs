@@ -301,6 +301,9 @@ impl Session {
 pub struct Knowledge {
     proofs: Vec<Proof>,
     logins: Vec<LookedUp>,
+    /// Of a process that knew none of them there are none.
+    #[serde(default)]
+    given: Vec<Given>,
 }
 
 impl std::fmt::Debug for Knowledge {
@@ -326,6 +329,14 @@ struct LookedUp {
     valid_until: Option<SystemTime>,
 }
 
+/// See [`super::lookup::Logins::take_given`].
+#[derive(Serialize, Deserialize)]
+struct Given {
+    cluster: String,
+    user: String,
+    password: Zeroizing<String>,
+}
+
 impl Knowledge {
     /// Of this process.
     pub fn of(shared: &Shared) -> Self {
@@ -336,7 +347,9 @@ impl Knowledge {
             credential: credential.text(),
             valid_until,
         };
+        let given = |(cluster, user, password): (_, _, Credential)| Given { cluster, user, password: password.text() };
         Knowledge {
+            given: shared.logins.all_given().into_iter().map(given).collect(),
             proofs: shared.proofs().into_iter().map(proof).collect(),
             logins: shared.logins.all().into_iter().map(looked_up).collect(),
         }
@@ -353,6 +366,9 @@ impl Knowledge {
             if let Ok(credential) = Credential::parse(&credential) {
                 shared.logins.learn(&cluster, &user, Found::new(Some(credential), valid_until));
             }
+        }
+        for Given { cluster, user, password } in self.given {
+            shared.logins.take_given(&cluster, &user, password);
         }
         shared.logins.doubt_all();
     }

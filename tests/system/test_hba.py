@@ -349,7 +349,21 @@ LINES = [
     "local all all trust map=x", "host all all all md5 ldapserver=x", "host all /a( all md5", "host /[ all all md5",
     "host /a** all all md5", "host all /*a all md5", 'host all "/a{2,1}" all md5', "host all /[[:x:]] all md5", "host all /[z-a] all md5",
     "host all /(?<=a) all md5", "include no.conf", "include_dir no", "host @no all all md5", "include", "include a b c",
+    "host all all all ldap", "host all all all ldap ldapserver=a", "host all all all ldap ldapserver=a ldapsearchattribute=x",
+    "host all all all ldap ldapserver=a ldapprefix=x ldapbasedn=y", "host all all all ldap ldapserver=a ldapsuffix=x ldapbinddn=y",
+    "host all all all ldap ldapserver=a ldapprefix=x ldapbindpasswd=y", "host all all all ldap ldapserver=a ldapprefix=x map=y",
+    "host all all all ldap ldapserver=a ldapprefix=x ldapsearchattribute=y", "host all all all ldap ldapserver=a ldapbasedn=x y=z",
+    "host all all all ldap ldapserver=a ldapprefix=x ldapsearchfilter=(a=b)", "host all all all ldap ldapurl=http://a/b?c?sub",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldapsearchattribute=y ldapsearchfilter=(a=b)",
+    "host all all all ldap ldapurl=ldap://a/b?c?sub?(c=d)", "host all all all ldap ldapserver=a ldapbasedn=x ldapport=0",
+    "host all all all ldap ldapurl=a ldapbasedn=x",
+    "host all all all ldap ldapurl=ldap://a/b ldapprefix=x", "host all all all ldap ldapserver=a ldapbasedn=x ldapport=x",
     # Good ones.
+    "local all all ldap ldapserver=a ldapprefix=x", 'host all all all ldap "ldapserver=a b" ldapport=1 "ldapsuffix=, x=y"',
+    "host all all all ldap ldapserver=a ldapbasedn=x ldaptls=1", "host all all all ldap ldapserver=a ldapbasedn=x ldapscheme=ldaps",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldapbinddn=y ldapbindpasswd=z ldapsearchattribute=w",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldapsearchfilter=(a=$username)", "host all all all ldap ldapurl=ldap://a/x=y?z?sub",
+    "host all all all ldap ldapurl=ldaps://a:77/x?z?one ldapbinddn=y ldapbindpasswd=z", "host all all all ldap ldapurl=ldap://a/x??sub?(a=b)",
     "local all all trust", "local all all ident", "host a,b \"c d\",e 10.0.0.0/8 md5", "host all all 0.0.0.0/0 reject",
     "host all all ::/0 password", "host all all samenet scram-sha-256", "hostssl all all all cert clientcert=verify-full",
     "hostssl all all all cert map=people clientname=DN", "hostssl all all all md5 clientcert=verify-ca clientname=CN",
@@ -363,7 +377,10 @@ LINES = [
 NOT_HERE = [
     "host all all db.example md5", "host all all .example.com md5", "host all +app all md5", "host samerole all all md5",
     "host samegroup all all md5", "host all all all ident", "host all all all radius radiusservers=a radiussecrets=b",
-    "host all all all ldap ldapserver=a", "host all all 127.1/32 md5", "host all /(?i)a all md5", "host all /(a)\\1 all md5",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldapscheme=ldapi", "host all all all ldap ldapbasedn=dc=x",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldaptls=1 ldapscheme=ldaps",
+    "host all all all ldap ldapserver=a ldapbasedn=x ldapbinddn=y", "host all all all ldap ldapserver=a ldapbasedn=x ldapsearchfilter=(a",
+    "host all all all ldap ldapserver=a:1 ldapbasedn=x", "host all all all pam", "host all all 127.1/32 md5", "host all /(?i)a all md5", "host all /(a)\\1 all md5",
     "host all /\\yapp\\y all md5", "host all \"app all md5", "host all / all md5", "host all /(?=a) all md5",
 ]
 

@@ -540,6 +540,13 @@ pub(super) static METRICS: &[Metric] = &[
         samples: |source, samples| samples.count(labels![], source.instance.shared.guard.failures()),
     },
     Metric {
+        name: "forebay_ldap_failures_total",
+        kind: Counter,
+        about: "Questions about a login that an LDAP server left without an answer",
+        labels: &[],
+        samples: |source, samples| samples.count(labels![], source.instance.shared.directories.failures()),
+    },
+    Metric {
         name: "forebay_bans",
         kind: Gauge,
         about: "Addresses that are refused",

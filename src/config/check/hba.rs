@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::diagnostic::Diagnostic;
+use crate::config::exposed;
 use crate::config::hba::{self, ClientCertificate, Connection, Disk, Encryption, Files, Method, Rule};
-use crate::config::model::{AuthMethod, Postgres, TlsMode};
+use crate::config::model::{AuthMethod, ChannelBinding, Postgres, TlsMode};
 use crate::config::reader::Reader;
 
 /// What stands for the file of rules with `auth = "cert"`.
@@ -30,6 +31,7 @@ pub(super) fn read(postgres: &mut Postgres, reader: &mut Reader<'_>) {
         ("hba_file", postgres.hba_file.is_some(), auth == AuthMethod::Hba, "auth = \"hba\""),
         ("ident_file", postgres.ident_file.is_some(), auth.has_rules(), "auth = \"hba\" or \"cert\""),
         ("cert_map", postgres.cert_map.is_some(), auth == AuthMethod::Cert, "auth = \"cert\""),
+        ("ldap.ca", postgres.ldap_ca.is_some(), auth == AuthMethod::Hba, "auth = \"hba\""),
     ];
     for (key, _, _, without) in unused.iter().filter(|(_, is_set, is_used, _)| *is_set && !is_used) {
         let key = format!("postgres.{key}");
@@ -69,6 +71,27 @@ pub(super) fn read(postgres: &mut Postgres, reader: &mut Reader<'_>) {
             read.errors.push(told(message));
         }
         read.warnings.extend(doubt(rule, postgres.tls_mode).map(told));
+        let Some(ldap) = &rule.ldap else { continue };
+        if postgres.tls_channel_binding == ChannelBinding::Require {
+            let message = "ldap cannot be used with postgres.tls.channel_binding = \"require\": its logins send the \
+                           password and can be bound to nothing";
+            read.errors.push(told(message));
+        }
+        let longest = postgres.ldap_timeout.saturating_mul(ldap.hosts.len().try_into().unwrap_or(u32::MAX));
+        if let Some(limit) = postgres.pool.client_login_timeout.filter(|limit| *limit <= longest) {
+            let message = format!(
+                "client_login_timeout ({limit:?}) ends before all LDAP servers have been tried for \
+                 postgres.ldap.timeout ({:?}) each",
+                postgres.ldap_timeout
+            );
+            read.warnings.push(told(&message));
+        }
+        if let Some(why) = ldap.secret_file.as_deref().and_then(|file| exposed::by_others(Path::new(file))) {
+            read.warnings.push(told(&format!("ldapbindpasswd stands here, and {why}")));
+        }
+    }
+    if postgres.ldap_ca.is_some() && !read.rules.rules.iter().any(|rule| rule.ldap.is_some()) {
+        reader.warning_in("postgres.ldap.ca", "ldap.ca has no effect without a rule with the method ldap".to_owned());
     }
     postgres.hba = Some(Arc::new(read.rules));
     reader.elsewhere(read.errors, read.warnings);
@@ -88,6 +111,9 @@ fn doubt(rule: &Rule, tls: TlsMode) -> Option<&'static str> {
         _ if address.is_of_this_machine() => None,
         (Method::Password, Encryption::Any | Encryption::NoTls | Encryption::NoGss) if !tls.is_required() => {
             Some("password without TLS sends the password as it is over the network; write hostssl, or scram-sha-256")
+        }
+        (Method::Ldap, Encryption::Any | Encryption::NoTls | Encryption::NoGss) if !tls.is_required() => {
+            Some("ldap without TLS sends the password as it is over the network; write hostssl")
         }
         (Method::Trust, _) if rule.certificate == ClientCertificate::No => {
             Some("trust lets in whoever comes from these addresses, as any of these users")

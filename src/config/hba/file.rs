@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use zeroize::{Zeroize, Zeroizing};
+
 use super::{Place, report};
 use crate::config::diagnostic::Diagnostic;
 
@@ -13,6 +15,9 @@ const DEEPEST: usize = 10;
 const MOST_FILES: usize = 1000;
 /// A larger file is some other file; bytes.
 const LARGEST: u64 = 8 * 1024 * 1024;
+
+/// A word is hardly longer; bytes.
+const ORDINARY: usize = 256;
 
 /// Where files come from.
 pub trait Files {
@@ -74,6 +79,15 @@ pub(super) struct Word {
     pub text: String,
     /// It begins with a quote, and so has no special meaning as a word; a `/` at its beginning still has.
     pub is_quoted: bool,
+    /// The `@file` that it stands in, unless it stands in the record itself.
+    pub file: Option<Arc<str>>,
+}
+
+/// It may be a password.
+impl Drop for Word {
+    fn drop(&mut self) {
+        self.text.zeroize();
+    }
 }
 
 impl Word {
@@ -106,14 +120,14 @@ impl Reading<'_> {
     }
 
     /// The bytes of a file that `from` asks for.
-    fn open(&mut self, file: &Path, depth: usize, from: &Place) -> Option<Vec<u8>> {
+    fn open(&mut self, file: &Path, depth: usize, from: &Place) -> Option<Zeroizing<Vec<u8>>> {
         let why = match depth > DEEPEST {
             true => format!("files are included more than {DEEPEST} deep"),
             false if self.opened >= MOST_FILES => format!("more than {MOST_FILES} files are included"),
             false => {
                 self.opened += 1;
                 match self.files.read(file) {
-                    Ok(bytes) => return Some(bytes),
+                    Ok(bytes) => return Some(Zeroizing::new(bytes)),
                     Err(e) => e.to_string(),
                 }
             }
@@ -196,7 +210,11 @@ impl Reading<'_> {
         let outside = std::mem::take(&mut self.records);
         self.file(&file, &bytes, depth + 1);
         let inside = std::mem::replace(&mut self.records, outside);
-        let words: Vec<_> = inside.into_iter().flat_map(|record| record.fields).flatten().collect();
+        let mut words: Vec<_> = inside.into_iter().flat_map(|record| record.fields).flatten().collect();
+        let here: Arc<str> = file.display().to_string().into();
+        for word in &mut words {
+            word.file.get_or_insert_with(|| Arc::clone(&here));
+        }
         if words.is_empty() && self.errors.len() == errors {
             // A field that has disappeared would move those behind it.
             self.error(place, format!("{} holds no name", file.display()));
@@ -245,15 +263,15 @@ fn beside(from: &Path, name: &str) -> PathBuf {
 }
 
 /// Lines with their numbers. A backslash at the end of one goes on with the next.
-fn lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
-    let mut found: Vec<(usize, Vec<u8>)> = Vec::new();
-    let mut open: Option<(usize, Vec<u8>)> = None;
+fn lines(bytes: &[u8]) -> Vec<(usize, Zeroizing<Vec<u8>>)> {
+    let mut found: Vec<(usize, Zeroizing<Vec<u8>>)> = Vec::new();
+    let mut open: Option<(usize, Zeroizing<Vec<u8>>)> = None;
     for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
         let mut line = line;
         while let [before @ .., b'\r'] = line {
             line = before;
         }
-        let (number, mut text) = open.take().unwrap_or((i + 1, Vec::new()));
+        let (number, mut text) = open.take().unwrap_or_else(|| (i + 1, Zeroizing::default()));
         match line {
             [before @ .., b'\\'] => {
                 text.extend_from_slice(before);
@@ -274,7 +292,8 @@ fn lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
 fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Option<(Word, bool)>, &'static str> {
     let is_blank = |c: char| matches!(c, ' ' | '\t' | '\r');
     while rest.next_if(|c| is_blank(*c) || *c == ',').is_some() {}
-    let mut text = String::new();
+    // A text that grows leaves copies of itself behind in memory.
+    let mut text = String::with_capacity(rest.size_hint().1.unwrap_or(0).min(ORDINARY));
     let (mut in_quotes, mut after_quote, mut saw_quote, mut is_quoted) = (false, false, false, false);
     let mut has_comma = false;
     while let Some(&c) = rest.peek() {
@@ -310,5 +329,5 @@ fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Option<(W
         // PostgreSQL takes the rest of the line for the name.
         return Err("a quote is not closed on its line");
     }
-    Ok((saw_quote || !text.is_empty()).then_some((Word { text, is_quoted }, has_comma)))
+    Ok((saw_quote || !text.is_empty()).then_some((Word { text, is_quoted, file: None }, has_comma)))
 }

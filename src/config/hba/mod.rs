@@ -8,6 +8,7 @@
 
 mod file;
 mod ident;
+mod ldap;
 mod matching;
 mod pattern;
 mod rule;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use file::{Disk, Files};
 pub use ident::Mapping;
+pub use ldap::{Entry, Ldap, Protection};
 pub use matching::{Facts, Found, Interfaces, Peer};
 pub use pattern::Pattern;
 
@@ -36,7 +38,7 @@ pub struct Rules {
     pub mappings: Vec<Mapping>,
 }
 
-/// One record of `pg_hba.conf`. Its `Display` is a record that means the same.
+/// One record of `pg_hba.conf`. Its `Display` is a record that means the same, but for a password, which it hides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// Where it stands.
@@ -55,6 +57,8 @@ pub struct Rule {
     pub certificate_name: CertificateName,
     /// The map of `pg_ident.conf` between that name, or the operating system's, and the user.
     pub map: Option<String>,
+    /// The directory; there with [`Method::Ldap`] and only then.
+    pub ldap: Option<Arc<Ldap>>,
 }
 
 /// File and line, from 1.
@@ -170,6 +174,8 @@ pub enum Method {
     Cert,
     /// The operating system knows who is at the other end of a Unix socket.
     Peer,
+    /// A directory is asked whether the password is right.
+    Ldap,
 }
 
 impl Method {
@@ -183,6 +189,7 @@ impl Method {
             Method::ScramSha256 => "scram-sha-256",
             Method::Cert => "cert",
             Method::Peer => "peer",
+            Method::Ldap => "ldap",
         }
     }
 }
@@ -225,7 +232,11 @@ pub fn load(hba_file: &Path, ident_file: Option<&Path>, files: &dyn Files) -> Re
     let had_errors = !read.errors.is_empty();
     for record in &records {
         match rule::parse(record) {
-            Ok(rule) => read.rules.rules.push(rule),
+            Ok(rule) => {
+                let doubts = rule.ldap.iter().flat_map(|ldap| ldap.doubts());
+                read.warnings.extend(doubts.map(|message| at(&rule.place, message)));
+                read.rules.rules.push(rule);
+            }
             Err(message) => report(&mut read.errors, &record.place, message),
         }
     }
@@ -318,6 +329,7 @@ impl Rule {
             options.push("clientname=DN".into());
         }
         options.extend(self.map.iter().map(|map| format!("map={map}")));
+        options.extend(self.ldap.iter().flat_map(|ldap| ldap.options()).cloned());
         options
     }
 }

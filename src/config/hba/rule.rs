@@ -1,8 +1,10 @@
 //! One record of `pg_hba.conf`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::file::{Record, Word};
+use super::ldap::Options;
 use super::{
     Address, CertificateName, ClientCertificate, Connection, DatabaseName, Encryption, Method, Pattern, Rule, UserName,
 };
@@ -18,11 +20,19 @@ const TYPES: [(&str, Option<Encryption>); 6] = [
     ("hostnogssenc", Some(Encryption::NoGss)),
 ];
 
-const METHODS: [Method; 7] =
-    [Method::Trust, Method::Reject, Method::Md5, Method::Password, Method::ScramSha256, Method::Cert, Method::Peer];
+const METHODS: [Method; 8] = [
+    Method::Trust,
+    Method::Reject,
+    Method::Md5,
+    Method::Password,
+    Method::ScramSha256,
+    Method::Cert,
+    Method::Peer,
+    Method::Ldap,
+];
 
 /// Methods of PostgreSQL that ask somebody whom Forebay does not ask.
-const ELSEWHERE: &[&str] = &["ident", "gss", "sspi", "pam", "bsd", "ldap", "radius", "oauth"];
+const ELSEWHERE: &[&str] = &["ident", "gss", "sspi", "pam", "bsd", "radius", "oauth"];
 
 /// Options of those.
 const OPTIONS_ELSEWHERE: &[&str] = &["krb_realm", "include_realm", "compat_realm", "upn_username", "pamservice"];
@@ -65,9 +75,14 @@ pub(super) fn parse(record: &Record) -> Result<Rule, String> {
         certificate: if method == Method::Cert { ClientCertificate::Named } else { ClientCertificate::No },
         certificate_name: CertificateName::Common,
         map: None,
+        ldap: None,
     };
+    let mut directory = Options::default();
     for word in fields.flatten() {
-        option(&mut rule, &word.text)?;
+        option(&mut rule, &mut directory, word)?;
+    }
+    if method == Method::Ldap {
+        rule.ldap = Some(Arc::new(directory.finish()?));
     }
     Ok(rule)
 }
@@ -185,6 +200,11 @@ fn method(word: &Word, connection: &Connection) -> Result<Method, String> {
     if text == "ident" && is_local {
         return Ok(Method::Peer);
     }
+    if text == "pam" {
+        return Err("authentication method pam is not available: its modules would run inside of Forebay; use ldap, \
+                    cert, or scram-sha-256 with postgres.auth_query"
+            .into());
+    }
     if ELSEWHERE.contains(&text) {
         return Err(format!(
             "authentication method {text} is not available; use scram-sha-256, cert, or peer on a Unix socket"
@@ -204,10 +224,13 @@ fn method(word: &Word, connection: &Connection) -> Result<Method, String> {
     }
 }
 
-fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("an option must be written as name=value (found {})", quote(text)))?;
+fn option(rule: &mut Rule, directory: &mut Options, word: &Word) -> Result<(), String> {
+    let text = word.text.as_str();
+    let Some((name, value)) = text.split_once('=') else {
+        // It may be a part of a password that lacks its quotes.
+        let found = if rule.method == Method::Ldap { "***".to_owned() } else { quote(text) };
+        return Err(format!("an option must be written as name=value (found {found})"));
+    };
     let is_tls = matches!(rule.connection, Connection::Tcp(Encryption::Tls, _));
     match (name, value) {
         ("clientcert" | "clientname", _) if !is_tls => Err(format!("{name} is for hostssl records only")),
@@ -240,9 +263,17 @@ fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
             rule.map = (!value.is_empty()).then(|| value.to_owned());
             Ok(())
         }
-        _ if OPTIONS_ELSEWHERE.contains(&name) || name.starts_with("ldap") || name.starts_with("radius") => {
+        _ if OPTIONS_ELSEWHERE.contains(&name) || name.starts_with("radius") => {
             Err(format!("option {name} belongs to a method that is not available"))
         }
-        _ => Err(format!("unknown option {}; there are clientcert, clientname and map", quote(name))),
+        // Whatever the value is: of a password nothing is repeated.
+        _ if name.starts_with("ldap") && rule.method != Method::Ldap => {
+            Err(format!("option {name} is for the method ldap only"))
+        }
+        _ if directory.set(name, value, word.file.as_ref().unwrap_or(&rule.place.file))? => Ok(()),
+        _ => {
+            let ldap = if rule.method == Method::Ldap { ", and those of ldap" } else { "" };
+            Err(format!("unknown option {}; there are clientcert, clientname and map{ldap}", quote(name)))
+        }
     }
 }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::ident::Names;
 use super::*;
+use crate::config::model::Secret;
+use crate::wire::ldap::{Filter, Scope};
 
 /// Files by path; folders are the paths before the last slash.
 #[derive(Default)]
@@ -107,8 +109,9 @@ fn what_is_wrong_is_told_with_its_line() {
         ("host all all 1.2.3.4 md5", "invalid IP mask \"md5\"; write the block as 1.2.3.4/32"),
         ("host all all all mdfive", "invalid authentication method \"mdfive\""),
         (
-            "host all all all ldap ldapserver=x",
-            "authentication method ldap is not available; use scram-sha-256, cert, or peer on a Unix socket",
+            "host all all all pam pamservice=x",
+            "authentication method pam is not available: its modules would run inside of Forebay; use ldap, cert, or \
+             scram-sha-256 with postgres.auth_query",
         ),
         (
             "host all all all ident",
@@ -126,7 +129,7 @@ fn what_is_wrong_is_told_with_its_line() {
         ("local all all peer map=m", "map=m needs a file of maps; name it as postgres.ident_file"),
         ("local all all peer x", "an option must be written as name=value (found \"x\")"),
         ("local all all peer x=y", "unknown option \"x\"; there are clientcert, clientname and map"),
-        ("local all all trust ldapserver=y", "option ldapserver belongs to a method that is not available"),
+        ("local all all trust ldapserver=y", "option ldapserver is for the method ldap only"),
         (
             "local samerole all peer",
             "samerole asks for members of roles, which Forebay does not know; list the databases",
@@ -151,6 +154,188 @@ fn what_is_wrong_is_told_with_its_line() {
         errors(&read_rules(b"local all \xff trust\nlocal all a\0b trust\n")),
         ["/f/hba.conf:1: the line is not UTF-8", "/f/hba.conf:2: the line holds a zero byte",]
     );
+}
+
+#[test]
+fn directories_are_named_as_postgresql_has_them() {
+    for (options, hosts, port, protection) in [
+        ("ldapserver=a ldapprefix=cn=", &["a"][..], 389, Protection::Nothing),
+        (
+            "\"ldapserver=a b.example 10.0.0.1  ::1 [fe80::1]\" ldapsuffix=@x",
+            &["a", "b.example", "10.0.0.1", "::1", "fe80::1"],
+            389,
+            Protection::Nothing,
+        ),
+        ("ldapserver=a ldapport=1389 ldapbasedn=dc=x ldaptls=1", &["a"], 1389, Protection::StartTls),
+        ("ldapserver=a ldapscheme=ldaps ldaptls=0 ldapbasedn=", &["a"], 636, Protection::Tls),
+        ("ldapurl=ldap://a/dc=x", &["a"], 389, Protection::Nothing),
+        ("ldapurl=ldaps://[::1]/dc=x", &["::1"], 636, Protection::Tls),
+        ("ldapurl=ldaps://[::1]:77/dc=x", &["::1"], 77, Protection::Tls),
+        ("ldapurl=ldap://a:77/ ldapprefix=cn= ldaptls=1", &["a"], 77, Protection::StartTls),
+        ("ldapserver=a ldapurl=ldap:///dc=x", &["a"], 389, Protection::Nothing),
+    ] {
+        let rule = &rules(&format!("host all all all ldap {options}\n"))[0];
+        let ldap = rule.ldap.as_ref().unwrap();
+        assert_eq!(
+            (ldap.hosts.as_slice(), ldap.port, ldap.protection),
+            (hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>().as_slice(), port, protection),
+            "{options}"
+        );
+        assert_eq!(rules(&rule.to_string()), rules(&format!("host all all all ldap {options}\n")), "{rule}");
+    }
+}
+
+#[test]
+fn an_entry_is_made_or_looked_for() {
+    let entry = |options: &str| {
+        let rules = rules(&format!("host all all all ldap ldapserver=a {options}\n"));
+        rules[0].ldap.as_ref().unwrap().entry.clone()
+    };
+    let made = |prefix: &str, suffix: &str| Entry::Made { prefix: prefix.into(), suffix: suffix.into() };
+    assert_eq!(entry("ldapprefix=cn= \"ldapsuffix=, dc=x\""), made("cn=", ", dc=x"));
+    assert_eq!(entry("ldapsuffix=@example.org"), made("", "@example.org"));
+    let found = |base: &str, scope, filter: &str| Entry::Found {
+        base: base.into(),
+        scope,
+        filter: Filter::parse(filter).unwrap(),
+        searcher: None,
+    };
+    for (options, base, scope, filter) in [
+        ("ldapbasedn=dc=x", "dc=x", Scope::Subtree, "(uid=$username)"),
+        ("ldapbasedn=dc=x ldapsearchattribute=cn", "dc=x", Scope::Subtree, "(cn=$username)"),
+        (
+            "ldapbasedn=dc=x \"ldapsearchfilter=(|(uid=$username)(mail=$username))\"",
+            "dc=x",
+            Scope::Subtree,
+            "(|(uid=$username)(mail=$username))",
+        ),
+        ("ldapurl=ldap://a/dc=x", "dc=x", Scope::Base, "(uid=$username)"),
+        ("ldapurl=ldap://a/dc=x?cn?sub", "dc=x", Scope::Subtree, "(cn=$username)"),
+        ("ldapurl=ldap://a/dc=x?cn?one ldapport=9", "dc=x", Scope::One, "(cn=$username)"),
+        ("\"ldapurl=ldap://a/dc=x%2cdc=y??sub?(cn=$username)\"", "dc=x,dc=y", Scope::Subtree, "(cn=$username)"),
+    ] {
+        assert_eq!(entry(options), found(base, scope, filter), "{options}");
+    }
+    let Entry::Found { searcher, .. } = entry("ldapbasedn=dc=x ldapbinddn=cn=s ldapbindpasswd=hush") else { panic!() };
+    assert_eq!(searcher, Some(("cn=s".into(), Secret("hush".into()))));
+}
+
+#[test]
+fn what_cannot_be_asked_of_a_directory_is_refused() {
+    let mixed = "cannot mix ldapprefix or ldapsuffix, which make the name of an entry, with ldapbasedn, ldapbinddn, \
+                 ldapbindpasswd, ldapsearchattribute or ldapsearchfilter, which look for it";
+    for (options, expected) in [
+        ("", "authentication method ldap needs ldapbasedn, ldapprefix or ldapsuffix"),
+        ("ldapserver=a", "authentication method ldap needs ldapbasedn, ldapprefix or ldapsuffix"),
+        (
+            "ldapserver=a ldapsearchattribute=cn",
+            "authentication method ldap needs ldapbasedn, ldapprefix or ldapsuffix",
+        ),
+        (
+            "ldapprefix=cn=",
+            "authentication method ldap needs ldapserver, or a host in ldapurl; DNS is not asked for servers",
+        ),
+        ("ldapserver=a ldapprefix=cn= ldapbasedn=dc=x", mixed),
+        ("ldapserver=a ldapsuffix=x ldapsearchattribute=uid", mixed),
+        ("ldapserver=a ldapprefix=x ldapsearchfilter=(uid=a)", mixed),
+        ("ldapserver=a ldapprefix=x ldapbinddn=cn=s", mixed),
+        ("ldapserver=a ldapprefix=x ldapbindpasswd=s", mixed),
+        ("ldapprefix=x ldapurl=ldap://a/dc=x", mixed),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapsearchattribute=uid ldapsearchfilter=(uid=$username)",
+            "cannot use ldapsearchattribute together with ldapsearchfilter",
+        ),
+        (
+            "\"ldapurl=ldap://a/dc=x?uid??(uid=$username)\"",
+            "cannot use ldapsearchattribute together with ldapsearchfilter",
+        ),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=s",
+            "ldapbinddn needs ldapbindpasswd; without both, the search is made as nobody",
+        ),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=s ldapbindpasswd=",
+            "ldapbinddn needs ldapbindpasswd; without both, the search is made as nobody",
+        ),
+        ("ldapserver=a ldapbasedn=dc=x ldapbindpasswd=s", "ldapbindpasswd needs ldapbinddn"),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldaptls=1 ldapscheme=ldaps",
+            "cannot use ldaptls together with ldaps, which is TLS already",
+        ),
+        ("ldapserver=a ldapscheme=ldapi", "ldapscheme must be ldap or ldaps (found \"ldapi\")"),
+        ("ldapserver=a ldaptls=yes", "ldaptls must be 1 or 0 (found \"yes\")"),
+        ("ldapport=0", "ldapport must be from 1 to 65535 (found \"0\")"),
+        ("ldapport=x", "ldapport must be from 1 to 65535 (found \"x\")"),
+        ("ldapserver=a:389 ldapprefix=x", "ldapserver \"a:389\" must be a host alone; write ldapport for the port"),
+        ("ldapserver=/run/ldapi ldapprefix=x", "ldapserver \"/run/ldapi\" is no host"),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapsearchattribute=a=b",
+            "ldapsearchattribute must be one attribute (found \"a=b\")",
+        ),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapsearchfilter=(uid",
+            "ldapsearchfilter \"(uid\": the filter has \"uid\", which is no condition; write it as (attribute=value)",
+        ),
+        (
+            "ldapurl=http://a/dc=x",
+            "cannot read ldapurl \"http://a/dc=x\": its scheme must be ldap or ldaps (found \"http\")",
+        ),
+        ("ldapurl=a", "cannot read ldapurl \"a\": it must begin with ldap:// or ldaps://"),
+        ("ldapurl=ldap://a:x/", "cannot read ldapurl \"ldap://a:x/\": its port must be from 1 to 65535"),
+        (
+            "ldapurl=ldap://a/dc=x?uid?all",
+            "cannot read ldapurl \"ldap://a/dc=x?uid?all\": its scope must be base, one or sub (found \"all\")",
+        ),
+        ("ldapurl=ldap://a/%zz", "cannot read ldapurl \"ldap://a/%zz\": \"%zz\" is no text"),
+        (
+            "ldapserver=a ldapbasedn=dc=x ldapuid=x",
+            "unknown option \"ldapuid\"; there are clientcert, clientname and map, and those of ldap",
+        ),
+        ("ldapserver=a ldapbindpasswd=two words", "an option must be written as name=value (found ***)"),
+        ("ldapserver=a ldapprefix=x map=m", "map is for the methods cert and peer only"),
+    ] {
+        let read = read_rules(format!("\nhost all all all ldap {options}\n"));
+        assert_eq!(errors(&read), [format!("/f/hba.conf:2: {expected}")], "{options}");
+    }
+}
+
+#[test]
+fn a_password_for_searching_shows_nowhere() {
+    let files = Memory::default()
+        .with("/f/hba.conf", "host all all all ldap ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=s @secret\n")
+        .with("/f/secret", "\"ldapbindpasswd=hush, hush\"\n");
+    let read = read(&files);
+    assert_eq!(read.errors, []);
+    let rule = &read.rules.rules[0];
+    assert_eq!(
+        rule.to_string(),
+        "host all all all ldap ldapserver=a ldapbasedn=dc=x ldapbinddn=cn=s ldapbindpasswd=***"
+    );
+    assert!(!format!("{read:?}").contains("hush"));
+    let ldap = rule.ldap.as_ref().unwrap();
+    assert_eq!(ldap.secret_file.as_deref(), Some("/f/secret"));
+    assert!(matches!(&ldap.entry, Entry::Found { searcher: Some((_, secret)), .. } if secret.0 == "hush, hush"));
+}
+
+#[test]
+fn questions_that_let_in_too_many_are_warned_of() {
+    for (options, expected) in [
+        ("ldapserver=127.0.0.1 ldapbasedn=dc=x", None),
+        ("\"ldapserver=localhost ::1\" ldapbasedn=dc=x", None),
+        ("ldapserver=a ldaptls=1 ldapbasedn=dc=x", None),
+        ("ldapserver=a ldapbasedn=dc=x", Some("passwords go to the LDAP server as they are")),
+        ("ldapserver=a ldaptls=1 ldapbasedn=dc=x ldapsearchfilter=(uid=app)", Some("ldapsearchfilter finds an entry")),
+        ("ldapurl=ldaps://a/dc=x", Some("the scope base finds nothing but \"dc=x\" itself")),
+    ] {
+        let read = read_rules(format!("host all all all ldap {options}\n"));
+        let warnings: Vec<_> = read.warnings.iter().map(|warning| warning.message.as_str()).collect();
+        match expected {
+            None => assert_eq!(warnings, Vec::<&str>::new(), "{options}"),
+            Some(expected) => {
+                assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{options}: {warnings:?}")
+            }
+        }
+    }
 }
 
 #[test]
@@ -507,6 +692,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             certificate: ClientCertificate::No,
             certificate_name: CertificateName::Common,
             map: None,
+            ldap: None,
         },
     )
 }

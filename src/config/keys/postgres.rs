@@ -55,6 +55,11 @@ section! {
         ident_file: Option<PathBuf> [file_only(), beside()];
         /// The map of `ident_file` by which the names of certificates are logins, for `auth = "cert"`.
         cert_map: Option<String> [file_only()];
+        /// How long one LDAP server may take for a login, from the connection on, for rules with the method ldap. The
+        /// next of the rule's servers is tried then.
+        ldap_timeout as "ldap.timeout": Duration = "\"5s\"" [at_least(10)];
+        /// Authorities that LDAP servers' certificates are checked against, PEM; the system's when absent.
+        ldap_ca as "ldap.ca": Option<PathBuf> [file_only()];
         /// Whether clients may (allow, prefer) or must (require) use TLS; with verify-ca or verify-full they must show a
         /// certificate, too. Unix sockets never use it.
         tls_mode as "tls.mode": TlsMode = "\"disable\"" [file_only()];
@@ -72,6 +77,7 @@ section! {
     }
     also {
         hba: None,
+        ldap_tls: ServerTls::default(),
         pool: PoolSettings::blank(),
         routing: RoutingSettings::blank(),
         failover: Failover::blank(),

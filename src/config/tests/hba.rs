@@ -85,3 +85,37 @@ fn rules_that_are_open_or_idle_are_warned_of() {
     assert_eq!(lines(&format!("tls.mode = \"allow\"\n{files}")), [5, 6, 9]);
     assert_eq!(lines(&format!("tls.mode = \"require\"\n{files}")), [5, 8, 9], "nothing is said in clear text");
 }
+
+#[test]
+fn what_directories_need_is_asked_for() {
+    let rule =
+        "host all all 127.0.0.1/32 ldap ldapserver=127.0.0.1 ldapbasedn=dc=x ldapbinddn=cn=s ldapbindpasswd=hush\n";
+    let found = |lines: &str, mode: u32| -> Vec<String> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hba.conf");
+        std::fs::write(&file, rule).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let text = format!("{BASE}[postgres]\nauth = \"hba\"\nhba_file = \"hba.conf\"\n{lines}");
+        match read(&text, "f.toml", reader::Reader::new(folder.path(), resolve), None) {
+            Ok(loaded) => loaded.warnings.into_iter().map(|warning| warning.message).collect(),
+            Err(found) => found.errors.into_iter().map(|error| error.message).collect(),
+        }
+    };
+    assert_eq!(found("", 0o600), Vec::<String>::new());
+    let open = found("", 0o644);
+    assert!(open.len() == 1 && open[0].starts_with("ldapbindpasswd stands here, and "), "{open:?}");
+    assert_eq!(
+        found("ldap.timeout = \"10s\"\npool.client_login_timeout = \"10s\"\n", 0o600),
+        [
+            "client_login_timeout (10s) ends before all LDAP servers have been tried for postgres.ldap.timeout (10s) each"
+        ]
+    );
+    let tls = "tls.mode = \"require\"\ntls.cert = \"c\"\ntls.key = \"k\"\ntls.channel_binding = \"require\"\n";
+    let bound = found(tls, 0o600);
+    assert!(bound.len() == 1 && bound[0].starts_with("ldap cannot be used with"), "{bound:?}");
+    assert_eq!(
+        warnings("[postgres]\nldap.ca = \"x\"\n"),
+        ["2:11: postgres.ldap.ca has no effect without auth = \"hba\""]
+    );
+}

@@ -106,7 +106,19 @@ fn auth(all: &PgBouncer, draft: &mut Draft) -> Result<&'static str, ImportError>
         ),
         "plain" if has_md5 => ("md5", "Passwords are not asked for in clear text; md5 checks the same ones."),
         "plain" => ("scram-sha-256", "Passwords are not asked for in clear text; SCRAM checks the same ones."),
-        "pam" | "ldap" | "peer" => {
+        "ldap" => {
+            draft.note(format!(
+                "{}: auth_type ldap is a rule of pg_hba.conf here: auth = \"hba\", hba_file, and there a line with the \
+                 method ldap",
+                entry.place
+            ));
+            (
+                "scram-sha-256",
+                "Write auth = \"hba\", and in the hba_file lines with the method ldap and PostgreSQL's options \
+                 (docs/security.md).",
+            )
+        }
+        "pam" | "peer" => {
             draft.note(format!(
                 "{}: auth_type {theirs} has no equal; clients need passwords now: [[postgres.user]] or auth_query",
                 entry.place

@@ -1,10 +1,12 @@
-//! What decides who comes in before anybody has proved anything: PROXY headers and the rules of `pg_hba.conf`.
+//! What decides who comes in before anybody has proved anything: PROXY headers, the rules of `pg_hba.conf`, and what a
+//! directory says.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use forebay::config::hba::{self, Facts, Files, Peer, Rule};
+use forebay::wire::ldap::{self, Filter, Scope, Search};
 use forebay::wire::proxy::header;
 
 /// What is decided by a part of the bytes is not decided otherwise by more of them.
@@ -59,4 +61,39 @@ pub(super) fn hba(data: &[u8]) {
         }
     }
     let _ = all.find(&Facts { peer: Peer::Unix, database: Some("app"), user: "app" }, &here);
+}
+
+/// The bytes are what a directory says; behind a byte 0xff they are a filter, and behind another one a user's name.
+pub(super) fn ldap(data: &[u8]) {
+    let whole = super::bounded(data.len(), || ldap::length(data));
+    for end in 0..data.len().min(20) {
+        match ldap::length(&data[..end]) {
+            Ok(None) => {}
+            found => assert_eq!(found, whole, "decided by {end} bytes"),
+        }
+    }
+    if let Ok(Some(length)) = whole
+        && let Some(message) = data.get(..length)
+    {
+        let _ = super::bounded(length, || ldap::read(message).is_ok());
+    }
+    let _ = super::bounded(data.len(), || ldap::read(data).is_ok());
+    let mut choices = super::Choices(data);
+    let _ = choices.part();
+    let (Ok(filter), Ok(user)) = (std::str::from_utf8(choices.part()), std::str::from_utf8(choices.part())) else {
+        return;
+    };
+    let Ok(filter) = super::bounded(data.len(), || Filter::parse(filter)) else { return };
+    let search = |user| {
+        let wanted = Search { base: "dc=x", scope: Scope::Subtree, filter: &filter, user, entries: 2, seconds: 1 };
+        ldap::search(1, &wanted).map(|bytes| bytes.len())
+    };
+    let written = search(user).expect("what was read can be written");
+    if !filter.names_the_user() {
+        return;
+    }
+    // The name stands there, and as what it is.
+    assert!(written >= user.len(), "{written} bytes for {user:?}");
+    let same = "x".repeat(user.len());
+    assert_eq!(search(&same), Ok(written), "another name of the same length changes the question");
 }

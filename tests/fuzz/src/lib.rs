@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("console", statements::console),
     ("hba", doors::hba),
     ("import", imports::import),
+    ("ldap", doors::ldap),
     ("pg_frames", pg::frames),
     ("pg_messages", pg::messages),
     ("pg_startup", pg::startup),
