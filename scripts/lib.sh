@@ -70,6 +70,9 @@ install_redis() {
     command -v redis-sentinel >/dev/null || die "no redis-sentinel: install it beside redis-server"
 }
 
+# etcd's server and command line.
+install_etcd() { without_services install_packages etcd-server etcd-client; }
+
 # OpenLDAP's server and command line. The package's own folder of data is left alone.
 install_slapd() { without_services install_packages slapd ldap-utils; }
 
