@@ -589,7 +589,9 @@ impl Session {
                 continue;
             };
             let is_fresh = now.saturating_sub(backend.entry.since.get()) < FRESH;
-            if is_fresh || !backend.has_news() || self.core.read_news(&mut backend) {
+            let is_good = is_fresh || !backend.has_news() || self.core.read_news(&mut backend);
+            // Nothing was sent yet: whoever waits for a primary loses nothing.
+            if is_good && !backend.stream.is_barred() {
                 return Some(backend);
             }
             self.core.close(&self.pool, backend);

@@ -50,6 +50,12 @@ impl Session {
     ) -> Poll<Result<Option<Box<Backend>>, End>> {
         let waiter = &*wait.0;
         let granted = match waiter.poll(cx) {
+            Poll::Ready(Ok(backend)) if backend.stream.is_barred() => {
+                self.core.close(&self.pool, backend);
+                let waited_ms = self.core.read_clock().saturating_sub(waiter.since) / 1_000_000;
+                let service = self.core.cluster_name(&self.pool).unwrap_or_default();
+                Stop::Refuse(Trouble::NoPrimary { service, waited_ms })
+            }
             Poll::Ready(Ok(backend)) => {
                 let waited = self.core.read_clock().saturating_sub(waiter.since);
                 self.waited(waited);

@@ -3,12 +3,21 @@
 //! Counted on `CLOCK_BOOTTIME`, which goes on while the machine sleeps: a process that was stopped, or a machine that
 //! was suspended, wakes up without the right to write.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nobody else could take the right away.
 const ALWAYS: u64 = u64::MAX;
+
+/// Whether any permit of this process may end: where none can, nobody has to look at one.
+static MAY_END: AtomicBool = AtomicBool::new(false);
+
+/// Whether permits have to be looked at. One load; stays true once it is.
+#[inline]
+pub fn may_end() -> bool {
+    MAY_END.load(Ordering::Relaxed)
+}
 
 /// The right to write, shared by all threads.
 #[derive(Debug)]
@@ -25,6 +34,8 @@ impl Permit {
 
     /// For one of several instances: it has to be given first.
     pub fn leased() -> Self {
+        // Before any thread that looks at it begins.
+        MAY_END.store(true, Ordering::SeqCst);
         Self { until_ns: AtomicU64::new(0) }
     }
 
@@ -68,6 +79,6 @@ mod tests {
         permit.extend(u64::MAX);
         permit.end();
         assert!(!permit.holds());
-        assert!(Permit::always().holds());
+        assert!(may_end() && Permit::always().holds());
     }
 }

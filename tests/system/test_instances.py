@@ -323,3 +323,64 @@ def test_one_that_sleeps_past_its_lease_wakes_up_without_the_right_to_write(thre
     if outcomes[0][0] is None:
         assert new.value("select count(*) from w where id = 3") == 1, "acknowledged, and nowhere"
     wait_until(lambda: primary_of(sleeper) == name, 20, "it to follow")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_member_of_etcd_that_hangs_delays_nobody_for_long(three, number):
+    three.etcd.members[number].signal(signal.SIGSTOP)
+    three.cluster.nodes[0].kill()
+    three.agree_on_another("pg1")
+    three.etcd.members[number].signal(signal.SIGCONT)
+    assert three.record()["timeline"] == 2
+
+
+def test_all_that_are_killed_at_once_begin_again(three):
+    for forebay in three.all:
+        forebay.kill()
+    for forebay in three.all:
+        forebay.start(wait="port")
+    for forebay in three.all:
+        wait_until(forebay.nodes_are_up, 30, "each instance to find its nodes")
+    three.cluster.nodes[0].kill()
+    three.agree_on_another("pg1")
+    assert three.record()["timeline"] == 2
+
+
+def test_what_somebody_else_promotes_is_accepted_together(make):
+    instances = make(failover={"mode": "follow"})
+    instances.cluster.nodes[0].kill()
+    for forebay in instances.all:
+        wait_until(lambda: primary_of(forebay) is None, 20, "the loss to be seen")
+    instances.cluster.nodes[1].sql("select pg_promote()")
+    assert instances.agree_on_another("pg1") == "pg2"
+    assert instances.record()["epoch"] == 2
+    for number, forebay in enumerate(instances.all):
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) values (%s)", [number])
+
+
+def test_a_record_that_is_deleted_is_written_again_and_one_that_cannot_be_read_stops_all(three):
+    key = "/forebay/records/main"
+    good = three.etcd.get(key)
+    three.etcd.ctl("del", key)
+    wait_until(lambda: three.etcd.get(key), 10, "the record to be back")
+    assert three.record() == json.loads(good)["record"]
+    three.etcd.ctl("put", key, "nonsense")
+    for forebay in three.all:
+        wait_until(lambda: events(forebay, "record_damaged"), 10, "it to be told")
+        assert "cannot be read" in forebay.admin("SHOW HA")[0]["phase"] or not forebay.admin("SHOW HA")[0]["primary"]
+    three.etcd.ctl("put", key, good)
+    for forebay in three.all:
+        wait_until(forebay.nodes_are_up, 10, "it to go on")
+        with forebay.connect() as connection:
+            connection.execute("delete from w")
+
+
+def test_an_instance_is_upgraded_without_the_others_noticing(three, loads):
+    number = three.leader()
+    three.all[number].upgrade()
+    for load in loads:
+        load.progress(of=100)
+        load.stop()
+        assert not load.codes, f"a client saw {load.codes}"
+    assert three.record()["epoch"] == 1

@@ -372,11 +372,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// The next changes, and the revision up to which everything is known then. May be dropped while it waits.
+    /// The next changes, in order, without any left out. May be dropped while it waits.
     ///
     /// # Errors
     /// The watch is over; in words, why.
-    pub(super) async fn next(&mut self) -> Result<(Vec<Event>, i64), String> {
+    pub(super) async fn next(&mut self) -> Result<Vec<Event>, String> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -393,7 +393,7 @@ impl Watch {
     }
 }
 
-fn changes(line: &[u8]) -> Result<(Vec<Event>, i64), String> {
+fn changes(line: &[u8]) -> Result<Vec<Event>, String> {
     let told: Value = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     if let Some(error) = told.get("error") {
         return Err(error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned));
@@ -407,7 +407,7 @@ fn changes(line: &[u8]) -> Result<(Vec<Event>, i64), String> {
     let events = result["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     // A put is the default, which this form of the API leaves out.
     let changes = events.iter().filter_map(|told| event(&told["kv"], told["type"].as_str() == Some("DELETE")));
-    Ok((changes.collect(), number(&result["header"]["revision"])))
+    Ok(changes.collect())
 }
 
 async fn whole(answer: Response<Incoming>) -> Result<Vec<u8>, String> {
@@ -490,9 +490,8 @@ mod tests {
     #[test]
     fn an_event_is_a_line() {
         let line = br#"{"result":{"header":{"revision":"7"},"events":[{"kv":{"key":"YQ==","create_revision":"3","mod_revision":"7","version":"2","value":"Yg=="}},{"type":"DELETE","kv":{"key":"Yw==","mod_revision":"7"}}]}}"#;
-        let (events, revision) = changes(line).unwrap();
+        let events = changes(line).unwrap();
         let put = Entry { value: "b".into(), create_revision: 3, mod_revision: 7 };
-        assert_eq!(revision, 7);
         let expected = [
             Event { key: "a".into(), revision: 7, entry: Some(put) },
             Event { key: "c".into(), revision: 7, entry: None },

@@ -73,6 +73,10 @@ pub(super) struct Keeper {
     left: Notify,
     /// The own key is gone.
     evicted: Notify,
+    /// etcd's revision at the last sign of life.
+    heard_of: Cell<i64>,
+    /// The watch is silent about changes.
+    is_behind: Notify,
 }
 
 #[derive(Default)]
@@ -93,6 +97,8 @@ pub(super) struct State {
     pub(super) taken: BTreeSet<String>,
     /// Others that stand in the roster, or may.
     knows: BTreeSet<String>,
+    /// Processes of this instance before this one.
+    replaces: BTreeSet<String>,
 }
 
 pub(super) fn start(config: &Config, tls: &ServerTls, me: Member, place: u64) -> Result<Coordination, String> {
@@ -107,7 +113,14 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member, place: u64) ->
     let (called, calls) = mpsc::unbounded_channel();
     let calls = Arc::new(Mutex::new(Some(calls)));
     let permit = Arc::new(Permit::leased());
-    let coordination = Coordination { view: seen, asks, permit: Arc::clone(&permit), group: hasher.finish(), calls };
+    let coordination = Coordination {
+        view: seen,
+        asks,
+        permit: Arc::clone(&permit),
+        group: hasher.finish(),
+        calls,
+        lease_time: config.lease,
+    };
     // Two members that do not answer must not cost the lease.
     let patience = (config.lease / 10).clamp(Duration::from_millis(200), Duration::from_secs(1));
     let login = config.user.clone().zip(config.password.clone());
@@ -141,6 +154,8 @@ pub(super) fn start(config: &Config, tls: &ServerTls, me: Member, place: u64) ->
             is_leaving: Cell::new(false),
             left: Notify::new(),
             evicted: Notify::new(),
+            heard_of: Cell::new(0),
+            is_behind: Notify::new(),
         });
         runtime.block_on(keeper.run(asked));
     };
@@ -282,9 +297,8 @@ impl Keeper {
         let me = format!("{}members/{}", self.prefix, self.me());
         let member = serde_json::to_string(&*self.member.borrow()).unwrap_or_default();
         self.etcd.put(&me, &member, lease).await?;
-        self.draw_secret().await?;
         self.read().await?;
-        self.lay_own_ghosts().await?;
+        self.draw_secret().await?;
         self.silent_since_ns.set(None);
         self.change(|view| (view.token, view.is_alone) = (None, false));
         let mut state = self.state.borrow_mut();
@@ -315,7 +329,7 @@ impl Keeper {
     }
 
     /// The first instance draws what all of them sign with.
-    async fn draw_secret(&self) -> Result<(), Trouble> {
+    async fn draw_secret(self: &Rc<Self>) -> Result<(), Trouble> {
         if self.view.borrow().secret().is_some() {
             return Ok(());
         }
@@ -323,7 +337,8 @@ impl Keeper {
         getrandom::fill(&mut secret).map_err(|error| Trouble::Refused(error.to_string()))?;
         let (key, value) = (format!("{}{SECRET}", self.prefix), hex(&secret));
         let deeds = [Deed::Put { key: &key, value: &value, lease: 0 }];
-        self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await.map(drop)
+        self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await.map(drop)?;
+        self.read().await
     }
 
     /// What this instance knows, for when it has vanished.
@@ -335,7 +350,8 @@ impl Keeper {
             let knows = present.others().map(str::to_owned).collect();
             let key = format!("roster/{}", present.me);
             let is_there = present.entries.contains_key(&key);
-            let roster = Roster { knows, place: self.place };
+            let replaces = self.state.borrow().replaces.clone();
+            let roster = Roster { knows, place: self.place, replaces };
             if present.lost.is_none() && (told.as_ref() != Some(&roster) || !is_there) {
                 let value = serde_json::to_string(&roster).unwrap_or_default();
                 // What may be in etcd counts: whoever is in it may lead when this instance has vanished.
@@ -440,7 +456,8 @@ impl Keeper {
                         Err(trouble) => last = self.go_on_alone(trouble.to_string()).await,
                     }
                 }
-                Ok(Ok(_)) => {
+                Ok(Ok((_, revision))) => {
+                    self.look_for_silence(revision);
                     self.silent_since_ns.set(None);
                     if self.view.borrow().is_alone {
                         tracing::info!("etcd answers again");
@@ -453,6 +470,15 @@ impl Keeper {
                 Ok(Err(trouble)) => last = self.go_on_alone(trouble.to_string()).await,
                 Err(_) => last = self.go_on_alone("etcd does not answer".to_owned()).await,
             }
+        }
+    }
+
+    /// A member that hangs keeps a watch open and says nothing: what another one knows has to be told within the time between
+    /// two signs of life.
+    fn look_for_silence(&self, revision: i64) {
+        let known = self.view.borrow().revision;
+        if self.heard_of.replace(revision) > known {
+            self.is_behind.notify_one();
         }
     }
 
@@ -498,9 +524,16 @@ impl Keeper {
             let revision = self.view.borrow().revision;
             let ended = match self.etcd.watch(&self.prefix, revision + 1).await {
                 Ok(mut watch) => loop {
-                    match watch.next().await {
-                        Ok((events, revision)) => self.take(events, revision),
-                        Err(why) => break why,
+                    tokio::select! {
+                        changes = watch.next() => match changes {
+                            // What etcd says of its own revision may be ahead of what it has told.
+                            Ok(events) => {
+                                let newest = events.iter().map(|event| event.revision).max().unwrap_or_default();
+                                self.take(events, newest);
+                            }
+                            Err(why) => break why,
+                        },
+                        () = self.is_behind.notified() => break "a member of etcd is silent about changes".to_owned(),
                     }
                 },
                 Err(trouble) => trouble.to_string(),
@@ -587,11 +620,14 @@ impl Keeper {
                 (!state.is_aside && left.is_zero(), if state.is_aside { Duration::ZERO } else { left })
             };
             // Those that have just vanished are looked at again.
-            let pause = if view.ghosts().next().is_some() { GHOSTS } else { pause };
+            let has_ghosts = view.ghosts().next().is_some() || view.of_place(self.place).next().is_some();
+            let pause = if has_ghosts { GHOSTS } else { pause };
             // Whoever has vanished without knowing this instance would not ask for its word to go on.
             let may_lead = may_lead && view.strangers().next().is_none();
             let known = view.entries.get(LEADER);
             let moved = match known {
+                // While they are there, nobody leads.
+                _ if view.of_place(self.place).next().is_some() => self.lay_own_ghosts().await.map(|()| false),
                 None if may_lead => self.take_lead(&view.me).await,
                 // Of a session before this one, or not wanted any more.
                 Some(entry) if entry.value == view.me && (view.token != Some(entry.create_revision) || !may_lead) => {
@@ -613,15 +649,20 @@ impl Keeper {
         }
     }
 
-    /// Forgets the processes of this instance before this one: what they were does not live any more.
+    /// Forgets the processes of this instance before this one, which have ended, or it could not be there.
     async fn lay_own_ghosts(self: &Rc<Self>) -> Result<(), Trouble> {
         let view = Arc::clone(&self.view.borrow());
         for (id, entry) in view.of_place(self.place) {
+            self.state.borrow_mut().replaces.insert(id.to_owned());
             let key = format!("{}roster/{id}", self.prefix);
             let member = format!("{}members/{id}", self.prefix);
             let conditions = [Condition::ChangedAt(&key, entry.mod_revision), Condition::CreatedAt(&member, 0)];
-            // Somebody else has done it, perhaps.
-            drop(self.etcd.transact(&conditions, &[Deed::Delete { key: &key }], &key).await?);
+            match self.etcd.transact(&conditions, &[Deed::Delete { key: &key }], &key).await? {
+                Ok(revision) => self.take_own(key, revision, None),
+                // Somebody else has done it.
+                Err(None) => self.take_own(key, entry.mod_revision + 1, None),
+                Err(Some(_)) => {}
+            }
         }
         Ok(())
     }

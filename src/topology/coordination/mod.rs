@@ -195,10 +195,10 @@ impl View {
         self.others().chain(departed).chain(promised).chain(self.strangers())
     }
 
-    /// Instances that have vanished and do not know this one: should they live, they go on without asking it.
+    /// Instances that have vanished and do not need this one: should they live, they go on without asking it.
     pub fn strangers(&self) -> impl Iterator<Item = &str> {
         let vanished = self.below("roster/").filter(|(id, _)| *id != self.me && !self.is_member(id));
-        vanished.filter(|(_, entry)| !self.is_known_by(entry)).map(|(id, _)| id)
+        vanished.filter(|(_, entry)| !self.binds(entry)).map(|(id, _)| id)
     }
 
     /// Processes that have vanished of the instance at this place.
@@ -209,18 +209,23 @@ impl View {
         })
     }
 
-    /// The same of those that do know this one, with when that was written.
+    /// The same of those that need this one, with when that was written.
     fn ghosts(&self) -> impl Iterator<Item = (&str, &Entry)> {
         let vanished = self.below("roster/").filter(|(id, _)| *id != self.me && !self.is_member(id));
-        vanished.filter(|(_, entry)| self.is_known_by(entry))
+        vanished.filter(|(_, entry)| self.binds(entry))
     }
 
     fn is_member(&self, id: &str) -> bool {
         self.entries.contains_key(&format!("members/{id}"))
     }
 
-    fn is_known_by(&self, entry: &Entry) -> bool {
-        serde_json::from_str::<Roster>(&entry.value).is_ok_and(|roster| roster.knows.contains(&self.me))
+    /// Whether an instance with this roster needs the word of this one, or of one that has ended, to go on without etcd.
+    fn binds(&self, entry: &Entry) -> bool {
+        let of = |entry: &Entry| serde_json::from_str::<Roster>(&entry.value).ok();
+        let Some(Roster { knows, .. }) = of(entry) else { return false };
+        let has_ended =
+            |id: &String| self.below("roster/").filter_map(|(_, other)| of(other)).any(|of| of.replaces.contains(id));
+        knows.contains(&self.me) || knows.iter().any(has_ended)
     }
 
     fn secret(&self) -> Option<&str> {
@@ -269,6 +274,7 @@ pub struct Coordination {
     permit: Arc<Permit>,
     /// The same for all instances, and for nobody else.
     group: u64,
+    lease_time: Duration,
     calls: Arc<Mutex<Option<mpsc::UnboundedReceiver<Call>>>>,
 }
 
@@ -291,6 +297,11 @@ impl Coordination {
     /// The right to write.
     pub fn permit(&self) -> Arc<Permit> {
         Arc::clone(&self.permit)
+    }
+
+    /// For so long an instance counts as there that says nothing any more.
+    pub fn lease_time(&self) -> Duration {
+        self.lease_time
     }
 
     /// A number for all instances that go by the same keys.

@@ -3,7 +3,8 @@
 //! An instance that cannot keep its lease may write on only if every instance that it knows says that it cannot reach
 //! etcd either. Who says so promises with it to lead nobody to another primary before that permission has ended, even if
 //! etcd comes back to it at once. An instance that the asking one does not know has promised nothing; so no instance
-//! leads while one has vanished that does not know it: what each knows stands in etcd without a lease (the roster).
+//! leads while one has vanished that does not know it: what each knows stands in etcd without a lease (the roster). One
+//! that knows a process which has ended since cannot go on either, and is no matter.
 //!
 //! Questions and answers are single lines of JSON, signed with a secret that stands in etcd.
 
@@ -37,6 +38,9 @@ pub(super) struct Roster {
     pub(super) knows: BTreeSet<String>,
     /// Its host and its state folder: two processes that have both are one after the other.
     pub(super) place: u64,
+    /// Processes before this one, which have ended: whoever needs the word of one of them has no right to go on.
+    #[serde(default)]
+    pub(super) replaces: BTreeSet<String>,
 }
 
 /// May I go on?

@@ -133,6 +133,8 @@ impl Conductor {
                         let leader = view.leader().map_or_else(|| "no instance".to_owned(), |id| view.name(id));
                         // Whoever asked may have left.
                         drop(reply.send(Err(format!("{leader} leads: the order has to be given there"))));
+                        // Whoever ordered it may have closed the way to the primary already.
+                        is_new = true;
                     }
                     Some(order @ Order::Nodes(..)) => drop(self.obey(order).await),
                     // The leader sees the same.

@@ -9,10 +9,9 @@ use crate::topology::coordination::votes::{self, Finding, Vote};
 use crate::topology::failover::conductor::Order;
 use crate::topology::failover::record::{At, Record};
 
-/// So long a primary that is lost here may answer other instances before one of them should lead.
-const HAND_OVER: Duration = Duration::from_secs(2);
-/// So long this one does not lead then.
-const ABSTAIN: Duration = Duration::from_secs(10);
+/// So much longer than a lease a primary that is lost here may answer other instances before one of them should lead: by
+/// then those that hang with it are gone.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 impl Changes {
     /// This instance decides.
@@ -38,10 +37,10 @@ impl Changes {
             }
             Finding::HandOver(why) => {
                 let since = *self.objected_ns.get_or_insert(now_ns);
-                if now_ns >= after(since, HAND_OVER) {
+                if now_ns >= after(since, others.lease_time() + HAND_OVER) {
                     tracing::warn!(cluster, why, "the primary is lost here: another instance should lead");
                     self.objected_ns = None;
-                    others.resign(ABSTAIN);
+                    others.resign(others.lease_time());
                 }
                 false
             }
