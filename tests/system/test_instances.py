@@ -384,3 +384,25 @@ def test_an_instance_is_upgraded_without_the_others_noticing(three, loads):
         load.stop()
         assert not load.codes, f"a client saw {load.codes}"
     assert three.record()["epoch"] == 1
+
+
+def test_etcd_is_met_by_tls_and_with_a_login(authority, with_table, start_forebay):
+    etcd = Etcd(members=1, authority=authority)
+    try:
+        for command in (["user", "add", "root:rootpass"], ["user", "grant-role", "root", "root"],
+                        ["role", "add", "forebay"], ["role", "grant-permission", "forebay", "--prefix=true", "readwrite", "/forebay/"],
+                        ["user", "add", "forebay:etcdsecret"], ["user", "grant-role", "forebay", "forebay"], ["auth", "enable"]):
+            assert etcd.ctl(*command) is not None, command
+        coordination = {
+            "etcd": [etcd.members[0].url], "lease": f"{LEASE}s", "name": "fb1", "user": "forebay", "password": "etcdsecret",
+            "tls": {"ca": str(authority.file)}}
+        forebay = start_forebay(servers=with_table, config={"coordination": coordination})
+        with forebay.connect() as connection:
+            connection.execute("insert into w (id) values (1)")
+        wrong = {**coordination, "password": "not the secret", "name": "fb2"}
+        other = start_forebay(servers=with_table, config={"coordination": wrong}, wait="port")
+        wait_until(lambda: "etcd refuses" in other.admin("SHOW HA")[0]["phase"] or
+                   "authentication failed" in other.log_file.read_text(), 20, "the wrong password to be told")
+        assert primary_of(other) is None or not other.admin("SHOW HA")[0]["primary"]
+    finally:
+        etcd.destroy()

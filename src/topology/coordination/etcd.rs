@@ -289,7 +289,12 @@ impl Etcd {
         // A stream of one answer, as of a keep-alive, ends with a line break.
         match serde_json::from_slice(&text) {
             Ok(answer) => Ok((status, answer)),
-            Err(_) => Err(Trouble::Unreachable(format!("{status}, and no JSON: this is not etcd's client URL"))),
+            Err(_) => {
+                let said: String = String::from_utf8_lossy(&text).trim().chars().take(200).collect();
+                Err(Trouble::Unreachable(format!(
+                    "{status}, and not in JSON, as etcd's client URL answers: \"{said}\""
+                )))
+            }
         }
     }
 

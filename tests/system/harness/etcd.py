@@ -17,8 +17,12 @@ PACE = ["--heartbeat-interval", "50", "--election-timeout", "300"]
 class Member:
     """One process of etcd."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, authority=None):
         self.name, self.folder = name, folder / name
+        self._tls = []
+        if authority:
+            certificate, key = authority.sign("etcd", "IP:127.0.0.1", 2)
+            self._tls = ["--cert-file", certificate, "--key-file", key]
         self.client_port, self.peer_port = ports.free_port(), ports.free_port()
         self.log_file = folder / f"{name}.log"
         self._process = None
@@ -26,7 +30,7 @@ class Member:
     @property
     def url(self):
         """Where clients reach it."""
-        return f"http://127.0.0.1:{self.client_port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.client_port}"
 
     @property
     def peer_url(self):
@@ -36,7 +40,7 @@ class Member:
     def start(self, cluster):
         """Starts it, again if it has ended; `cluster` names all members."""
         command = [
-            "etcd", "--name", self.name, "--data-dir", self.folder, *PACE, "--unsafe-no-fsync", "--logger", "zap",
+            "etcd", "--name", self.name, "--data-dir", self.folder, *PACE, *self._tls, "--unsafe-no-fsync", "--logger", "zap",
             "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
             "--initial-cluster", cluster, "--initial-cluster-state", "new", "--initial-cluster-token", str(self.folder.parent)]
@@ -59,9 +63,12 @@ class Member:
 class Etcd:
     """A group of etcd, with an empty store."""
 
-    def __init__(self, members=3):
+    def __init__(self, members=3, authority=None):
         self.folder = rundir.folder("etcd")
-        self.members = [Member(f"etcd{number + 1}", self.folder) for number in range(members)]
+        self.members = [Member(f"etcd{number + 1}", self.folder, authority) for number in range(members)]
+        self._login = []
+        if authority:
+            self._login = ["--cacert", authority.file]
         self._cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         rundir.LIVE.append(self)
         for member in self.members:
@@ -76,7 +83,7 @@ class Etcd:
         """etcdctl, asking whichever member answers."""
         urls = ",".join(member.url for member in self.members)
         done = subprocess.run(
-            ["etcdctl", "--endpoints", urls, "--command-timeout=2s", "--dial-timeout=1s", *arguments], input=value,
+            ["etcdctl", "--endpoints", urls, "--command-timeout=2s", "--dial-timeout=1s", *self._login, *arguments], input=value,
             capture_output=True, text=True, check=False, env={**os.environ, "ETCDCTL_API": "3"})
         return done.stdout if done.returncode == 0 else None
 
