@@ -14,7 +14,6 @@ use super::settings::Settings;
 use super::track::Track;
 use crate::net::{Detached, Stream};
 use crate::pool::Pooled;
-use crate::worker::permit;
 
 /// A logged-in connection. It is idle in its pool or owned by one client's session; never shared.
 #[derive(Debug)]
@@ -69,7 +68,7 @@ impl Line {
     }
 
     /// As [`Stream::poll_read`].
-    #[inline(always)]
+    #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if self.is_cut() {
             return Poll::Ready(Err(Self::CUT.into()));
@@ -78,7 +77,7 @@ impl Line {
     }
 
     /// As [`Stream::try_write`]. A primary that this process may not write to any more gets nothing.
-    #[inline(always)]
+    #[inline]
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         if self.is_cut() {
             return Err(Self::CUT.into());
@@ -86,15 +85,20 @@ impl Line {
         self.stream.try_write(buf)
     }
 
-    #[inline(always)]
+    #[inline]
     fn is_cut(&self) -> bool {
+        self.entry.is_guarded.get() && self.is_stopped()
+    }
+
+    #[cold]
+    fn is_stopped(&self) -> bool {
         self.entry.is_cut.get() || self.is_barred()
     }
 
     /// It leads to a primary, and this process may not write to one now.
-    #[inline(always)]
+    #[inline]
     pub fn is_barred(&self) -> bool {
-        permit::may_end() && self.entry.primary_of.get().is_some() && !self.entry.permit.holds()
+        self.entry.is_guarded.get() && self.entry.primary_of.get().is_some() && !self.entry.permit.holds()
     }
 
     /// As [`Stream::read`].

@@ -23,6 +23,7 @@ use crate::wire::pg::md5;
 use crate::wire::pg::message::{self, Authentication, Fields};
 use crate::wire::pg::scram::{Binding, MECHANISM, MECHANISM_PLUS, NONCE, ScramClient};
 use crate::worker::clock::now_ns;
+use crate::worker::permit;
 
 /// Longest message of a login that is read.
 const LONGEST: usize = 64 * 1024;
@@ -373,6 +374,7 @@ impl Core {
             close_needed: Default::default(),
             primary_of: self.epoch_led_by(pool, node).into(),
             is_cut: Default::default(),
+            is_guarded: permit::may_end().into(),
             permit: Arc::clone(&self.shared.permit),
             prepared: Default::default(),
             doubt: Default::default(),

@@ -150,6 +150,8 @@ pub struct Server {
     pub primary_of: Cell<Option<u64>>,
     /// Taken away from its client, by an admin or because of a failover: it reads as lost.
     pub is_cut: Cell<bool>,
+    /// Before each use `is_cut` and `permit` have to be looked at; else neither can be against it.
+    pub is_guarded: Cell<bool>,
     /// The process' right to send writes to primaries, and to pass on what they answer.
     pub permit: Arc<Permit>,
     /// Statements that it knows.

@@ -54,6 +54,7 @@ impl Core {
         if let Some(client) = self.clients.borrow().get(&server.client.get())
             && !server.is_cut.replace(true)
         {
+            server.is_guarded.set(true);
             cancel::send(self, server, None);
             client.call();
         }

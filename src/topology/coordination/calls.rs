@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
+use super::etcd::{Condition, Deed};
 use super::keeper::Keeper;
 use super::{Call, View};
 
@@ -19,7 +20,10 @@ impl Keeper {
         let put = match is_there {
             true => {
                 let key = format!("{}calls/{to}/{me}/{number}", self.prefix);
-                self.etcd.put(&key, what, self.lease()).await.map_err(|trouble| trouble.to_string())
+                let deeds = [Deed::Put { key: &key, value: what, lease: self.lease() }];
+                let put = self.etcd.transact(&[Condition::CreatedAt(&key, 0)], &deeds, &key).await;
+                // An attempt whose answer was lost may have been heard.
+                put.map(drop).map_err(|trouble| format!("{trouble}: whether it was done is not known"))
             }
             false => Err("there is no such instance any more".to_owned()),
         };
@@ -28,10 +32,12 @@ impl Keeper {
         }
     }
 
-    fn answer_own(&self, number: u64, answer: Result<String, String>) -> bool {
+    fn answer_own(&self, number: u64, answer: Result<String, String>) {
         let waiting = self.state.borrow_mut().waiting.remove(&number);
-        // Whoever asked may have left.
-        waiting.is_some_and(|(_, reply)| reply.send(answer).is_ok())
+        if let Some((_, reply)) = waiting {
+            // Whoever asked may have left.
+            drop(reply.send(answer));
+        }
     }
 
     /// Begins what others want, and hands out what they have answered.
@@ -40,9 +46,10 @@ impl Keeper {
         let (answers, calls) = (format!("answers/{}/", view.me), format!("calls/{}/", view.me));
         for (number, entry) in view.below(&answers) {
             let key = format!("{}{answers}{number}", self.prefix);
-            if number.parse().is_ok_and(|number| self.answer_own(number, Ok(entry.value.clone()))) {
-                self.forget(key);
+            if let Ok(number) = number.parse() {
+                self.answer_own(number, Ok(entry.value.clone()));
             }
+            self.forget(key);
         }
         for (caller, entry) in view.below(&calls) {
             if !self.state.borrow_mut().taken.insert(caller.to_owned()) {
@@ -72,7 +79,9 @@ impl Keeper {
         for number in gone {
             self.answer_own(number, Err(LEFT.to_owned()));
         }
-        let is_there = |caller: &String| view.below(&calls).any(|(known, _)| known == caller);
+        // As long as its caller is there a call is not taken twice, should it be put again.
+        let is_there =
+            |taken: &String| taken.split_once('/').is_some_and(|(caller, _)| view.others().any(|id| id == caller));
         self.state.borrow_mut().taken.retain(is_there);
     }
 

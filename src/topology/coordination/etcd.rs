@@ -155,6 +155,17 @@ impl Etcd {
         Ok((found.iter().filter_map(|kv| event(kv, false)).collect(), number(&answer["header"]["revision"])))
     }
 
+    /// When a key below `prefix` was changed last, and how many there are.
+    pub(super) async fn newest(&self, prefix: &str) -> Result<(i64, usize), Trouble> {
+        let range = json!({
+            "key": coded(prefix.as_bytes()), "range_end": coded(&end_of(prefix)), "sort_order": "DESCEND",
+            "sort_target": "MOD", "limit": "1", "keys_only": true,
+        });
+        let answer = self.call("/v3/kv/range", &range).await?;
+        let count = usize::try_from(number(&answer["count"])).unwrap_or_default();
+        Ok((number(&answer["kvs"][0]["mod_revision"]), count))
+    }
+
     /// Sets a key; 0 is no lease.
     pub(super) async fn put(&self, key: &str, value: &str, lease: i64) -> Result<(), Trouble> {
         let put = json!({

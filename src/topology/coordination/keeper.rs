@@ -443,7 +443,9 @@ impl Keeper {
                 Ok(Ok((Duration::ZERO, _))) => {
                     let before = self.view.borrow().revisions();
                     match self.register().await {
-                        Ok((time, until_ns)) if self.view.borrow().revisions() == before => {
+                        Ok((time, until_ns))
+                            if self.view.borrow().revisions() == before && self.view.borrow().is_calm() =>
+                        {
                             tracing::info!("the lease had ended, and nothing was decided since: there is a new one");
                             granted = time;
                             self.prolong(until_ns);
@@ -457,7 +459,7 @@ impl Keeper {
                     }
                 }
                 Ok(Ok((_, revision))) => {
-                    self.look_for_silence(revision);
+                    self.look_for_silence(revision).await;
                     self.silent_since_ns.set(None);
                     if self.view.borrow().is_alone {
                         tracing::info!("etcd answers again");
@@ -475,9 +477,13 @@ impl Keeper {
 
     /// A member that hangs keeps a watch open and says nothing: what another one knows has to be told within the time between
     /// two signs of life.
-    fn look_for_silence(&self, revision: i64) {
-        let known = self.view.borrow().revision;
-        if self.heard_of.replace(revision) > known {
+    async fn look_for_silence(&self, revision: i64) {
+        let view = Arc::clone(&self.view.borrow());
+        // Somebody else may have written to etcd.
+        if self.heard_of.replace(revision) > view.revision
+            && let Ok(Ok((newest, count))) = timeout(self.lease_time / 5, self.etcd.newest(&self.prefix)).await
+            && (newest > view.revision || count != view.entries.len())
+        {
             self.is_behind.notify_one();
         }
     }
@@ -512,7 +518,17 @@ impl Keeper {
             .into_iter()
             .filter_map(|event| Some((event.key.strip_prefix(&self.prefix)?.to_owned(), event.entry?)));
         let entries: Arc<BTreeMap<String, Entry>> = Arc::new(entries.collect());
-        self.change(|view| (view.entries, view.revision) = (entries, revision));
+        let own = format!("members/{}", self.me());
+        if self.view.borrow().entries.contains_key(&own) && !entries.contains_key(&own) {
+            self.evicted.notify_one();
+        }
+        self.change(|view| {
+            let gone = view.below("members/").map(|(id, _)| id.to_owned());
+            let gone = gone.filter(|id| !entries.contains_key(&format!("members/{id}")));
+            let gone: Vec<(String, u64)> = gone.map(|id| (id, boottime_ns())).collect();
+            view.departed.extend(gone);
+            (view.entries, view.revision) = (entries, revision);
+        });
         self.campaign.notify_one();
         self.look_for_calls();
         Ok(())
@@ -675,7 +691,8 @@ impl Keeper {
         let leader = format!("{}{LEADER}", self.prefix);
         for (id, entry) in view.ghosts() {
             let is_awaited = view.promised.iter().any(|(to, until_ns)| to == id && *until_ns > now_ns);
-            if is_awaited || view.departed.iter().any(|(gone, _)| gone == id) {
+            let is_recent = |gone: &(String, u64)| gone.0 == id && gone.1.saturating_add(super::DEPARTING_NS) > now_ns;
+            if is_awaited || view.departed.iter().any(is_recent) {
                 continue;
             }
             let key = format!("{}roster/{id}", self.prefix);

@@ -155,7 +155,10 @@ impl View {
     /// This instance is the one that decides.
     pub fn leads(&self) -> bool {
         let leader = self.entries.get(LEADER);
-        self.lost.is_none()
+        // One that was stopped and has just woken up may not know yet that another one leads.
+        let is_in_time = boottime_ns() < self.until_ns;
+        is_in_time
+            && self.lost.is_none()
             && !self.is_alone
             && self.token.is_some()
             && leader.map(|entry| entry.create_revision) == self.token
@@ -230,6 +233,13 @@ impl View {
 
     fn secret(&self) -> Option<&str> {
         self.entries.get(SECRET).map(|entry| entry.value.as_str())
+    }
+
+    /// No change is under way anywhere.
+    fn is_calm(&self) -> bool {
+        self.below("records/").all(|(_, entry)| {
+            serde_json::from_str::<serde_json::Value>(&entry.value).is_ok_and(|value| value["record"]["job"].is_null())
+        })
     }
 
     /// What this instance goes by.

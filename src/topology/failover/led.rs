@@ -243,7 +243,8 @@ impl Conductor {
         loop {
             let Some(led) = &mut self.led else { return Ok(Vec::new()) };
             let view = Arc::clone(&led.view.borrow_and_update());
-            if !view.leads() {
+            // Nor if somebody has changed or deleted the record by hand.
+            if !led.leads() {
                 return Err(DEPOSED.to_owned());
             }
             let revision = led.revision.get();
