@@ -215,6 +215,10 @@ pub(super) fn meant(section: &str, name: &str) -> Vec<String> {
     if (1..=MOST_MEANT).contains(&parts.len()) {
         return parts;
     }
+    if parts.len() > MOST_MEANT {
+        // One of these, and no key of another section.
+        return Vec::new();
+    }
     if let Some((_, key)) = nearest_key(own(), name) {
         return vec![key.path()];
     }
